@@ -1,0 +1,96 @@
+"""A chunk: the unit of dedup and of verification, and the frame it is stored as.
+
+A chunk's digest is BLAKE3-256 of its plain bytes, 32 raw bytes. Its *frame* is what lies in a chunk
+blob and in the chunk store: one zstd frame, or the plain bytes themselves where zstd did not make
+them smaller. ``decode_frame`` is the only way from a frame to plain bytes, and it verifies; so
+whoever holds a ``Chunk`` holds bytes that were checked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import blake3
+import zstandard
+
+from cafs.errors import IntegrityError
+
+DIGEST_BYTES = 32
+MAX_CHUNK_BYTES = 4 << 20
+"""No chunk is larger, whatever a table says: bounds every allocation made for one."""
+
+
+class Codec(IntEnum):
+    """How a frame holds its plain bytes."""
+
+    RAW = 0
+    ZSTD = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRef:
+    """Where a chunk's frame lies and what it must decode to."""
+
+    digest: bytes
+    """BLAKE3-256 of the plain bytes, 32 raw bytes."""
+    plain_bytes: int
+    blob: int
+    """Number of the chunk blob in the layer index's blob table."""
+    offset: int
+    """Of the frame in that blob, in bytes."""
+    frame_bytes: int
+    codec: Codec
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A verified chunk: made by ``decode_frame`` or ``make_chunk`` only."""
+
+    digest: bytes
+    codec: Codec
+    frame: bytes | memoryview
+    plain: bytes | memoryview
+
+
+def chunk_digest(plain: bytes | memoryview) -> bytes:
+    """BLAKE3-256 of ``plain``."""
+    return blake3.blake3(plain).digest()
+
+
+def decode_frame(digest: bytes, codec: int, frame: bytes | memoryview, plain_bytes: int) -> Chunk:
+    """Decompress and verify one frame.
+
+    Args:
+        digest: What the plain bytes must hash to.
+        codec: A ``Codec`` value as read from a table or a store.
+        frame: Exactly one frame.
+        plain_bytes: Size of the plain bytes; decompression never allocates more.
+
+    Raises:
+        IntegrityError: wrong codec, size or digest, or not a zstd frame.
+    """
+    plain = _decompress(codec, frame, plain_bytes)
+    if len(plain) != plain_bytes:
+        raise IntegrityError(f"chunk {digest.hex()} has {len(plain)} bytes, expected {plain_bytes}")
+    if chunk_digest(plain) != digest:
+        raise IntegrityError(f"chunk {digest.hex()} does not match its digest")
+    return Chunk(digest, Codec(codec), frame, plain)
+
+
+def _decompress(codec: int, frame: bytes | memoryview, plain_bytes: int) -> bytes | memoryview:
+    if codec == Codec.RAW:
+        return frame
+    if codec != Codec.ZSTD or not 0 <= plain_bytes <= MAX_CHUNK_BYTES:
+        raise IntegrityError(f"chunk frame with codec {codec} and {plain_bytes} bytes is not known")
+    try:
+        # The frame's own header is not believed: one that declares more than the table is refused
+        # before anything is allocated for it.
+        declared = zstandard.frame_content_size(frame)
+        if declared != plain_bytes:
+            raise IntegrityError(f"chunk frame declares {declared} bytes, expected {plain_bytes}")
+        return zstandard.ZstdDecompressor().decompress(
+            frame, max_output_size=plain_bytes, read_across_frames=False, allow_extra_data=False
+        )
+    except zstandard.ZstdError as e:
+        raise IntegrityError(f"chunk frame is not valid zstd: {e}") from e

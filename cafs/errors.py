@@ -1,0 +1,48 @@
+"""The one error tree of CAFS.
+
+Every error a user can meet is one of these, with a message of one line that says what is wrong and
+what to do. Each boundary translates them in exactly one table: the command line to an exit code
+(``cafs.cli``), FUSE to an errno (``cafs.fuse``), later gRPC and HTTP to their statuses.
+"""
+
+from __future__ import annotations
+
+
+class CafsError(Exception):
+    """Base of all errors that CAFS raises on purpose."""
+
+
+class UsageError(CafsError):
+    """The user asked for something that cannot be: a bad argument, reference or configuration."""
+
+
+class IntegrityError(CafsError):
+    """Bytes are not what their digest, size or format says. Nothing of them was used."""
+
+
+class NotFoundError(CafsError):
+    """The named image, blob, path or chunk does not exist where it was looked for."""
+
+
+class StorageError(CafsError):
+    """The local disk or the chunk store cannot do what was asked (full, locked, unreadable)."""
+
+
+class RemoteError(CafsError):
+    """A registry or another origin failed. The message names it and what it answered."""
+
+
+class AuthError(RemoteError):
+    """The origin refused our credentials, or wants some that we do not have."""
+
+
+class DeadlineError(RemoteError):
+    """The origin did not answer in time."""
+
+
+class ProtocolError(RemoteError):
+    """The other side broke the protocol it claims to speak."""
+
+
+class StateError(CafsError):
+    """The operation does not fit the present state (mount point in use, not a CAFS mount, ...)."""

@@ -1,0 +1,1 @@
+"""The FUSE boundary: kernel protocol, sessions, trees, mounts and their supervision."""

@@ -1,0 +1,1 @@
+"""The layer index: an EROFS image whose data region lives in chunks. Written, read, checked."""

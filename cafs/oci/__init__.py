@@ -1,0 +1,1 @@
+"""OCI: references, registries, layouts, archives, manifests and the index artifact."""

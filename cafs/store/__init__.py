@@ -1,0 +1,1 @@
+"""The chunk store. The only package that imports lmdb."""
