@@ -2,8 +2,8 @@
 
 A chunk's digest is BLAKE3-256 of its plain bytes, 32 raw bytes. Its *frame* is what lies in a chunk
 blob and in the chunk store: one zstd frame, or the plain bytes themselves where zstd did not make
-them smaller. ``decode_frame`` is the only way from a frame to plain bytes, and it verifies; so
-whoever holds a ``Chunk`` holds bytes that were checked.
+them smaller. ``FrameDecoder`` (``decode_frame`` for a single one) is the only way from a frame to plain
+bytes, and it verifies; so whoever holds a ``Chunk`` holds bytes that were checked.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class ChunkRef:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A verified chunk: made by ``decode_frame`` or ``make_chunk`` only."""
+    """A verified chunk: made by ``FrameDecoder`` or ``make_chunk`` only."""
 
     digest: bytes
     codec: Codec
@@ -58,39 +58,57 @@ def chunk_digest(plain: bytes | memoryview) -> bytes:
     return blake3.blake3(plain).digest()
 
 
-def decode_frame(digest: bytes, codec: int, frame: bytes | memoryview, plain_bytes: int) -> Chunk:
-    """Decompress and verify one frame.
+class FrameDecoder:
+    """Decodes frames one after the other, keeping zstd's working memory between them.
 
-    Args:
-        digest: What the plain bytes must hash to.
-        codec: A ``Codec`` value as read from a table or a store.
-        frame: Exactly one frame.
-        plain_bytes: Size of the plain bytes; decompression never allocates more.
+    That memory costs 8 microseconds to set up, a fifth of the time for a chunk of 64 KiB. For one
+    thread at a time: whoever decodes a batch makes one.
+    """
+
+    def __init__(self) -> None:
+        self._zstd = zstandard.ZstdDecompressor()
+
+    def decode(self, digest: bytes, codec: int, frame: bytes | memoryview, plain_bytes: int) -> Chunk:
+        """Decompress and verify one frame.
+
+        Args:
+            digest: What the plain bytes must hash to.
+            codec: A ``Codec`` value as read from a table or a store.
+            frame: Exactly one frame.
+            plain_bytes: Size of the plain bytes; decompression never allocates more.
+
+        Raises:
+            IntegrityError: wrong codec, size or digest, or not a zstd frame.
+        """
+        plain = self._decompress(codec, frame, plain_bytes)
+        if len(plain) != plain_bytes:
+            raise IntegrityError(f"chunk {digest.hex()} has {len(plain)} bytes, expected {plain_bytes}")
+        if chunk_digest(plain) != digest:
+            raise IntegrityError(f"chunk {digest.hex()} does not match its digest")
+        return Chunk(digest, Codec(codec), frame, plain)
+
+    def _decompress(self, codec: int, frame: bytes | memoryview, plain_bytes: int) -> bytes | memoryview:
+        if codec == Codec.RAW:
+            return frame
+        if codec != Codec.ZSTD or not 0 <= plain_bytes <= MAX_CHUNK_BYTES:
+            raise IntegrityError(f"chunk frame with codec {codec} and {plain_bytes} bytes is not known")
+        try:
+            # The frame's own header is not believed: one that declares more than the table is refused
+            # before anything is allocated for it.
+            declared = zstandard.frame_content_size(frame)
+            if declared != plain_bytes:
+                raise IntegrityError(f"chunk frame declares {declared} bytes, expected {plain_bytes}")
+            return self._zstd.decompress(
+                frame, max_output_size=plain_bytes, read_across_frames=False, allow_extra_data=False
+            )
+        except zstandard.ZstdError as e:
+            raise IntegrityError(f"chunk frame is not valid zstd: {e}") from e
+
+
+def decode_frame(digest: bytes, codec: int, frame: bytes | memoryview, plain_bytes: int) -> Chunk:
+    """Decompress and verify a single frame; for many, ``FrameDecoder`` is quicker.
 
     Raises:
-        IntegrityError: wrong codec, size or digest, or not a zstd frame.
+        IntegrityError: as ``FrameDecoder.decode``.
     """
-    plain = _decompress(codec, frame, plain_bytes)
-    if len(plain) != plain_bytes:
-        raise IntegrityError(f"chunk {digest.hex()} has {len(plain)} bytes, expected {plain_bytes}")
-    if chunk_digest(plain) != digest:
-        raise IntegrityError(f"chunk {digest.hex()} does not match its digest")
-    return Chunk(digest, Codec(codec), frame, plain)
-
-
-def _decompress(codec: int, frame: bytes | memoryview, plain_bytes: int) -> bytes | memoryview:
-    if codec == Codec.RAW:
-        return frame
-    if codec != Codec.ZSTD or not 0 <= plain_bytes <= MAX_CHUNK_BYTES:
-        raise IntegrityError(f"chunk frame with codec {codec} and {plain_bytes} bytes is not known")
-    try:
-        # The frame's own header is not believed: one that declares more than the table is refused
-        # before anything is allocated for it.
-        declared = zstandard.frame_content_size(frame)
-        if declared != plain_bytes:
-            raise IntegrityError(f"chunk frame declares {declared} bytes, expected {plain_bytes}")
-        return zstandard.ZstdDecompressor().decompress(
-            frame, max_output_size=plain_bytes, read_across_frames=False, allow_extra_data=False
-        )
-    except zstandard.ZstdError as e:
-        raise IntegrityError(f"chunk frame is not valid zstd: {e}") from e
+    return FrameDecoder().decode(digest, codec, frame, plain_bytes)

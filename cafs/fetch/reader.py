@@ -1,0 +1,108 @@
+"""Reading the virtual image of one layer.
+
+A ``LayerReader`` is made by ``ChunkService.add_layer`` and used by the FUSE drivers. It answers from the
+layer index's own metadata region and from plain chunks in memory without waiting (``try_read``), or waits
+for the service to bring the missing chunks (``read``). It never opens a file or a connection itself.
+
+Used from the service's trio thread only. Pieces that it returns are read-only buffers that stay valid
+after any later call; they are written with ``writev``, never joined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from cafs.core.chunk import ChunkRef
+from cafs.core.readplan import RowTable, Slice, plan_slices
+from cafs.core.source import BlobRef, BlobSource
+from cafs.fetch.plain_cache import Plain
+
+if TYPE_CHECKING:
+    from cafs.fetch.service import ChunkService
+
+
+class LayerFile(Protocol):
+    """What reading needs of an open layer index (``cafs.index.layer_index.LayerIndex``)."""
+
+    @property
+    def metadata(self) -> memoryview:
+        """The first bytes of the virtual image."""
+        ...
+
+    @property
+    def table(self) -> RowTable:
+        """The chunks of what follows."""
+        ...
+
+    @property
+    def blobs(self) -> tuple[BlobRef, ...]:
+        """The blob table."""
+        ...
+
+    @property
+    def virtual_bytes(self) -> int:
+        """Size of the virtual image."""
+        ...
+
+
+class LayerReader:
+    """One layer's virtual image, byte addressed."""
+
+    def __init__(
+        self, service: ChunkService, index: LayerFile, sources: Sequence[BlobSource], name: str
+    ) -> None:
+        self.name = name
+        """For messages and the journal: the layer's diffID."""
+        self.sources = tuple(sources)
+        self.blobs = index.blobs
+        self.table = index.table
+        self.virtual_bytes = index.virtual_bytes
+        self._metadata = index.metadata
+        self._metadata_bytes = len(index.metadata)
+        self._service = service
+
+    def try_read(self, offset: int, size: int) -> list[Plain] | None:
+        """What ``read`` would return, if all of it is in memory; None if something is missing."""
+        pieces, end = self._metadata_pieces(offset, size)
+        for part in self._slices(offset, end):
+            plain = self._service.cached(self.table.row(part.row).digest)
+            if plain is None:
+                return None
+            pieces.append(memoryview(plain)[part.begin : part.end])
+        return pieces
+
+    async def read(self, offset: int, size: int, deadline: float | None = None) -> list[Plain]:
+        """The bytes from ``offset``: ``size`` of them, fewer only at the end of the image.
+
+        Args:
+            offset: In the virtual image.
+            size: Bytes wanted.
+            deadline: ``trio.current_time()`` at which to give up; None: the service's usual.
+
+        Raises:
+            DeadlineError: the bytes did not come in time.
+            RemoteError, NotFoundError: every source failed for good.
+            IntegrityError: every source answered with wrong bytes.
+        """
+        pieces, end = self._metadata_pieces(offset, size)
+        slices = self._slices(offset, end)
+        chunks = await self._service.chunks(self, [part.row for part in slices], deadline)
+        pieces.extend(
+            memoryview(plain)[part.begin : part.end] for part, plain in zip(slices, chunks, strict=True)
+        )
+        return pieces
+
+    def ref(self, row: int) -> ChunkRef:
+        """The chunk of a row."""
+        return self.table.row(row)
+
+    def _metadata_pieces(self, offset: int, size: int) -> tuple[list[Plain], int]:
+        end = min(offset + size, self.virtual_bytes)
+        if 0 <= offset < self._metadata_bytes:
+            return [self._metadata[offset : min(end, self._metadata_bytes)]], end
+        return [], end
+
+    def _slices(self, offset: int, end: int) -> list[Slice]:
+        begin = max(offset, self._metadata_bytes)
+        return plan_slices(self.table, begin, end - begin)
