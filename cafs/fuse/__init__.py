@@ -1,1 +1,1 @@
-"""The FUSE boundary: kernel protocol, sessions, trees, mounts and their supervision."""
+"""Shells that show a tree to the kernel: the FUSE protocol, its session, mounts and the takeover."""

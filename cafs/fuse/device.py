@@ -1,0 +1,141 @@
+"""Opens ``/dev/fuse`` and mounts it: directly as root, through ``fusermount3`` as anybody else.
+
+Used by ``supervisor``. The descriptor is close-on-exec and non-blocking; nobody but the supervisor and
+its forked server ever holds it.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import shutil
+import socket
+import stat
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from cafs.errors import StateError, StorageError
+from cafs.fuse.syscalls import MountFlag, UnmountFlag, mount, unmount
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceOptions:
+    """How a FUSE mount is made."""
+
+    name: str
+    """Shown as the source in ``/proc/mounts``."""
+    allow_other: bool = False
+    """Let users other than the one who mounts in (root, or ``user_allow_other`` in fuse.conf)."""
+    trusted: bool = False
+    """Honour set-id bits and device nodes (root only)."""
+
+
+def may_mount() -> bool:
+    """Whether this process mounts by itself."""
+    return os.geteuid() == 0
+
+
+def mount_device(target: Path, options: DeviceOptions) -> int:
+    """Mount a new FUSE connection at ``target`` and return its descriptor.
+
+    Raises:
+        StateError: FUSE is not there or refused the mount; the message says what to do.
+    """
+    descriptor = _mount_as_root(target, options) if may_mount() else _mount_through_helper(target, options)
+    os.set_blocking(descriptor, False)
+    os.set_inheritable(descriptor, False)
+    return descriptor
+
+
+def unmount_device(target: Path, *, lazy: bool = False) -> None:
+    """Unmount what ``mount_device`` mounted.
+
+    Raises:
+        OSError: the kernel refused (EBUSY).
+        StateError: ``fusermount3`` refused.
+    """
+    if may_mount():
+        unmount(target, UnmountFlag.DETACH if lazy else UnmountFlag.NONE)
+        return
+    command = [_helper(), "-u", "-z", "--", str(target)] if lazy else [_helper(), "-u", "--", str(target)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise StateError(f"cannot unmount {target}: {_last_line(done.stderr)}")
+
+
+def raise_readahead(target: Path, kilobytes: int) -> None:
+    """Raise the mount's readahead window through sysfs. Only root may, and a mount works without it."""
+    device = target.stat().st_dev
+    knob = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+    try:
+        knob.write_text(str(kilobytes))
+    except OSError as e:
+        raise StorageError(f"cannot raise read_ahead_kb: {e.strerror}") from e
+
+
+def _mount_as_root(target: Path, options: DeviceOptions) -> int:
+    try:
+        descriptor = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as e:
+        raise StateError(f"cannot open /dev/fuse ({e.strerror}): load the kernel module fuse") from e
+    root_mode = stat.S_IFMT(target.stat().st_mode)
+    owner = f"user_id={os.geteuid()},group_id={os.getegid()}"
+    data = f"fd={descriptor},rootmode={root_mode:o},{owner},default_permissions"
+    if options.allow_other:
+        data += ",allow_other"
+    flags = MountFlag.RDONLY if options.trusted else MountFlag.RDONLY | MountFlag.NOSUID | MountFlag.NODEV
+    try:
+        mount(options.name, target, "fuse.cafs", flags, data)
+    except OSError as e:
+        os.close(descriptor)
+        raise StateError(f"cannot mount FUSE at {target}: {e.strerror}") from e
+    return descriptor
+
+
+def _helper() -> str:
+    helper = shutil.which("fusermount3")
+    if helper is None:
+        raise StateError("fusermount3 is missing: install the package fuse3 to mount without root")
+    return helper
+
+
+def _mount_through_helper(target: Path, options: DeviceOptions) -> int:
+    """``fusermount3`` mounts and sends the descriptor over the socket named by ``_FUSE_COMMFD``."""
+    settings = f"ro,nosuid,nodev,default_permissions,subtype=cafs,fsname={_escape(options.name)}"
+    if options.allow_other:
+        settings += ",allow_other"
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with ours:
+        with theirs:
+            process = subprocess.Popen(
+                [_helper(), "-o", settings, "--", str(target)],
+                env={**os.environ, "_FUSE_COMMFD": str(theirs.fileno())},
+                pass_fds=[theirs.fileno()],
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        descriptor = _receive_descriptor(ours)
+        _out, errors = process.communicate()
+    if descriptor is None:
+        raise StateError(f"cannot mount FUSE at {target}: {_last_line(errors)}")
+    return descriptor
+
+
+def _receive_descriptor(channel: socket.socket) -> int | None:
+    room = socket.CMSG_SPACE(array.array("i").itemsize)
+    _data, control, _flags, _address = channel.recvmsg(1, room)
+    for level, kind, content in control:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            return int(array.array("i", content[: array.array("i").itemsize])[0])
+    return None
+
+
+def _escape(name: str) -> str:
+    """A comma ends an option; a backslash quotes it."""
+    return name.replace("\\", "\\\\").replace(",", "\\,")
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1] if lines else "fusermount3 said nothing"
