@@ -31,6 +31,9 @@ class StorageError(CafsError):
 class RemoteError(CafsError):
     """A registry or another origin failed. The message names it and what it answered."""
 
+    retry_after_s: float | None = None
+    """How long the origin asked to be left alone (Retry-After); whoever raises the error sets it."""
+
 
 class AuthError(RemoteError):
     """The origin refused our credentials, or wants some that we do not have."""

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Protocol
 from cafs.core.chunk import ChunkRef
 from cafs.core.readplan import RowTable, Slice, plan_slices
 from cafs.core.source import BlobRef, BlobSource
+from cafs.errors import IntegrityError
+from cafs.fetch.flights import Origin
 from cafs.fetch.plain_cache import Plain
 
 if TYPE_CHECKING:
@@ -54,10 +56,17 @@ class LayerReader:
     ) -> None:
         self.name = name
         """For messages and the journal: the layer's diffID."""
-        self.sources = tuple(sources)
-        self.blobs = index.blobs
+        self._sources = tuple(sources)
+        self._blobs = index.blobs
+        self._origins: dict[int, Origin] = {}
         self.table = index.table
         self.virtual_bytes = index.virtual_bytes
+        self._touched = bytearray(len(index.table))
+        self.touched_frame_bytes = 0
+        """Compressed bytes of the chunks that readers have read at all."""
+        self.touched_bytes = 0
+        """Plain bytes of those."""
+        self.data_bytes = index.virtual_bytes - len(index.metadata)
         self._metadata = index.metadata
         self._metadata_bytes = len(index.metadata)
         self._service = service
@@ -97,6 +106,21 @@ class LayerReader:
         """The chunk of a row."""
         return self.table.row(row)
 
+    def origin(self, blob: int) -> Origin:
+        """Where the frames of that row of the blob table come from.
+
+        Raises:
+            IntegrityError: the blob table has no such row.
+        """
+        origin = self._origins.get(blob)
+        if origin is None:
+            if blob >= len(self._blobs):
+                raise IntegrityError(
+                    f"layer {self.name}: the chunk table names blob {blob}, which is not there"
+                )
+            origin = self._origins[blob] = Origin(self.name, self._blobs[blob], self._sources)
+        return origin
+
     def _metadata_pieces(self, offset: int, size: int) -> tuple[list[Plain], int]:
         end = min(offset + size, self.virtual_bytes)
         if 0 <= offset < self._metadata_bytes:
@@ -105,4 +129,15 @@ class LayerReader:
 
     def _slices(self, offset: int, end: int) -> list[Slice]:
         begin = max(offset, self._metadata_bytes)
-        return plan_slices(self.table, begin, end - begin)
+        slices = plan_slices(self.table, begin, end - begin)
+        if slices and self._touched.find(0, slices[0].row, slices[-1].row + 1) >= 0:
+            self._note_first_touch(slices)
+        return slices
+
+    def _note_first_touch(self, slices: Sequence[Slice]) -> None:
+        for part in slices:
+            if not self._touched[part.row]:
+                self._touched[part.row] = 1
+                ref = self.table.row(part.row)
+                self.touched_frame_bytes += ref.frame_bytes
+                self.touched_bytes += ref.plain_bytes

@@ -1,89 +1,208 @@
 """Chunks for all layers of a mount: memory, store, sources.
 
 ``ChunkService`` is used as an async context manager; everything it starts runs in its own nursery and ends
-with it. One per process, used from one trio thread.
+with it. One per process, used from one trio thread. How a read goes through it: ``docs/read-path.md``.
+
+Cancellation: a reader that is cancelled leaves its flights; each goes on while anybody else waits for it.
 """
 
 from __future__ import annotations
 
+import logging
+import random
+import time
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 import trio
 
-from cafs.core.chunk import Chunk, decode_frame
+from cafs.core.chunk import Chunk, ChunkRef
 from cafs.core.source import BlobSource
-from cafs.errors import CafsError, DeadlineError, RemoteError
-from cafs.fetch.limits import FetchLimits
+from cafs.errors import CafsError, DeadlineError
+from cafs.fetch.fetcher import Fetcher, explain_lateness
+from cafs.fetch.flights import Flight, Origin
+from cafs.fetch.journal import Journal
+from cafs.fetch.limits import FetchLimits, Priority
 from cafs.fetch.plain_cache import Plain, PlainCache
 from cafs.fetch.reader import LayerFile, LayerReader
+from cafs.fetch.stats import Counters, ServiceStats
+from cafs.fetch.verify import FrameStore
+from cafs.fetch.write_behind import StoreWriter
 
+log = logging.getLogger(__name__)
 
-class FrameStore(Protocol):
-    """What the service needs of the chunk store. Called in worker threads, several at once."""
-
-    def get(self, wanted: Sequence[tuple[bytes, int]], /) -> list[Chunk | None]:
-        """Verified chunks by (digest, plain bytes)."""
-        ...
-
-    def put(self, chunks: Sequence[Chunk], /) -> object:
-        """Keep verified chunks."""
-        ...
+DRAIN_S = 5.0
+"""How long closing waits for fetched chunks to be stored."""
+LOOKUP_THREADS = 4
+"""Store lookups at once: two keep both cores busy, more hide the disk's latency."""
 
 
 class ChunkService:
-    """Brings chunks to the readers of any number of layers."""
+    """Brings chunks to the readers of any number of layers.
 
-    def __init__(self, store: FrameStore | None, limits: FetchLimits) -> None:
+    Args:
+        store: Where chunks are kept on this machine; None: nowhere.
+        limits: Bounds of memory, concurrency and time.
+        journal: Where failures are written down; None: only in the log.
+    """
+
+    def __init__(self, store: FrameStore | None, limits: FetchLimits, journal: Journal | None = None) -> None:
         self._store = store
         self._limits = limits
+        self._journal = journal or Journal(None)
         self._memory = PlainCache(limits.memory_cache_bytes)
+        self._writer = StoreWriter(store, limits.write_behind_bytes)
+        self._counters = Counters()
+        self._flights: dict[bytes, Flight] = {}
+        self._layers: list[LayerReader] = []
+        self._lookups = trio.CapacityLimiter(LOOKUP_THREADS)
+        self._store_readable = store is not None
+        self._tasks = AsyncExitStack()
+        self._fetcher: Fetcher
+        self._nursery: trio.Nursery
 
     async def __aenter__(self) -> Self:
+        self._nursery = await self._tasks.enter_async_context(trio.open_nursery())
+        self._fetcher = Fetcher(
+            self._limits,
+            self._nursery,
+            self._writer,
+            self._counters,
+            done=self._finished,
+            rng=random.Random(),  # noqa: S311 - spreads retries, guards nothing
+        )
+        self._nursery.start_soon(self._writer.run, trio.CapacityLimiter(1))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        return None
+        if error is None:
+            with trio.move_on_after(DRAIN_S):
+                await self._writer.drain()
+        self._nursery.cancel_scope.cancel()
+        # The nursery is not shown the error: it would wrap it in a group.
+        await self._tasks.aclose()
 
     def add_layer(self, index: LayerFile, sources: Sequence[BlobSource], name: str) -> LayerReader:
         """A reader of this layer, whose blobs are asked of ``sources`` in that order."""
-        return LayerReader(self, index, sources, name)
+        layer = LayerReader(self, index, sources, name)
+        self._layers.append(layer)
+        return layer
+
+    def stats(self) -> ServiceStats:
+        """The counters as they are now."""
+        return self._counters.snapshot(
+            not_stored=self._writer.not_stored,
+            touched_frame_bytes=sum(layer.touched_frame_bytes for layer in self._layers),
+            touched_bytes=sum(layer.touched_bytes for layer in self._layers),
+            total_bytes=sum(layer.data_bytes for layer in self._layers),
+        )
 
     def cached(self, digest: bytes) -> Plain | None:
         """A plain chunk that is in memory."""
-        return self._memory.get(digest)
+        plain = self._memory.get(digest)
+        if plain is None:
+            waiting = self._writer.get(digest)
+            return None if waiting is None else waiting.plain
+        return plain
 
     async def chunks(self, layer: LayerReader, rows: Sequence[int], deadline: float | None) -> list[Plain]:
         """The plain chunks of these rows; see ``LayerReader.read`` for what it raises."""
-        limit = self._limits.read_deadline_s if deadline is None else deadline - trio.current_time()
-        found: list[Plain] = []
-        with trio.move_on_after(max(limit, 0)):
-            for row in rows:
-                digest = layer.ref(row).digest
-                plain = self._memory.get(digest) or await self._bring(layer, row)
-                self._memory.put(digest, plain)
-                found.append(plain)
-            return found
-        raise DeadlineError(f"layer {layer.name}: the bytes did not come in {limit:.0f} s")
+        began = trio.current_time()
+        wanted = [(ref, layer.origin(ref.blob)) for ref in map(layer.ref, rows)]
+        found = [self.cached(ref.digest) for ref, _ in wanted]
+        joined, fresh = self._join(wanted, found)
+        self._counters.memory_hits += len(rows) - len(joined)
+        try:
+            with trio.move_on_at(began + self._limits.read_deadline_s if deadline is None else deadline):
+                if fresh:
+                    await self._look_up(fresh)
+                for place, flight in joined:
+                    await flight.wait()
+                    found[place] = flight.plain
+        finally:
+            self._leave(joined)
+        waited_s = trio.current_time() - began
+        self._raise_failures([flight for _, flight in joined], waited_s)
+        self._counters.note_wait(waited_s)
+        return [plain for plain in found if plain is not None]
 
-    async def _bring(self, layer: LayerReader, row: int) -> Plain:
-        ref = layer.ref(row)
-        if self._store is not None:
-            kept = await trio.to_thread.run_sync(self._store.get, [(ref.digest, ref.plain_bytes)])
-            if kept[0] is not None:
-                return kept[0].plain
-        failure: CafsError = RemoteError(f"layer {layer.name}: no source to fetch from")
-        for source in layer.sources:
-            try:
-                frame = await source.read_range(layer.blobs[ref.blob], ref.offset, ref.frame_bytes)
-                chunk = decode_frame(ref.digest, ref.codec, frame, ref.plain_bytes)
-            except CafsError as e:
-                failure = e
+    def _join(
+        self, wanted: Sequence[tuple[ChunkRef, Origin]], found: Sequence[Plain | None]
+    ) -> tuple[list[tuple[int, Flight]], list[Flight]]:
+        """Join the flight of each chunk that was not found: (place, flight) of all, and the new ones."""
+        joined: list[tuple[int, Flight]] = []
+        fresh: list[Flight] = []
+        for place, (ref, origin) in enumerate(wanted):
+            if found[place] is not None:
                 continue
-            if self._store is not None:
-                await trio.to_thread.run_sync(self._store.put, [chunk])
-            return chunk.plain
-        raise failure
+            flight = self._flights.get(ref.digest)
+            if flight is None:
+                flight = self._flights[ref.digest] = Flight(ref, origin, Priority.DEMAND)
+                fresh.append(flight)
+            else:
+                self._fetcher.hasten(flight, Priority.DEMAND)
+            flight.waiters += 1
+            joined.append((place, flight))
+        return joined, fresh
+
+    async def _look_up(self, fresh: Sequence[Flight]) -> None:
+        """Ask the store for new flights, and have fetched what it does not hold."""
+        missing: Sequence[Flight] = fresh
+        if self._store_readable:
+            wanted = [(flight.ref.digest, flight.ref.plain_bytes) for flight in fresh]
+            # Shielded: others may have joined these flights meanwhile. It waits for the local disk only.
+            with trio.CancelScope(shield=True):
+                kept = await trio.to_thread.run_sync(self._get_kept, wanted, limiter=self._lookups)
+            missing = []
+            for flight, chunk in zip(fresh, kept, strict=True):
+                if chunk is None:
+                    missing.append(flight)
+                else:
+                    self._counters.store_hits += 1
+                    self._finished(flight, chunk, None)
+        self._fetcher.submit(missing)
+
+    def _get_kept(self, wanted: Sequence[tuple[bytes, int]]) -> Sequence[Chunk | None]:
+        """In a worker thread. A store that cannot be read is given up with one warning."""
+        assert self._store is not None
+        try:
+            return self._store.get(wanted)
+        except Exception as e:  # whatever ails the store, the flights must get an answer
+            if self._store_readable:
+                self._store_readable = False
+                log.warning("the chunk store cannot be read, going on without it: %s", e)
+            return [None] * len(wanted)
+
+    def _finished(self, flight: Flight, chunk: Chunk | None, failure: CafsError | None) -> None:
+        """A flight has ended, well or not."""
+        del self._flights[flight.ref.digest]
+        if chunk is not None and flight.priority is not Priority.FILL:
+            self._memory.put(chunk.digest, chunk.plain)
+        flight.finish(None if chunk is None else chunk.plain, failure)
+
+    def _leave(self, joined: Sequence[tuple[int, Flight]]) -> None:
+        for _, flight in joined:
+            flight.waiters -= 1
+        for _, flight in joined:
+            if not flight.waiters and not flight.done:
+                self._fetcher.abandon(flight)
+
+    def _raise_failures(self, flights: Sequence[Flight], waited_s: float) -> None:
+        """Raise for the first flight that brought nothing."""
+        failed = next((flight for flight in flights if flight.plain is None), None)
+        if failed is None:
+            return
+        self._counters.failed_reads += 1
+        if failed.failure is None:
+            error: CafsError = DeadlineError(explain_lateness(failed, waited_s))
+        else:
+            # A fresh one for each reader: a shared exception would gather everybody's traceback.
+            error = type(failed.failure)(str(failed.failure))
+        if not failed.recorded:
+            failed.recorded = True
+            self._journal.record(failed, at=time.time(), waited_s=waited_s, reason=str(error))
+        raise error

@@ -1,0 +1,218 @@
+"""Runs the range requests: starts them as slots come free, verifies, retries, fails over.
+
+Owned by ``ChunkService``, which hands flights in (``submit``) and gets each one back through ``done``, with
+its chunk or with the error for its readers. Each request is a task in the service's nursery, so that no
+reader's cancellation ends another's fetch; a request is cancelled when nobody wants any of its chunks any
+more.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+
+import trio
+
+from cafs.core.backoff import Answer, describe, final_error, plan_next, rounds
+from cafs.core.chunk import Chunk
+from cafs.errors import CafsError, DeadlineError, IntegrityError, ProtocolError, RemoteError
+from cafs.fetch.flights import Flight, FlightQueue, Group, State
+from cafs.fetch.limits import FetchLimits, Priority
+from cafs.fetch.stats import Counters
+from cafs.fetch.verify import check_place, verify_frames
+from cafs.fetch.write_behind import StoreWriter
+
+log = logging.getLogger(__name__)
+
+Done = Callable[[Flight, Chunk | None, CafsError | None], None]
+
+INLINE_BYTES = 96 << 10
+"""So many plain bytes are verified in the trio thread: 60 us, about what going to a worker thread costs."""
+MAX_ANSWERS_KEPT = 64
+"""For one flight; the oldest are forgotten."""
+FILL_SECONDS = 0.2
+"""A fill request should take about this long, so that it never keeps a slow link from readers for longer."""
+SLOWEST_BYTES_PER_S = 64 << 10
+
+
+class Fetcher:
+    """Range requests of one service."""
+
+    def __init__(
+        self,
+        limits: FetchLimits,
+        nursery: trio.Nursery,
+        writer: StoreWriter,
+        counters: Counters,
+        *,
+        done: Done,
+        rng: random.Random,
+    ) -> None:
+        self._limits = limits
+        self._nursery = nursery
+        self._writer = writer
+        self._counters = counters
+        self._done = done
+        self._rng = rng
+        self._queue = FlightQueue(limits)
+        self._active = [0] * len(Priority)
+        self._threads = trio.CapacityLimiter(4)
+        self._fill_bytes = limits.fill_range_bytes // 4
+
+    @property
+    def active(self) -> Sequence[int]:
+        """Requests under way, by priority."""
+        return self._active
+
+    def waiting(self, priority: Priority) -> int:
+        """Chunks of this priority that wait for a request."""
+        return self._queue.waiting(priority)
+
+    def submit(self, flights: Iterable[Flight]) -> None:
+        """Fetch these; ``done`` will be called for each."""
+        for flight in flights:
+            self._enqueue(flight)
+        self._start_requests()
+
+    def hasten(self, flight: Flight, priority: Priority) -> None:
+        """Somebody more urgent joined the flight."""
+        if priority < flight.priority:
+            self._queue.hasten(flight, priority)
+            self._start_requests()
+
+    def abandon(self, flight: Flight) -> None:
+        """The flight's last waiter has left."""
+        if flight.state is State.QUEUED:
+            self._queue.remove(flight)
+            self._drop(flight)
+        elif flight.group is not None and not flight.group.wanted():
+            flight.group.scope.cancel()
+
+    def _enqueue(self, flight: Flight) -> None:
+        if not flight.waiters:
+            self._drop(flight)
+        elif not flight.origin.sources:
+            self._done(flight, None, RemoteError(f"{flight.what}: there is no source to fetch it from"))
+        else:
+            try:
+                check_place(flight.ref, flight.origin.blob)
+            except IntegrityError as e:
+                self._done(flight, None, e)
+            else:
+                self._queue.add(flight)
+
+    def _drop(self, flight: Flight) -> None:
+        self._done(flight, None, RemoteError(f"{flight.what}: nobody waits for it any more"))
+
+    def _start_requests(self) -> None:
+        while (group := self._queue.take(self._active, self._fill_bytes)) is not None:
+            self._active[group.priority] += 1
+            self._nursery.start_soon(self._run, group)
+
+    async def _run(self, group: Group) -> None:
+        with group.scope:
+            try:
+                await self._ask_and_verify(group)
+            except Exception as e:  # a defect of one source is a failed answer, never a dead mount
+                log.exception("a range request failed in an unforeseen way")
+                self._failed(_unfinished(group), group.source_number, RemoteError(f"unforeseen: {e!r}"))
+        self._active[group.priority] -= 1
+        # Left over only if the request was cancelled, and then somebody may have joined since.
+        self.submit(_unfinished(group))
+
+    async def _ask_and_verify(self, group: Group) -> None:
+        source = group.origin.sources[group.source_number]
+        began = trio.current_time()
+        try:
+            body = await self._ask(group)
+        except CafsError as e:
+            self._failed(group.flights, group.source_number, e)
+            return
+        self._counters.note_answer(source.name, group.priority, len(body))
+        self._adapt(group, trio.current_time() - began)
+        chunks = await self._verify(group, body)
+        arrived: list[Chunk] = []
+        for flight, chunk in zip(group.flights, chunks, strict=True):
+            if isinstance(chunk, Chunk):
+                arrived.append(chunk)
+                self._done(flight, chunk, None)
+            else:
+                self._failed([flight], group.source_number, chunk)
+        self._counters.fetched_chunks += len(arrived)
+        if group.priority is Priority.FILL:
+            # Stored before the request's slot is given back: a fill goes no faster than the disk takes it.
+            await self._store(arrived)
+        else:
+            self._writer.offer(arrived)
+            if group.priority is not Priority.DEMAND:
+                await self._writer.room()
+
+    async def _ask(self, group: Group) -> bytes:
+        """One range request."""
+        source = group.origin.sources[group.source_number]
+        timeout_s = self._limits.answer_timeout_s + group.length / SLOWEST_BYTES_PER_S
+        try:
+            with trio.fail_after(timeout_s):
+                body = await source.read_range(group.origin.blob, group.offset, group.length)
+        except trio.TooSlowError:
+            raise DeadlineError(f"no answer within {timeout_s:.0f} s") from None
+        if len(body) != group.length:
+            raise ProtocolError(f"answered {len(body)} bytes where {group.length} were asked for")
+        return body
+
+    async def _verify(self, group: Group, body: bytes) -> list[Chunk | IntegrityError]:
+        refs = [flight.ref for flight in group.flights]
+        if sum(ref.plain_bytes for ref in refs) <= INLINE_BYTES:
+            return verify_frames(body, group.offset, refs)
+        return await trio.to_thread.run_sync(verify_frames, body, group.offset, refs, limiter=self._threads)
+
+    async def _store(self, chunks: Sequence[Chunk]) -> None:
+        if self._writer.usable and chunks:
+            await trio.to_thread.run_sync(self._writer.put_now, chunks, limiter=self._threads)
+
+    def _failed(self, flights: Sequence[Flight], source_number: int, error: CafsError) -> None:
+        """Decide for each flight whom to ask next and when, or that it has failed."""
+        self._counters.failed_answers += 1
+        jitter, rests = self._rng.random(), defaultdict[float, list[Flight]](list)
+        for flight in flights:
+            name = flight.origin.sources[source_number].name
+            del flight.answers[: -MAX_ANSWERS_KEPT + 1]
+            flight.answers.append(Answer(source_number, name, error, time.time()))
+            ask = plan_next(flight.answers, len(flight.origin.sources), jitter=jitter)
+            too_often = (
+                flight.priority is not Priority.DEMAND and rounds(flight.answers) > self._limits.retries
+            )
+            if ask is None or too_often:
+                self._done(flight, None, final_error(flight.answers, flight.what))
+            else:
+                flight.next_source, flight.state = ask.source, State.RESTING
+                flight.group = None
+                rests[ask.wait_s].append(flight)
+        for wait_s, resting in rests.items():
+            if wait_s:
+                self._nursery.start_soon(self._rest, resting, wait_s)
+            else:
+                self.submit(resting)
+
+    async def _rest(self, flights: list[Flight], wait_s: float) -> None:
+        await trio.sleep(wait_s)
+        self.submit(flights)
+
+    def _adapt(self, group: Group, took_s: float) -> None:
+        """Fit the length of fill requests to the speed of the link."""
+        if group.priority is Priority.FILL and took_s > 0:
+            fitting = int(group.length / took_s * FILL_SECONDS)
+            self._fill_bytes = min(max(fitting, 512 << 10), self._limits.fill_range_bytes)
+
+
+def _unfinished(group: Group) -> list[Flight]:
+    return [flight for flight in group.flights if flight.state is State.FETCHING and flight.group is group]
+
+
+def explain_lateness(flight: Flight, waited_s: float) -> str:
+    """The message for a reader whose deadline has passed."""
+    late = f"{flight.what} did not come within {waited_s:.1f} s"
+    return describe(flight.answers, late) if flight.answers else f"{late}: its source has not answered yet"

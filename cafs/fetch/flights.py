@@ -1,0 +1,209 @@
+"""Flights: one for each chunk that somebody wants and nobody has yet, and the queue they wait in.
+
+Single flight is kept here: a digest has at most one ``Flight``, whoever wants the chunk joins it, and it
+ends with its last waiter. ``FlightQueue`` hands out runs of flights that are near each other in a blob, the
+most urgent first. Nothing here does I/O or waits; the service drives it from its trio thread.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+
+import trio
+
+from cafs.core.backoff import Answer
+from cafs.core.chunk import ChunkRef
+from cafs.core.readplan import coalesce
+from cafs.core.source import BlobRef, BlobSource
+from cafs.errors import CafsError
+from cafs.fetch.limits import FetchLimits, Priority
+from cafs.fetch.plain_cache import Plain
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Origin:
+    """A blob and who has it. Compared by identity: a layer makes one for each of its blobs."""
+
+    layer: str
+    """diffID of the layer, for messages."""
+    blob: BlobRef
+    sources: tuple[BlobSource, ...]
+
+
+class State(Enum):
+    """Where a flight is."""
+
+    LOOKUP = auto()
+    """The store is being asked."""
+    QUEUED = auto()
+    FETCHING = auto()
+    RESTING = auto()
+    """Waits before it is tried again."""
+    DONE = auto()
+
+
+class Flight:
+    """One chunk on its way.
+
+    ``waiters`` counts everybody who wants it, readers and prefetchers alike. When it falls to zero the
+    flight is dropped, unless other chunks of the same request are still wanted.
+    """
+
+    __slots__ = (
+        "_arrived",
+        "answers",
+        "failure",
+        "group",
+        "next_source",
+        "origin",
+        "plain",
+        "priority",
+        "recorded",
+        "ref",
+        "state",
+        "waiters",
+    )
+
+    def __init__(self, ref: ChunkRef, origin: Origin, priority: Priority) -> None:
+        self.ref = ref
+        self.origin = origin
+        self.priority = priority
+        self.state = State.LOOKUP
+        self.waiters = 0
+        self.next_source = 0
+        """Number of the source to ask."""
+        self.answers: list[Answer] = []
+        self.group: Group | None = None
+        """The request that brings it, while it is FETCHING."""
+        self.plain: Plain | None = None
+        self.failure: CafsError | None = None
+        self.recorded = False
+        """Its failure is in the journal."""
+        self._arrived: trio.Event | None = None
+
+    @property
+    def done(self) -> bool:
+        """It has ended: with ``plain`` or with ``failure``."""
+        return self.state is State.DONE
+
+    async def wait(self) -> None:
+        """Wait until the chunk is here or has failed."""
+        if self.state is not State.DONE:
+            if self._arrived is None:
+                self._arrived = trio.Event()
+            await self._arrived.wait()
+
+    def finish(self, plain: Plain | None, failure: CafsError | None = None) -> None:
+        """The end: wake everybody who waits."""
+        self.plain, self.failure, self.state = plain, failure, State.DONE
+        if self._arrived is not None:
+            self._arrived.set()
+
+    @property
+    def what(self) -> str:
+        """For messages."""
+        return f"chunk {self.ref.digest.hex()[:16]} of layer {self.origin.layer}"
+
+
+class Group:
+    """Flights that one range request brings."""
+
+    __slots__ = ("flights", "length", "offset", "origin", "priority", "scope", "source_number")
+
+    def __init__(self, flights: Sequence[Flight], priority: Priority, offset: int, length: int) -> None:
+        self.flights = list(flights)
+        self.priority = priority
+        self.offset = offset
+        self.length = length
+        self.origin = flights[0].origin
+        self.source_number = flights[0].next_source
+        self.scope = trio.CancelScope()
+
+    def wanted(self) -> bool:
+        """Does anybody still wait for any of it?"""
+        return any(flight.waiters for flight in self.flights)
+
+
+class FlightQueue:
+    """Flights waiting for a request, by priority and by place in their blob."""
+
+    def __init__(self, limits: FetchLimits) -> None:
+        self._limits = limits
+        self._by_priority: dict[Priority, dict[Flight, None]] = {p: {} for p in Priority}
+        self._by_place: dict[Origin, list[tuple[int, int, int, Flight]]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._by_priority.values()))
+
+    def waiting(self, priority: Priority) -> int:
+        """How many flights of this priority wait."""
+        return len(self._by_priority[priority])
+
+    def add(self, flight: Flight) -> None:
+        """Queue a flight, behind those of its priority."""
+        flight.state = State.QUEUED
+        self._by_priority[flight.priority][flight] = None
+        insort(self._by_place.setdefault(flight.origin, []), _place(flight))
+
+    def remove(self, flight: Flight) -> None:
+        """Take a flight out of the queue."""
+        del self._by_priority[flight.priority][flight]
+        places = self._by_place[flight.origin]
+        del places[bisect_left(places, _place(flight))]
+        if not places:
+            del self._by_place[flight.origin]
+
+    def hasten(self, flight: Flight, priority: Priority) -> None:
+        """Somebody more urgent wants it too."""
+        if priority >= flight.priority:
+            return
+        if flight.state is State.QUEUED:
+            del self._by_priority[flight.priority][flight]
+            self._by_priority[priority][flight] = None
+        flight.priority = priority
+
+    def take(self, active: list[int], fill_range_bytes: int) -> Group | None:
+        """The next request to start, if the limits let one start beside the active ones."""
+        for priority in Priority:
+            if self._by_priority[priority] and self._limits.may_start(priority, active):
+                first = next(iter(self._by_priority[priority]))
+                longest = (
+                    fill_range_bytes if priority is Priority.FILL else self._limits.range_bytes(priority)
+                )
+                return self._take_around(first, priority, longest)
+        return None
+
+    def _take_around(self, first: Flight, priority: Priority, longest: int) -> Group:
+        """``first`` and what is queued near it, as one request.
+
+        A request for a reader brings nothing that no reader waits for: that would delay him. A retry
+        travels with those that have come to the same source.
+        """
+        places = self._by_place[first.origin]
+        begin = bisect_left(places, (first.ref.offset - longest,))
+        near = [
+            flight
+            for *_, flight in places[begin : bisect_left(places, (first.ref.offset + longest,))]
+            if flight.next_source == first.next_source
+            and (priority is not Priority.DEMAND or flight.priority is priority)
+        ]
+        ranges = coalesce(
+            [(f.ref.offset, f.ref.frame_bytes) for f in near],
+            max_bytes=longest,
+            max_gap_bytes=self._limits.gap_bytes,
+        )
+        mine = near.index(first)
+        run = next(run for run in ranges if mine in run.members)
+        group = Group([near[i] for i in run.members], priority, run.offset, run.length)
+        for flight in group.flights:
+            self.remove(flight)
+            flight.state, flight.group = State.FETCHING, group
+        return group
+
+
+def _place(flight: Flight) -> tuple[int, int, int, Flight]:
+    # The id keeps the comparison of two flights at one place (a hostile table) from reaching the flights.
+    return (flight.ref.offset, flight.ref.frame_bytes, id(flight), flight)
