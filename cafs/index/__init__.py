@@ -1,1 +1,1 @@
-"""The layer index: an EROFS image whose data region lives in chunks. Written, read, checked."""
+"""The layer index: built from a tree, opened from a file, read, checked, merged and compared."""

@@ -1,0 +1,346 @@
+"""``LayerTree``: the filesystem tree of one layer while it is being read.
+
+The converter feeds it entries in the order of the tar; the writer turns it into an EROFS metadata
+region. It decides what a later entry does to an earlier one (the last wins, as when unpacking) and
+which paths cannot be. It knows nothing of tar, chunks or files. Rows of columns, not objects: about
+100 bytes per inode (``cafs.index.columns``).
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from cafs.core.entry import S_IFMT_TYPES, Extent, Meta
+from cafs.core.erofs import (
+    BLOCK_BYTES,
+    NAME_MAX_BYTES,
+    OPAQUE_XATTR,
+    SYMLINK_MAX_BYTES,
+    encode_device,
+    encode_xattrs,
+)
+from cafs.errors import UsageError
+from cafs.index.columns import NO_INODE, Content, InodeColumns, NameTable
+
+INLINE_MAX_BYTES = 64
+"""Files up to this size are kept in the index: an inode of 64 bytes, a name and this much content
+stay within 160 bytes a file."""
+WHITEOUT = Meta(mode=stat.S_IFCHR)
+"""A char device 0:0, as overlayfs wants it."""
+
+_IMPLIED, _OPAQUE = 1, 2
+_IMPLIED_META = Meta(mode=stat.S_IFDIR | 0o755)
+_ROOT = 0
+_CACHED_DIRECTORIES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class TreeNode:
+    """What ``LayerTree.lookup`` finds."""
+
+    inode: int
+    meta: Meta
+    size: int
+    content: bytes | None
+    """Inline content or symlink target."""
+    extents: tuple[Extent, ...]
+
+    @property
+    def is_whiteout(self) -> bool:
+        """Whether the name hides one of a lower layer."""
+        return stat.S_ISCHR(self.meta.mode) and self.meta.rdev == 0
+
+
+class LayerTree:
+    """Paths are bytes, relative, without ``./``; ``b""`` is the root.
+
+    Every method that takes a path raises UsageError naming it when it cannot be: an empty, ``.`` or
+    ``..`` component, a NUL, a component over 255 bytes, a component below a file or symlink of this
+    layer. Missing parents are made as *implied* directories.
+    """
+
+    def __init__(self) -> None:
+        self.inodes = InodeColumns()
+        self._names = NameTable()
+        self._directories: dict[bytes, int] = {}
+        self.inodes.append(_IMPLIED_META, 0, Content.NONE, 0, _IMPLIED)
+
+    @property
+    def root(self) -> int:
+        """The root directory's inode."""
+        return _ROOT
+
+    def add_directory(self, path: bytes, meta: Meta) -> None:
+        """Add a directory, or update one that is there and keep its children."""
+        _check_meta(path, meta, {stat.S_IFDIR})
+        if not path:
+            self._update_directory(_ROOT, meta)
+            return
+        parent, name = self._parent_of(path)
+        current = self._live(parent, name)
+        if current is not None and stat.S_ISDIR(self.inodes.mode[current]):
+            self._update_directory(current, meta)
+            return
+        inode = self.inodes.append(meta, 0, Content.NONE, 0)
+        if current is not None:
+            # What was here (a whiteout, or a file that replaced the lower layer's) hid the lower
+            # layer's directory; its entries must not come back through the new one.
+            self._make_opaque(inode)
+        self._bind(parent, name, inode)
+
+    def add_file(
+        self,
+        path: bytes,
+        meta: Meta,
+        size: int,
+        extents: Sequence[Extent] = (),
+        content: bytes | None = None,
+    ) -> None:
+        """Add a regular file.
+
+        Args:
+            path: Its name.
+            meta: With a regular file's mode.
+            size: Of the file, in bytes.
+            extents: Its runs in the data region, in file order; what they leave out is a hole. Each
+                starts, in file and region, at a multiple of ``sparse_granularity(size)`` (of 4096 at
+                least), and the region holds zeros from its end to the next multiple. Runs that
+                continue each other count as one.
+            content: The whole content instead, at most INLINE_MAX_BYTES.
+        """
+        _check_meta(path, meta, {stat.S_IFREG})
+        if content is not None:
+            if len(content) != size or size > INLINE_MAX_BYTES or extents:
+                raise ValueError(f"inline content of {len(content)} bytes for a file of {size}")
+            kind, data = (Content.INLINE, self._pool(content)) if content else (Content.NONE, 0)
+        else:
+            kind, data = self._place(size, _merge_extents(size, extents))
+        parent, name = self._parent_of(path)
+        self._bind(parent, name, self.inodes.append(meta, size, kind, data))
+
+    def add_symlink(self, path: bytes, meta: Meta, target: bytes) -> None:
+        """Add a symlink; its target is kept as it is, never followed."""
+        _check_meta(path, meta, {stat.S_IFLNK})
+        if not 0 < len(target) <= SYMLINK_MAX_BYTES or b"\0" in target:
+            raise UsageError(
+                f"{_show(path)}: a symlink target of {len(target)} bytes or with a NUL cannot be"
+            )
+        parent, name = self._parent_of(path)
+        self._bind(parent, name, self.inodes.append(meta, len(target), Content.INLINE, self._pool(target)))
+
+    def add_node(self, path: bytes, meta: Meta) -> None:
+        """Add a device, fifo or socket."""
+        _check_meta(path, meta, S_IFMT_TYPES - {stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK})
+        parent, name = self._parent_of(path)
+        self._bind(parent, name, self.inodes.append(meta, 0, Content.NONE, 0))
+
+    def link(self, path: bytes, target: bytes) -> bool:
+        """Make ``path`` another name of ``target``.
+
+        Returns:
+            False when this layer has no ``target`` (a lower layer may); nothing was changed then.
+        """
+        inode = self._resolve(target)
+        if inode is None or self._is_whiteout(inode):
+            return False
+        if stat.S_ISDIR(self.inodes.mode[inode]):
+            raise UsageError(f"{_show(path)}: a hard link to the directory {_show(target)} cannot be")
+        if path != target:
+            parent, name = self._parent_of(path)
+            self._bind(parent, name, inode)
+        return True
+
+    def whiteout(self, path: bytes) -> None:
+        """Hide the lower layers' ``path``. What this layer itself has there stays (OCI layer spec)."""
+        parent, name = self._parent_of(path)
+        current = self._live(parent, name)
+        if current is None:
+            self._bind(parent, name, self.inodes.append(WHITEOUT, 0, Content.NONE, 0))
+        elif stat.S_ISDIR(self.inodes.mode[current]):
+            self._make_opaque(current)
+
+    def opaque(self, path: bytes) -> None:
+        """Hide what the lower layers have in the directory ``path``."""
+        if not path:
+            self._make_opaque(_ROOT)
+            return
+        parent, name = self._parent_of(path)
+        self._make_opaque(self._directory_in(parent, name, path))
+
+    def lookup(self, path: bytes) -> TreeNode | None:
+        """What lies at ``path`` in this layer; symlinks are not followed."""
+        inode = self._resolve(path)
+        if inode is None:
+            return None
+        inodes = self.inodes
+        size, kind, data = inodes.size[inode], inodes.content[inode], inodes.data[inode]
+        content: bytes | None = None
+        extents: tuple[Extent, ...] = ()
+        if kind == Content.INLINE:
+            content = bytes(inodes.pool[data : data + size])
+        elif kind == Content.EXTENT:
+            extents = (Extent(0, data, size),)
+        elif kind == Content.SPARSE:
+            extents = inodes.extents[data]
+        return TreeNode(inode, inodes.meta(inode), size, content, extents)
+
+    def children(self, inode: int) -> list[tuple[bytes, int]]:
+        """(name, inode) of a directory, sorted bytewise."""
+        return sorted(self._names.children(self.inodes.first_name[inode]))
+
+    def implied_directories(self) -> Iterator[bytes]:
+        """Paths of directories that no entry described (the root too), parents first, sorted."""
+        stack = [(b"", _ROOT)]
+        while stack:
+            path, inode = stack.pop()
+            if self.inodes.flags[inode] & _IMPLIED:
+                yield path
+            prefix = path + b"/" if path else b""
+            stack += [
+                (prefix + name, child)
+                for name, child in reversed(self.children(inode))
+                if stat.S_ISDIR(self.inodes.mode[child])
+            ]
+
+    def _pool(self, content: bytes) -> int:
+        offset = len(self.inodes.pool)
+        self.inodes.pool += content
+        return offset
+
+    def _place(self, size: int, extents: tuple[Extent, ...]) -> tuple[Content, int]:
+        if size == 0:
+            return Content.NONE, 0
+        if len(extents) == 1 and extents[0].file_offset == 0 and extents[0].length == size:
+            return Content.EXTENT, extents[0].data_offset
+        self.inodes.extents.append(extents)
+        return Content.SPARSE, len(self.inodes.extents) - 1
+
+    def _update_directory(self, inode: int, meta: Meta) -> None:
+        self.inodes.set_meta(inode, meta)
+        self.inodes.flags[inode] &= ~_IMPLIED
+        if self.inodes.flags[inode] & _OPAQUE:
+            self._make_opaque(inode)
+
+    def _make_opaque(self, inode: int) -> None:
+        meta = self.inodes.meta(inode)
+        others = tuple(pair for pair in meta.xattrs if pair[0] != OPAQUE_XATTR[0])
+        xattrs = tuple(sorted((*others, OPAQUE_XATTR)))
+        self.inodes.set_meta(inode, Meta(meta.mode, meta.uid, meta.gid, meta.mtime_ns, meta.rdev, xattrs))
+        self.inodes.flags[inode] |= _OPAQUE
+
+    def _is_whiteout(self, inode: int) -> bool:
+        return stat.S_ISCHR(self.inodes.mode[inode]) and self.inodes.rdev[inode] == 0
+
+    def _live(self, parent: int, name: bytes) -> int | None:
+        number = self._names.find(parent, name)
+        if number is None or self._names.inode[number] == NO_INODE:
+            return None
+        return self._names.inode[number]
+
+    def _bind(self, parent: int, name: bytes, inode: int) -> None:
+        number = self._names.find(parent, name)
+        if number is None:
+            self._names.add(parent, name, inode, self.inodes.first_name)
+            return
+        replaced = self._names.inode[number]
+        if replaced != NO_INODE and stat.S_ISDIR(self.inodes.mode[replaced]):
+            # The subtree goes with its directory: inodes are never used again, so its names are
+            # out of reach. Only the paths that we remember must be forgotten.
+            self._directories.clear()
+        self._names.inode[number] = inode
+
+    def _parent_of(self, path: bytes) -> tuple[int, bytes]:
+        """(directory inode, last component) of a path, with the directories on the way made."""
+        head, _, name = path.rpartition(b"/")
+        _check_name(name, path)
+        if not head:
+            if path.startswith(b"/"):
+                raise UsageError(f"{_show(path)}: an absolute path cannot be")
+            return _ROOT, name
+        parent = self._directories.get(head)
+        if parent is None:
+            parent = self._walk(head, path)
+            if len(self._directories) >= _CACHED_DIRECTORIES:
+                self._directories.clear()
+            self._directories[head] = parent
+        return parent, name
+
+    def _walk(self, head: bytes, path: bytes) -> int:
+        components = head.split(b"/")
+        for component in components:
+            _check_name(component, path)
+        parent = _ROOT
+        for component in components:
+            parent = self._directory_in(parent, component, path)
+        return parent
+
+    def _directory_in(self, parent: int, name: bytes, path: bytes) -> int:
+        current = self._live(parent, name)
+        if current is not None and stat.S_ISDIR(self.inodes.mode[current]):
+            return current
+        if current is not None and not self._is_whiteout(current):
+            what = "symlink" if stat.S_ISLNK(self.inodes.mode[current]) else "file"
+            raise UsageError(f"{_show(path)}: lies below {_show(name)}, which is a {what}")
+        inode = self.inodes.append(_IMPLIED_META, 0, Content.NONE, 0, _IMPLIED)
+        self._bind(parent, name, inode)
+        if current is not None:
+            self._make_opaque(inode)
+        return inode
+
+    def _resolve(self, path: bytes) -> int | None:
+        inode = _ROOT
+        for component in path.split(b"/") if path else ():
+            found = self._live(inode, component)
+            if found is None:
+                return None
+            inode = found
+        return inode
+
+
+def _check_name(name: bytes, path: bytes) -> None:
+    if name in {b"", b".", b".."} or b"\0" in name:
+        raise UsageError(f"{_show(path)}: a path with an empty, '.' or '..' component or a NUL cannot be")
+    if len(name) > NAME_MAX_BYTES:
+        raise UsageError(f"{_show(path)}: a name of {len(name)} bytes is over the limit of {NAME_MAX_BYTES}")
+
+
+def _check_meta(path: bytes, meta: Meta, types: set[int] | frozenset[int]) -> None:
+    try:
+        if stat.S_IFMT(meta.mode) not in types or meta.mode >> 16:
+            raise UsageError(f"mode {meta.mode:#o} is not one for this entry")
+        if not 0 <= meta.uid < 1 << 32 or not 0 <= meta.gid < 1 << 32:
+            raise UsageError(f"owner {meta.uid}:{meta.gid} does not fit 32 bits")
+        if meta.rdev:
+            encode_device(meta.rdev)
+        if meta.xattrs:
+            encode_xattrs(meta.xattrs)
+    except UsageError as e:
+        raise UsageError(f"{_show(path)}: {e}") from e
+
+
+def _merge_extents(size: int, extents: Sequence[Extent]) -> tuple[Extent, ...]:
+    merged: list[Extent] = []
+    for extent in extents:
+        last = merged[-1] if merged else None
+        if (
+            last
+            and last.file_offset + last.length == extent.file_offset
+            and last.data_offset + last.length == extent.data_offset
+        ):
+            merged[-1] = Extent(last.file_offset, last.data_offset, last.length + extent.length)
+        elif extent.length:
+            merged.append(extent)
+    end = 0
+    for extent in merged:
+        if extent.file_offset % BLOCK_BYTES or extent.data_offset % BLOCK_BYTES or extent.file_offset < end:
+            raise ValueError(f"{extent} does not start at a block or overlaps the one before")
+        end = extent.file_offset + extent.length
+    if end > size:
+        raise ValueError(f"extents end at {end}, the file at {size}")
+    return tuple(merged)
+
+
+def _show(path: bytes) -> str:
+    return repr(path[:200].decode("utf-8", "backslashreplace"))
