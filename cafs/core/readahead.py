@@ -31,13 +31,14 @@ class ReadaheadDetector:
     def note_read(self, offset: int, end: int) -> tuple[int, int] | None:
         """Take note of a read; returns the range (offset, end) to fetch ahead now, if any."""
         stream = self._streams.pop(offset, None)
+        begins = stream is None
         if stream is None:
             stream = _Stream(0, end)
             if len(self._streams) >= MAX_STREAMS:
                 del self._streams[next(iter(self._streams))]
         stream.read_bytes += end - offset
         self._streams[end] = stream
-        if stream.read_bytes < FIRST_BYTES:
+        if begins or stream.read_bytes < FIRST_BYTES:
             return None
         window = min(stream.read_bytes // 2, self._max_window_bytes)
         # Ask again only when half of the last window is used up: few, larger requests.

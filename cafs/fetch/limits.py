@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
+from cafs.core.settings import Settings
+
 _KIB, _MIB = 1 << 10, 1 << 20
 
 
@@ -41,8 +43,22 @@ class FetchLimits:
     readahead_bytes: int = 8 * _MIB
     write_behind_bytes: int = 32 * _MIB
     """Plain bytes of verified chunks that wait to be stored."""
+    store_bytes: int = 20 << 30
+    """Quota of the chunk store: what does not fit is not fetched in advance."""
     fill_after_fraction: float = 0.4
-    """``auto`` fetches the rest once this part of the image's compressed bytes was read."""
+    """``auto`` fetches the rest once this part of the image's bytes was read."""
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> FetchLimits:
+        """The limits that the user's configuration asks for."""
+        return cls(
+            memory_cache_bytes=settings.memory_cache_bytes,
+            concurrency=settings.fetch_concurrency,
+            read_deadline_s=settings.read_deadline_s,
+            answer_timeout_s=min(settings.stall_timeout_s, settings.read_deadline_s / 2),
+            retries=settings.retries,
+            store_bytes=settings.store_quota_bytes,
+        )
 
     def range_bytes(self, priority: Priority) -> int:
         """How long a range request may be for this priority."""
@@ -53,13 +69,15 @@ class FetchLimits:
     def may_start(self, priority: Priority, active: list[int]) -> bool:
         """May one more request of this priority start, with so many active ones of each priority?
 
-        The lower ones leave slots free, so that a reader's request always starts at once; and while
-        readers wait, the fill keeps to a single request, so that the link is mostly theirs.
+        Prefetching leaves a quarter of the slots free, so that a reader's request starts at once; and
+        while readers wait, the fill keeps to a single request, so that the link is mostly theirs.
         """
-        total, half = sum(active), max(self.concurrency // 2, 1)
+        total = sum(active)
+        if total >= self.concurrency:
+            return False
         if priority is Priority.DEMAND:
-            return total < self.concurrency
-        if priority is Priority.FILL:
-            fill_slots = 1 if active[Priority.DEMAND] else half
-            return active[Priority.FILL] < fill_slots and total < self.concurrency
-        return total - active[Priority.FILL] < half + half // 2 and total < self.concurrency
+            return True
+        if total - active[Priority.DEMAND] >= self.concurrency - self.concurrency // 4:
+            return False
+        fill_slots = 1 if active[Priority.DEMAND] else max(self.concurrency // 2, 1)
+        return priority is not Priority.FILL or active[Priority.FILL] < fill_slots

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from cafs.core.chunk import ChunkRef
+from cafs.core.readahead import ReadaheadDetector
 from cafs.core.readplan import RowTable, Slice, plan_slices
 from cafs.core.source import BlobRef, BlobSource
 from cafs.errors import IntegrityError
@@ -52,7 +53,13 @@ class LayerReader:
     """One layer's virtual image, byte addressed."""
 
     def __init__(
-        self, service: ChunkService, index: LayerFile, sources: Sequence[BlobSource], name: str
+        self,
+        service: ChunkService,
+        index: LayerFile,
+        sources: Sequence[BlobSource],
+        *,
+        name: str,
+        readahead_bytes: int,
     ) -> None:
         self.name = name
         """For messages and the journal: the layer's diffID."""
@@ -61,12 +68,15 @@ class LayerReader:
         self._origins: dict[int, Origin] = {}
         self.table = index.table
         self.virtual_bytes = index.virtual_bytes
+        self._readahead = ReadaheadDetector(readahead_bytes)
+        self.local = bytearray(len(index.table))
+        """1 for rows that were fetched or found in the store once: prefetching need not look again."""
         self._touched = bytearray(len(index.table))
         self.touched_frame_bytes = 0
         """Compressed bytes of the chunks that readers have read at all."""
-        self.touched_bytes = 0
-        """Plain bytes of those."""
         self.data_bytes = index.virtual_bytes - len(index.metadata)
+        self.blob_bytes = sum(blob.size for blob in index.blobs)
+        """Of all blobs that its chunks lie in."""
         self._metadata = index.metadata
         self._metadata_bytes = len(index.metadata)
         self._service = service
@@ -96,6 +106,8 @@ class LayerReader:
         """
         pieces, end = self._metadata_pieces(offset, size)
         slices = self._slices(offset, end)
+        if not slices:
+            return pieces
         chunks = await self._service.chunks(self, [part.row for part in slices], deadline)
         pieces.extend(
             memoryview(plain)[part.begin : part.end] for part, plain in zip(slices, chunks, strict=True)
@@ -121,6 +133,11 @@ class LayerReader:
             origin = self._origins[blob] = Origin(self.name, self._blobs[blob], self._sources)
         return origin
 
+    def rows_between(self, offset: int, end: int) -> range:
+        """The rows whose chunks hold any of these bytes of the virtual image."""
+        begin, end = max(offset, self._metadata_bytes), min(end, self.virtual_bytes)
+        return range(self.table.find(begin), self.table.find(end - 1) + 1) if begin < end else range(0)
+
     def _metadata_pieces(self, offset: int, size: int) -> tuple[list[Plain], int]:
         end = min(offset + size, self.virtual_bytes)
         if 0 <= offset < self._metadata_bytes:
@@ -130,8 +147,12 @@ class LayerReader:
     def _slices(self, offset: int, end: int) -> list[Slice]:
         begin = max(offset, self._metadata_bytes)
         slices = plan_slices(self.table, begin, end - begin)
-        if slices and self._touched.find(0, slices[0].row, slices[-1].row + 1) >= 0:
-            self._note_first_touch(slices)
+        if slices:
+            if self._touched.find(0, slices[0].row, slices[-1].row + 1) >= 0:
+                self._note_first_touch(slices)
+            window = self._readahead.note_read(begin, end)
+            if window is not None and window[0] < self.virtual_bytes:
+                self._service.prefetcher.note_window(self, *window)
         return slices
 
     def _note_first_touch(self, slices: Sequence[Slice]) -> None:
@@ -140,4 +161,4 @@ class LayerReader:
                 self._touched[part.row] = 1
                 ref = self.table.row(part.row)
                 self.touched_frame_bytes += ref.frame_bytes
-                self.touched_bytes += ref.plain_bytes
+                self._service.note_touched(self, ref)

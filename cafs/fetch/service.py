@@ -11,14 +11,17 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import trio
 
 from cafs.core.chunk import Chunk, ChunkRef
+from cafs.core.digest import parse_digest
+from cafs.core.profile import Profile
 from cafs.core.source import BlobSource
 from cafs.errors import CafsError, DeadlineError
 from cafs.fetch.fetcher import Fetcher, explain_lateness
@@ -26,12 +29,17 @@ from cafs.fetch.flights import Flight, Origin
 from cafs.fetch.journal import Journal
 from cafs.fetch.limits import FetchLimits, Priority
 from cafs.fetch.plain_cache import Plain, PlainCache
+from cafs.fetch.prefetch import Prefetch, Prefetcher
 from cafs.fetch.reader import LayerFile, LayerReader
+from cafs.fetch.record import Recorder
 from cafs.fetch.stats import Counters, ServiceStats
 from cafs.fetch.verify import FrameStore
 from cafs.fetch.write_behind import StoreWriter
 
 log = logging.getLogger(__name__)
+
+Asked = TypeVar("Asked")
+Answered = TypeVar("Answered")
 
 DRAIN_S = 5.0
 """How long closing waits for fetched chunks to be stored."""
@@ -57,9 +65,12 @@ class ChunkService:
         self._counters = Counters()
         self._flights: dict[bytes, Flight] = {}
         self._layers: list[LayerReader] = []
+        self._touched_bytes = self._data_bytes = 0
         self._lookups = trio.CapacityLimiter(LOOKUP_THREADS)
         self._store_readable = store is not None
         self._tasks = AsyncExitStack()
+        self.prefetcher = Prefetcher(self, limits)
+        self._recorder: Recorder | None = None
         self._fetcher: Fetcher
         self._nursery: trio.Nursery
 
@@ -74,6 +85,7 @@ class ChunkService:
             rng=random.Random(),  # noqa: S311 - spreads retries, guards nothing
         )
         self._nursery.start_soon(self._writer.run, trio.CapacityLimiter(1))
+        self._nursery.start_soon(self.prefetcher.run_readahead)
         return self
 
     async def __aexit__(
@@ -83,22 +95,39 @@ class ChunkService:
             with trio.move_on_after(DRAIN_S):
                 await self._writer.drain()
         self._nursery.cancel_scope.cancel()
+        if self._recorder is not None:
+            self._recorder.save()
         # The nursery is not shown the error: it would wrap it in a group.
         await self._tasks.aclose()
 
     def add_layer(self, index: LayerFile, sources: Sequence[BlobSource], name: str) -> LayerReader:
         """A reader of this layer, whose blobs are asked of ``sources`` in that order."""
-        layer = LayerReader(self, index, sources, name)
+        layer = LayerReader(self, index, sources, name=name, readahead_bytes=self._limits.readahead_bytes)
         self._layers.append(layer)
+        self._data_bytes += layer.data_bytes
         return layer
+
+    def start_prefetch(self, mode: Prefetch, profile: Profile | None = None) -> None:
+        """Begin to prefetch for the layers added so far."""
+        self._nursery.start_soon(self.prefetcher.run, mode, tuple(self._layers), profile)
+
+    def start_recording(self, path: Path) -> None:
+        """Keep the order of first accesses to the layers added so far in this file.
+
+        Raises:
+            UsageError: the file is there and is no profile of these layers.
+            StorageError: it cannot be read or written.
+        """
+        self._recorder = Recorder(path, [parse_digest(layer.name) for layer in self._layers])
+        self._nursery.start_soon(self._recorder.run)
 
     def stats(self) -> ServiceStats:
         """The counters as they are now."""
         return self._counters.snapshot(
             not_stored=self._writer.not_stored,
             touched_frame_bytes=sum(layer.touched_frame_bytes for layer in self._layers),
-            touched_bytes=sum(layer.touched_bytes for layer in self._layers),
-            total_bytes=sum(layer.data_bytes for layer in self._layers),
+            touched_bytes=self._touched_bytes,
+            total_bytes=self._data_bytes,
         )
 
     def cached(self, digest: bytes) -> Plain | None:
@@ -108,6 +137,39 @@ class ChunkService:
             waiting = self._writer.get(digest)
             return None if waiting is None else waiting.plain
         return plain
+
+    @property
+    def stores(self) -> bool:
+        """Is there a store that takes chunks?"""
+        return self._writer.usable
+
+    def note_touched(self, layer: LayerReader, ref: ChunkRef) -> None:
+        """A reader reads this chunk for the first time."""
+        if self._recorder is not None:
+            self._recorder.note(layer.name, ref.digest)
+        self._touched_bytes += ref.plain_bytes
+        self.prefetcher.note_touched(self._touched_bytes, self._data_bytes)
+
+    def is_near(self, digest: bytes) -> bool:
+        """In memory, or on its way."""
+        return digest in self._memory or digest in self._flights or self._writer.get(digest) is not None
+
+    async def kept(self, digests: Sequence[bytes]) -> Sequence[bool]:
+        """Which of these the store holds."""
+        if self._store is None or not self._store_readable:
+            return [False] * len(digests)
+        return await trio.to_thread.run_sync(self._guard, self._store.has, digests, False)
+
+    def launch(self, wanted: Sequence[tuple[LayerReader, ChunkRef]], priority: Priority) -> list[Flight]:
+        """Fetch for prefetching what is not near yet; the flights count prefetching as their waiter."""
+        flights: list[Flight] = []
+        for layer, ref in wanted:
+            if not self.is_near(ref.digest):
+                flight = self._flights[ref.digest] = Flight(ref, layer.origin(ref.blob), priority)
+                flight.waiters = 1
+                flights.append(flight)
+        self._fetcher.submit(flights)
+        return flights
 
     async def chunks(self, layer: LayerReader, rows: Sequence[int], deadline: float | None) -> list[Plain]:
         """The plain chunks of these rows; see ``LayerReader.read`` for what it raises."""
@@ -127,7 +189,11 @@ class ChunkService:
             self._leave(joined)
         waited_s = trio.current_time() - began
         self._raise_failures([flight for _, flight in joined], waited_s)
-        self._counters.note_wait(waited_s)
+        if joined:
+            self._counters.note_wait(waited_s)
+        if self._writer.usable:
+            for row in rows:
+                layer.local[row] = 1
         return [plain for plain in found if plain is not None]
 
     def _join(
@@ -152,11 +218,13 @@ class ChunkService:
     async def _look_up(self, fresh: Sequence[Flight]) -> None:
         """Ask the store for new flights, and have fetched what it does not hold."""
         missing: Sequence[Flight] = fresh
-        if self._store_readable:
+        if self._store is not None and self._store_readable:
             wanted = [(flight.ref.digest, flight.ref.plain_bytes) for flight in fresh]
             # Shielded: others may have joined these flights meanwhile. It waits for the local disk only.
             with trio.CancelScope(shield=True):
-                kept = await trio.to_thread.run_sync(self._get_kept, wanted, limiter=self._lookups)
+                kept = await trio.to_thread.run_sync(
+                    self._guard, self._store.get, wanted, None, limiter=self._lookups
+                )
             missing = []
             for flight, chunk in zip(fresh, kept, strict=True):
                 if chunk is None:
@@ -166,16 +234,20 @@ class ChunkService:
                     self._finished(flight, chunk, None)
         self._fetcher.submit(missing)
 
-    def _get_kept(self, wanted: Sequence[tuple[bytes, int]]) -> Sequence[Chunk | None]:
+    def _guard(
+        self,
+        ask: Callable[[Sequence[Asked]], Sequence[Answered]],
+        wanted: Sequence[Asked],
+        otherwise: Answered,
+    ) -> Sequence[Answered]:
         """In a worker thread. A store that cannot be read is given up with one warning."""
-        assert self._store is not None
         try:
-            return self._store.get(wanted)
+            return ask(wanted)
         except Exception as e:  # whatever ails the store, the flights must get an answer
             if self._store_readable:
                 self._store_readable = False
                 log.warning("the chunk store cannot be read, going on without it: %s", e)
-            return [None] * len(wanted)
+            return [otherwise] * len(wanted)
 
     def _finished(self, flight: Flight, chunk: Chunk | None, failure: CafsError | None) -> None:
         """A flight has ended, well or not."""

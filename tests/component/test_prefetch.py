@@ -1,0 +1,200 @@
+"""Fetching ahead of readers: sequential readers, profiles, fills, and that readers come first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from cafs.core.profile import Profile, parse_profile
+from cafs.errors import RemoteError, StorageError, UsageError
+from cafs.fetch.limits import FetchLimits, Priority
+from cafs.fetch.prefetch import Prefetch
+from cafs.fetch.service import ChunkService
+from tests.support.fetching import METADATA, MemoryLayer, MemoryStore, ScriptedSource, joined
+
+KIB = 1024
+
+
+@pytest.fixture
+def clock(autojump_clock: trio.testing.MockClock) -> trio.testing.MockClock:
+    """Jumps over waits, but not while a worker thread is at work: trio takes that for idleness."""
+    autojump_clock.autojump_threshold = 0.03
+    return autojump_clock
+
+
+@pytest.fixture(scope="module")
+def layer() -> MemoryLayer:
+    return MemoryLayer([64 * KIB] * 100)
+
+
+def profile_of(layer: MemoryLayer, rows: list[int]) -> Profile:
+    return Profile((layer.diff_id,), tuple((0, layer.table.row(row).digest[:8]) for row in rows))
+
+
+def digests(layer: MemoryLayer, rows: list[int] | range) -> set[bytes]:
+    return {layer.table.row(row).digest for row in rows}
+
+
+async def test_a_sequential_reader_finds_its_chunks_there(
+    layer: MemoryLayer, clock: trio.testing.MockClock
+) -> None:
+    async with ChunkService(MemoryStore(), FetchLimits()) as service:
+        reader = service.add_layer(layer, [ScriptedSource(layer.blob)], layer.diff_id)
+        at_once = 0
+        for offset in range(len(METADATA), layer.virtual_bytes, 128 * KIB):
+            await trio.testing.wait_all_tasks_blocked(0.02)
+            if reader.try_read(offset, 128 * KIB) is None:
+                await reader.read(offset, 128 * KIB)
+            else:
+                at_once += 1
+        assert at_once > 40
+        assert service.stats().fetched_bytes == len(layer.blob)
+
+
+async def test_a_profile_is_fetched_and_nothing_else(
+    layer: MemoryLayer, clock: trio.testing.MockClock
+) -> None:
+    store, rows = MemoryStore(), [90, 91, 3, 4, 50]
+    async with ChunkService(store, FetchLimits()) as service:
+        reader = service.add_layer(layer, [ScriptedSource(layer.blob)], layer.diff_id)
+        hostile = Profile(
+            (*profile_of(layer, rows).layers, "sha256:" + "0" * 64),
+            (*profile_of(layer, rows).chunks, (0, b"unknown!"), (1, b"unknown!")),
+        )
+        service.start_prefetch(Prefetch.PROFILE, hostile)
+        await trio.sleep(1)
+        assert all(reader.try_read(layer.table.start(row), 64 * KIB) is not None for row in rows)
+    assert set(store.chunks) == digests(layer, rows)
+
+
+async def test_all_fetches_everything_and_keeps_it_out_of_memory(
+    layer: MemoryLayer, clock: trio.testing.MockClock
+) -> None:
+    store, source = MemoryStore(), ScriptedSource(layer.blob)
+    store.put([layer.chunk(row) for row in range(20)])
+    async with ChunkService(store, FetchLimits()) as service:
+        reader = service.add_layer(layer, [source], layer.diff_id)
+        service.start_prefetch(Prefetch.ALL)
+        await trio.sleep(1)
+        assert set(store.chunks) == digests(layer, range(100))
+        assert reader.try_read(len(METADATA), 64 * KIB) is None
+        refs = layer.table.refs
+        assert service.stats().fetched_bytes == len(layer.blob) - refs[20].offset
+
+
+async def test_auto_fetches_the_rest_once_a_large_part_was_read(
+    layer: MemoryLayer, clock: trio.testing.MockClock
+) -> None:
+    store = MemoryStore()
+    async with ChunkService(store, FetchLimits(fill_after_fraction=0.3)) as service:
+        reader = service.add_layer(layer, [ScriptedSource(layer.blob)], layer.diff_id)
+        service.start_prefetch(Prefetch.AUTO)
+        for row in range(0, 58, 2):
+            await reader.read(layer.table.start(row), 100)
+        await trio.sleep(5)
+        assert set(store.chunks) == digests(layer, range(0, 58, 2))
+        await reader.read(layer.table.start(58), 100)
+        await trio.sleep(5)
+        assert set(store.chunks) == digests(layer, range(100))
+
+
+async def test_a_fill_outlasts_a_registry_that_is_away(
+    layer: MemoryLayer, clock: trio.testing.MockClock
+) -> None:
+    async def away_at_first(number: int, right: bytes) -> bytes:
+        if trio.current_time() < 100:
+            raise RemoteError("connection refused")
+        return right
+
+    clock.autojump_threshold = 0.005
+    store = MemoryStore()
+    async with ChunkService(store, FetchLimits(retries=2)) as service:
+        service.add_layer(layer, [ScriptedSource(layer.blob, away_at_first)], layer.diff_id)
+        service.start_prefetch(Prefetch.ALL)
+        clock.autojump_threshold = 0.03
+        await trio.sleep(300)
+    assert set(store.chunks) == digests(layer, range(100))
+
+
+async def test_a_fill_ends_when_the_store_is_full(
+    layer: MemoryLayer, clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, source = MemoryStore(), ScriptedSource(layer.blob)
+    store.fail = StorageError("disk full")
+    async with ChunkService(store, FetchLimits(fill_range_bytes=128 * KIB)) as service:
+        service.add_layer(layer, [source], layer.diff_id)
+        service.start_prefetch(Prefetch.ALL)
+        await trio.sleep(60)
+    assert sum(length for _, length in source.requests) <= len(layer.blob)
+    assert caplog.text.count("disk full") == 1
+
+
+async def test_an_image_larger_than_the_store_is_not_fetched_whole(
+    layer: MemoryLayer, clock: trio.testing.MockClock
+) -> None:
+    source = ScriptedSource(layer.blob)
+    async with ChunkService(MemoryStore(), FetchLimits(store_bytes=len(layer.blob))) as service:
+        service.add_layer(layer, [source], layer.diff_id)
+        service.start_prefetch(Prefetch.ALL)
+        await trio.sleep(60)
+    assert not source.requests
+
+
+async def test_a_reader_is_served_while_a_fill_is_under_way(
+    layer: MemoryLayer, clock: trio.testing.MockClock
+) -> None:
+    async def slow(_: int, right: bytes) -> bytes:
+        await trio.sleep(10)
+        return right
+
+    source = ScriptedSource(layer.blob, slow)
+    limits = FetchLimits(concurrency=4, fill_range_bytes=64 * KIB)
+    async with ChunkService(MemoryStore(), limits) as service:
+        reader = service.add_layer(layer, [source], layer.diff_id)
+        service.start_prefetch(Prefetch.ALL)
+        await trio.sleep(1)
+        began = trio.current_time()
+        await reader.read(layer.table.start(99), 100)
+        assert trio.current_time() - began == pytest.approx(10, abs=0.5)
+
+
+def test_priorities_leave_room_for_readers() -> None:
+    limits = FetchLimits(concurrency=8)
+    active = [0, 0, 0, 0]
+    started = dict.fromkeys(Priority, 0)
+    for priority in reversed(Priority):
+        while limits.may_start(priority, active):
+            active[priority] += 1
+            started[priority] += 1
+    assert started[Priority.FILL] == 4
+    assert started[Priority.DEMAND] == 2
+    assert not limits.may_start(Priority.FILL, [1, 0, 0, 1])
+    assert sum(active) == 8
+
+
+async def test_first_accesses_are_recorded_and_a_successor_goes_on(
+    layer: MemoryLayer, clock: trio.testing.MockClock, tmp_path: Path
+) -> None:
+    path = tmp_path / "start.profile"
+    for rows in ([7, 3, 7, 50], [3, 51]):
+        async with ChunkService(MemoryStore(), FetchLimits()) as service:
+            reader = service.add_layer(layer, [ScriptedSource(layer.blob)], layer.diff_id)
+            service.start_recording(path)
+            for row in rows:
+                assert joined(await reader.read(layer.table.start(row), 10))
+            await trio.sleep(2)
+            assert parse_profile(path.read_bytes()).chunks[-1][1] == layer.table.row(rows[-1]).digest[:8]
+    assert parse_profile(path.read_bytes()) == profile_of(layer, [7, 3, 50, 51])
+
+
+async def test_a_file_that_is_no_profile_is_not_overwritten(layer: MemoryLayer, tmp_path: Path) -> None:
+    path = tmp_path / "precious.txt"
+    path.write_text("precious")
+    async with ChunkService(None, FetchLimits()) as service:
+        service.add_layer(layer, [], layer.diff_id)
+        with pytest.raises(UsageError, match="not an access profile"):
+            service.start_recording(path)
+    assert path.read_text() == "precious"
