@@ -149,12 +149,13 @@ def run(arguments: Sequence[str]) -> int:
     context = Context()
     level_before = logging.getLogger().level
     try:
-        cli.main(list(arguments), prog_name="cafs", standalone_mode=False, obj=context)
+        code = cli.main(list(arguments), prog_name="cafs", standalone_mode=False, obj=context)
     except (Exception, KeyboardInterrupt, BaseExceptionGroup) as e:
         return _ended_by(context, e)
     finally:
         logging.getLogger().setLevel(level_before)
-    return EXIT_OK
+    # An int is what a command gave to ``ctx.exit``.
+    return code if isinstance(code, int) else EXIT_OK
 
 
 def _ended_by(context: Context, error: BaseException) -> int:

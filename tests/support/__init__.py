@@ -1,0 +1,1 @@
+"""What tests stand on: real services, faults, watchers. One module for each."""
