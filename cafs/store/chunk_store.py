@@ -1,0 +1,395 @@
+"""The chunk store: verified chunks on the local disk, shared by every image and process of the node.
+
+Used by the fetch service (in worker threads, in batches) and the command line. Synchronous and thread-safe;
+several processes may read and write one store. A chunk is verified when it is written (only ``Chunk``
+comes in) and again when it is read. docs/chunk-store.md describes layout, transactions and crashes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from cafs.core.chunk import Chunk, Codec, decode_frame
+from cafs.core.s3fifo import Queue
+from cafs.errors import IntegrityError, StorageError, UsageError
+from cafs.store.access import AccessLog
+from cafs.store.catalog import Catalog, total_cost
+from cafs.store.environment import DamagedError, NoRoomError, Txn
+from cafs.store.opening import OpenStore, open_store
+from cafs.store.pins import Pins
+from cafs.store.records import Header, State
+from cafs.store.tables import STATE_KEY
+
+_log = logging.getLogger(__name__)
+
+MIN_QUOTA_BYTES = 16 << 20
+MAX_BATCH_BYTES = 8 << 20
+"""Written in one transaction: the commit's sync is paid once for so much, and others wait no longer."""
+READ_BATCH = 128
+"""Chunks read in one transaction."""
+PIN_BATCH = 4096
+EVICT_STEP_BYTES = 64 << 20
+_ROOM_ATTEMPTS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStats:
+    """Sizes in bytes; counters since the store was made, over all processes."""
+
+    quota_bytes: int
+    used_bytes: int
+    pinned_bytes: int
+    file_bytes: int
+    chunks: int
+    pinned_chunks: int
+    hits: int
+    misses: int
+    stored: int
+    evicted: int
+    rotten: int
+
+    @property
+    def hit_ratio(self) -> float | None:
+        asked = self.hits + self.misses
+        return self.hits / asked if asked else None
+
+
+class ChunkStore:
+    """An open store; a context manager, or ``close`` it."""
+
+    def __init__(self, directory: Path, opened: OpenStore, quota_bytes: int) -> None:
+        """Use ``ChunkStore.open``."""
+        self._directory = directory
+        self._env = opened.env
+        self._tables = opened.tables
+        self._presence = opened.presence
+        self._accesses = AccessLog()
+        self._given_quota = quota_bytes
+        self._sound = True
+        self._warned: set[bytes] = set()
+
+    @classmethod
+    def open(cls, directory: Path, quota_bytes: int, readonly: bool = False) -> Self:
+        """Open the store in ``directory``; it is made when missing.
+
+        Args:
+            directory: A directory of its own, on a local filesystem; made private (0700).
+            quota_bytes: What its file may take on the disk; replaces the quota it had before. A smaller
+                one takes effect with the next ``put`` or ``gc``.
+            readonly: Never writes, not even which chunks were read.
+
+        Raises:
+            UsageError: the quota is below 16 MiB.
+            NotFoundError: ``readonly`` and there is no store.
+            StateError: this process has it open already.
+            StorageError: the disk is full or unreadable, or a network filesystem.
+        """
+        if quota_bytes < MIN_QUOTA_BYTES:
+            raise UsageError(f"a chunk store needs a quota of {MIN_QUOTA_BYTES >> 20} MiB at least")
+        store = cls(directory, open_store(directory, quota_bytes, readonly=readonly), quota_bytes)
+        store._keep_quota()
+        return store
+
+    def _keep_quota(self) -> None:
+        if self._env.readonly or self._state().quota_bytes == self._given_quota:
+            return
+        try:
+            with self._catalog() as catalog:
+                catalog.state.quota_bytes = self._given_quota
+        except StorageError as e:
+            _log.warning("%s (the quota stays as it was; reading goes on)", e)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write down what is only in memory and close; waits for running calls of other threads."""
+        try:
+            self.flush()
+        except StorageError as e:
+            _log.warning("%s (which chunks were read is forgotten)", e)
+        close_store(self._directory, OpenStore(self._env, self._tables, self._presence), clean=self._sound)
+
+    # Reading
+
+    def get(self, wanted: Sequence[tuple[bytes, int]]) -> list[bytes | None]:
+        """Plain bytes of chunks, verified.
+
+        Args:
+            wanted: (digest, plain bytes) of each.
+
+        Returns:
+            For each its plain bytes; ``None`` where the store has none, or where what it had was rotten
+            (then it is dropped, with a warning) or is not of the wanted size.
+
+        Raises:
+            StorageError: the store cannot be read.
+            StateError: called in a forked child.
+        """
+        found: list[bytes | None] = []
+        read: list[bytes] = []
+        rotten: list[tuple[bytes, str]] = []
+        for start in range(0, len(wanted), READ_BATCH):
+            with self._guard(), self._env.read() as txn:
+                for digest, plain_bytes in wanted[start : start + READ_BATCH]:
+                    try:
+                        found.append(self._read(txn, digest, plain_bytes))
+                    except IntegrityError as e:
+                        found.append(None)
+                        rotten.append((digest, str(e)))
+                    else:
+                        if found[-1] is not None:
+                            read.append(digest)
+        if rotten:
+            self._drop_rotten(rotten)
+        if not self._env.readonly and self._accesses.note(read, len(read), len(wanted) - len(read)):
+            self._flush_quietly()
+        return found
+
+    def _read(self, txn: Txn, digest: bytes, plain_bytes: int) -> bytes | None:
+        row = txn.get(digest, db=self._tables.chunks)
+        if row is None:
+            return None
+        header = Header.decode(row)
+        if header.queue == Queue.GHOST or header.plain_bytes != plain_bytes:
+            return None
+        frame = self._tables.frame(txn, header)
+        if frame is None or len(frame) != header.frame_bytes:
+            raise IntegrityError(f"chunk {digest.hex()} has lost bytes of its frame")
+        if header.codec == Codec.RAW:
+            frame = bytes(frame)  # the plain bytes themselves: verified and returned from this copy
+        # A zstd frame is decoded from the map; the plain bytes are new, and the frame goes no further.
+        return bytes(decode_frame(digest, header.codec, frame, plain_bytes).plain)
+
+    def has(self, digests: Sequence[bytes]) -> list[bool]:
+        """Which chunks are stored; not verified, and not counted as a read.
+
+        Raises:
+            StorageError: the store cannot be read.
+        """
+        with self._guard(), self._env.read() as txn:
+            return [self._is_stored(txn, digest) for digest in digests]
+
+    def _is_stored(self, txn: Txn, digest: bytes) -> bool:
+        row = txn.get(digest, db=self._tables.chunks)
+        try:
+            return row is not None and Header.decode(row).queue != Queue.GHOST
+        except IntegrityError:
+            return False
+
+    # Writing
+
+    def put(self, chunks: Sequence[Chunk]) -> None:
+        """Keep verified chunks; evicts others to stay within the quota. What is stored already is skipped.
+
+        Durable as a batch of some MiB; a crash leaves whole batches or nothing of them.
+
+        Raises:
+            StorageError: disk full, read-only, or no room beside what is pinned. Batches before are kept,
+                nothing of this one is; the store stays usable.
+        """
+        if self._env.readonly:
+            raise StorageError(f"chunk store {self._directory}: opened read-only")
+        self._shrink()
+        for batch in _batches(chunks, min(MAX_BATCH_BYTES, self._given_quota // 32)):
+            self._put_batch(batch)
+
+    def _put_batch(self, batch: list[Chunk]) -> None:
+        for attempt in range(_ROOM_ATTEMPTS):
+            try:
+                with self._catalog() as catalog:
+                    self._insert(catalog, batch)
+            except NoRoomError:
+                self._make_room(total_cost(batch) << attempt)
+            else:
+                return
+        raise StorageError(f"chunk store {self._directory}: no room (its free pages lie scattered; run gc)")
+
+    def _insert(self, catalog: Catalog, batch: list[Chunk]) -> None:
+        new = [chunk for chunk in batch if not catalog.holds(chunk.digest)]
+        budget = budget_bytes(catalog.state.quota_bytes)
+        excess = catalog.state.used_bytes + total_cost(new) - budget
+        while excess > 0:
+            freed = catalog.evict(excess, budget - catalog.state.pinned_bytes)
+            if not freed:
+                raise StorageError(f"chunk store {self._directory}: full of pinned chunks")
+            excess -= freed
+        for chunk in new:
+            catalog.insert(chunk)
+
+    def _make_room(self, want_bytes: int) -> None:
+        """LMDB found no run of free pages: evict more, and let what was freed become usable."""
+        self._env.clear_dead_readers()
+        with self._catalog() as catalog:
+            budget = budget_bytes(catalog.state.quota_bytes)
+            catalog.evict(want_bytes, budget - catalog.state.pinned_bytes)
+        # LMDB hands out a page again in the second transaction after the one that freed it.
+        for _ in range(2):
+            with self._catalog():
+                pass
+
+    def _shrink(self) -> int:
+        """Evict down to the budget, in short transactions; does nothing unless the quota was lowered."""
+        total = 0
+        while (excess := self._excess_bytes()) > 0:
+            with self._catalog() as catalog:
+                budget = budget_bytes(catalog.state.quota_bytes) - catalog.state.pinned_bytes
+                freed = catalog.evict(min(excess, EVICT_STEP_BYTES), budget)
+            if not freed:
+                break
+            total += freed
+        return total
+
+    def _excess_bytes(self) -> int:
+        state = self._state()
+        return state.used_bytes - budget_bytes(state.quota_bytes) if state.quota_bytes else 0
+
+    def pin(self, name: str, digests: Sequence[bytes]) -> None:
+        """Keep these chunks, stored now or later, from eviction until ``unpin``. Adds to the set ``name``.
+
+        Raises:
+            StorageError: it cannot be written; the batches before (of some thousand) are kept.
+        """
+        for start in range(0, len(digests), PIN_BATCH):
+            with self._catalog() as catalog:
+                Pins(catalog).pin(name, digests[start : start + PIN_BATCH])
+
+    def unpin(self, name: str, digests: Sequence[bytes] | None = None) -> None:
+        """Take chunks out of the set ``name``, or (without ``digests``) the whole set away.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        if digests is not None:
+            for start in range(0, len(digests), PIN_BATCH):
+                with self._catalog() as catalog:
+                    Pins(catalog).unpin(name, digests[start : start + PIN_BATCH])
+            return
+        left = True
+        while left:
+            with self._catalog() as catalog:
+                pins = Pins(catalog)
+                some = pins.some_members(name, PIN_BATCH)
+                pins.unpin(name, some)
+                left = bool(some)
+                if not left:
+                    pins.forget(name)
+
+    def flush(self) -> None:
+        """Write down which chunks were read and the counters.
+
+        Raises:
+            StorageError: it cannot be written; the notes are kept for the next time.
+        """
+        if not self._env.readonly:
+            with self._catalog():
+                pass
+
+    def _flush_quietly(self) -> None:
+        try:
+            self.flush()
+        except StorageError as e:
+            _log.debug("%s", e)
+
+    def _drop_rotten(self, rotten: Sequence[tuple[bytes, str]]) -> None:
+        for digest, why in rotten:
+            if digest not in self._warned:
+                self._warned.add(digest)
+                _log.warning("chunk store %s: %s; dropped", self._directory, why)
+        if self._env.readonly:
+            return
+        try:
+            with self._catalog() as catalog:
+                for digest, _ in rotten:
+                    catalog.drop_rotten(digest)
+        except StorageError as e:
+            _log.warning("%s (a rotten chunk stays)", e)
+
+    # About the store
+
+    def stats(self) -> StoreStats:
+        """Sizes and counters.
+
+        Raises:
+            StorageError: the store cannot be read.
+        """
+        state = self._state()
+        return StoreStats(
+            quota_bytes=state.quota_bytes or self._given_quota,
+            used_bytes=state.used_bytes,
+            pinned_bytes=state.pinned_bytes,
+            file_bytes=self._env.file_bytes(),
+            chunks=state.chunks,
+            pinned_chunks=state.pinned_chunks,
+            hits=state.hits,
+            misses=state.misses,
+            stored=state.stored,
+            evicted=state.evicted,
+            rotten=state.rotten,
+        )
+
+    def _state(self) -> State:
+        with self._guard(), self._env.read() as txn:
+            return State.decode(txn.get(STATE_KEY, db=self._tables.state))
+
+    @contextmanager
+    def _catalog(self) -> Iterator[Catalog]:
+        """One write transaction; takes along what readers noted, and gives it back when it fails."""
+        notes = self._accesses.take()
+        try:
+            with self._guard(), self._env.write() as txn:
+                catalog = Catalog(txn, self._tables)
+                catalog.apply_accesses(notes)
+                yield catalog
+                catalog.save()
+        except BaseException:
+            self._accesses.give_back(notes)
+            raise
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        try:
+            yield
+        except DamagedError:
+            self._sound = False  # our mark stays behind, so that the next open checks and replaces it
+            raise
+
+
+def close_store(directory: Path, opened: OpenStore, *, clean: bool) -> None:
+    """Close the environment and withdraw the mark."""
+    opened.env.close()
+    opened.presence.withdraw(clean=clean)
+
+
+def budget_bytes(quota_bytes: int) -> int:
+    """What the chunks may take of a quota.
+
+    The rest stays free for LMDB: pages freed by a transaction are reusable only two transactions later,
+    runs of free pages must be found, and trees are copied on write.
+    """
+    return quota_bytes - quota_bytes // 8 - (2 << 20)
+
+
+def _batches(chunks: Sequence[Chunk], limit_bytes: int) -> Iterator[list[Chunk]]:
+    batch: dict[bytes, Chunk] = {}
+    size = 0
+    for chunk in chunks:
+        if batch and size + len(chunk.frame) > limit_bytes:
+            yield list(batch.values())
+            batch, size = {}, 0
+        if chunk.digest not in batch:
+            batch[chunk.digest] = chunk
+            size += len(chunk.frame)
+    if batch:
+        yield list(batch.values())

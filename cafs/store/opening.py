@@ -1,0 +1,123 @@
+"""Opening a store whatever its last user did to it: checked when suspect, set aside when damaged.
+
+The order, all of it behind the store's door lock:
+
+1. the directory is private and on a filesystem that LMDB can bear;
+2. our mark is left; marks of processes that died make the store suspect, so does a data file that is
+   shorter than its meta pages say;
+3. a suspect store is checked page by page with plain reads (a damaged page kills who meets it in LMDB's
+   memory map, but not who reads it);
+4. a damaged store is set aside and a fresh one made: it is a cache, and nothing of value is lost.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from cafs.errors import IntegrityError, NotFoundError
+from cafs.store.environment import LOCK_FILE_BYTES, DamagedError, Environment
+from cafs.store.location import looks_truncated, prepare_directory, reserve_lock_file, set_aside
+from cafs.store.presence import Presence, entry_lock
+from cafs.store.records import State
+from cafs.store.tables import STATE_KEY, Tables
+
+_SLACK_BYTES = 8 << 20
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenStore:
+    """What opening gives."""
+
+    env: Environment
+    tables: Tables
+    presence: Presence
+
+
+def open_store(store: Path, map_bytes: int, *, readonly: bool) -> OpenStore:
+    """Open the environment below ``store``.
+
+    Raises:
+        NotFoundError: read-only, and there is no store.
+        StateError: this process has it open already.
+        StorageError: the disk or LMDB failed.
+    """
+    prepare_directory(store, readonly=readonly)
+    with entry_lock(store):
+        presence = Presence(store)
+        try:
+            environment = store / "chunks"
+            if presence.found_dead or looks_truncated(environment):
+                _check(store, map_bytes)
+            presence.absolve()
+            env, tables = _open_sound(store, map_bytes, readonly=readonly)
+        except BaseException:
+            presence.withdraw(clean=True)
+            raise
+        return OpenStore(env, tables, presence)
+
+
+def _check(store: Path, map_bytes: int) -> None:
+    environment = store / "chunks"
+    if not (environment / "data.mdb").exists():
+        return
+    reserve_lock_file(environment, LOCK_FILE_BYTES)
+    try:
+        env = Environment(environment, _roomy(environment, map_bytes), readonly=False)
+        try:
+            findings = env.structure_findings()
+        finally:
+            env.close()
+    except DamagedError as e:
+        findings = [str(e)]
+    if findings:
+        _replace(store, findings[0])
+
+
+def _open_sound(store: Path, map_bytes: int, *, readonly: bool) -> tuple[Environment, Tables]:
+    try:
+        return _open(store, map_bytes, readonly=readonly)
+    except (DamagedError, IntegrityError) as e:
+        _replace(store, str(e))
+    if readonly:
+        raise NotFoundError(f"there is no sound chunk store in {store}")
+    return _open(store, map_bytes, readonly=readonly)
+
+
+def _open(store: Path, map_bytes: int, *, readonly: bool) -> tuple[Environment, Tables]:
+    environment = store / "chunks"
+    reserve_lock_file(environment, LOCK_FILE_BYTES)
+    env = Environment(environment, _roomy(environment, map_bytes), readonly=readonly)
+    try:
+        env.clear_dead_readers()
+        tables = Tables.open(env)
+        with env.read() as txn:
+            State.decode(txn.get(STATE_KEY, db=tables.state))
+    except BaseException:
+        env.close()
+        raise
+    return env, tables
+
+
+def _roomy(environment: Path, map_bytes: int) -> int:
+    """The map's size: the quota, or a little more than a file that is larger (its quota was lowered).
+
+    Evicting has to copy pages before it can free any.
+    """
+    try:
+        file_bytes = (environment / "data.mdb").stat().st_size
+    except FileNotFoundError:
+        return map_bytes
+    return max(map_bytes, file_bytes + _SLACK_BYTES) if file_bytes > map_bytes else map_bytes
+
+
+def _replace(store: Path, why: str) -> None:
+    _log.warning(
+        "chunk store %s is damaged (%s): set aside as %s, starting with an empty one",
+        store,
+        why,
+        store / "damaged",
+    )
+    set_aside(store)
