@@ -14,6 +14,7 @@ from cafs.fetch.limits import FetchLimits, Priority
 from cafs.fetch.prefetch import Prefetch
 from cafs.fetch.service import ChunkService
 from tests.support.fetching import METADATA, MemoryLayer, MemoryStore, ScriptedSource, joined
+from tests.support.logs import ExpectedLogs
 
 KIB = 1024
 
@@ -120,8 +121,12 @@ async def test_a_fill_outlasts_a_registry_that_is_away(
 
 
 async def test_a_fill_ends_when_the_store_is_full(
-    layer: MemoryLayer, clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+    layer: MemoryLayer,
+    clock: trio.testing.MockClock,
+    caplog: pytest.LogCaptureFixture,
+    expected_logs: ExpectedLogs,
 ) -> None:
+    expected_logs.expect("disk full")
     store, source = MemoryStore(), ScriptedSource(layer.blob)
     store.fail = StorageError("disk full")
     async with ChunkService(store, FetchLimits(fill_range_bytes=128 * KIB)) as service:

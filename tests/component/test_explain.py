@@ -1,0 +1,125 @@
+"""From a failed read to words: the journal, the files of a chunk, the answers of the sources."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from cafs.core.backoff import Answer
+from cafs.core.chunk import ChunkRef, Codec
+from cafs.core.digest import sha256_digest
+from cafs.core.entry import Extent, Meta
+from cafs.core.source import BlobRef
+from cafs.errors import IntegrityError, RemoteError
+from cafs.fetch.explain import (
+    FailedChunk,
+    chunks_of_file,
+    describe_all,
+    files_of_chunks,
+    group_failures,
+)
+from cafs.fetch.flights import Flight, Origin
+from cafs.fetch.journal import FULL_BYTES, Journal, read_journal
+from cafs.fetch.limits import Priority
+from cafs.index.header import ChunkingOptions
+from cafs.index.layer_index import LayerIndex
+from cafs.index.reader import ErofsReader
+from cafs.index.tree import LayerTree
+from cafs.index.writer import write_index
+from tests.support.fetching import ScriptedSource
+from tests.support.logs import ExpectedLogs
+
+FILE, DIRECTORY = Meta(stat.S_IFREG | 0o644), Meta(stat.S_IFDIR | 0o755)
+DIGESTS = [bytes([n]) * 32 for n in range(3)]
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> LayerIndex:
+    """Chunk 0 holds a and the first half of b, chunk 1 the second half, chunk 2 file c."""
+    tree = LayerTree()
+    tree.add_directory(b"d", DIRECTORY)
+    tree.add_file(b"d/a", FILE, 4096, [Extent(0, 0, 4096)])
+    tree.add_file(b"d/b", FILE, 8192, [Extent(0, 4096, 8192)])
+    tree.add_file(b"c", FILE, 4000, [Extent(0, 12288, 4000)])
+    tree.add_file(b"tiny", FILE, 4, content=b"tiny")
+    ends, start, rows = (8192, 12288, 16384), 0, []
+    for digest, end in zip(DIGESTS, ends, strict=True):
+        rows.append((end, ChunkRef(digest, end - start, 0, start, end - start, Codec.RAW)))
+        start = end
+    path = tmp_path / "layer.index"
+    with path.open("w+b") as file:
+        write_index(
+            file,
+            tree,
+            rows,
+            [BlobRef(sha256_digest(b"blob"), 16384)],
+            data_bytes=16384,
+            diff_id=bytes(32),
+            options=ChunkingOptions(4096, 8192, 16384, 3),
+        )
+    return LayerIndex.open(path)
+
+
+def flight() -> Flight:
+    source = ScriptedSource(b"", name="docker://registry.example/app")
+    origin = Origin("sha256:layer", BlobRef(sha256_digest(b"blob"), 16384), (source,))
+    return Flight(ChunkRef(DIGESTS[0], 8192, 0, 0, 8192, Codec.RAW), origin, Priority.DEMAND)
+
+
+def test_files_and_chunks_find_each_other(index: LayerIndex) -> None:
+    names = files_of_chunks(index, [digest.hex() for digest in DIGESTS])
+    assert {chunk[:2]: sorted(files) for chunk, files in names.items()} == {
+        "00": ["/d/a", "/d/b"],
+        "01": ["/d/b"],
+        "02": ["/c"],
+    }
+    reader = ErofsReader(index.metadata, index.virtual_bytes)
+    directory = reader.lookup(reader.root_nid, b"d")
+    assert directory is not None
+    nid = reader.lookup(directory, b"b")
+    tiny = reader.lookup(reader.root_nid, b"tiny")
+    assert nid is not None
+    assert tiny is not None
+    assert chunks_of_file(index, nid) == {DIGESTS[0].hex(), DIGESTS[1].hex()}
+    assert chunks_of_file(index, tiny) == set()
+
+
+def test_the_words_name_chunk_files_sources_and_answers(tmp_path: Path, expected_logs: ExpectedLogs) -> None:
+    expected_logs.expect("read failed")
+    journal, failed = Journal(tmp_path / "journal"), flight()
+    failed.answers += [Answer(0, "docker://registry.example/app", RemoteError("503 busy"), 1.0)] * 3
+    journal.record(failed, at=1_800_000_000.0, waited_s=60.0, reason="it did not come")
+    journal.record(failed, at=1_800_000_060.0, waited_s=60.0, reason="it did not come")
+    groups = group_failures(read_journal(tmp_path / "journal"))
+    chunks = [FailedChunk(tuple(group), ("/d/a", "/d/b"), 3) for group in groups.values()]
+    text = describe_all(chunks)
+    assert "2 failed reads, 1 chunks" in text
+    assert "/d/a, /d/b and 3 more" in text
+    assert "docker://registry.example/app: 503 busy (3 times)" in text
+    assert "bytes 0 to 8192" in text
+    assert describe_all([]) == "no read has failed"
+
+
+def test_the_journal_is_a_ring_and_survives_a_torn_line(tmp_path: Path, expected_logs: ExpectedLogs) -> None:
+    expected_logs.expect("read failed")
+    path = tmp_path / "journal"
+    journal = Journal(path)
+    for number in range(3000):
+        journal.record(flight(), at=float(number), waited_s=0.0, reason="x" * 200)
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 2 * FULL_BYTES + 4096
+    with path.open("a") as file:
+        file.write('{"at": 3000.0, "lay')
+    assert read_journal(path)[-1].at == 2999.0
+    path.write_text('{"something": "else"}\n')
+    with pytest.raises(IntegrityError, match="not a journal"):
+        read_journal(path)
+
+
+def test_a_full_disk_ends_the_journal_with_one_warning(tmp_path: Path, expected_logs: ExpectedLogs) -> None:
+    expected_logs.expect("read failed")
+    expected_logs.expect("no longer written")
+    journal = Journal(tmp_path / "missing" / "journal")
+    journal.record(flight(), at=0.0, waited_s=0.0, reason="x")
+    journal.record(flight(), at=100.0, waited_s=0.0, reason="x")
