@@ -47,7 +47,7 @@ def test_deb822_gives_each_suite_of_each_enabled_stanza() -> None:
 
 
 def test_one_line_style_knows_options_and_comments() -> None:
-    text = "# deb http://no.example a main\ndeb [arch=amd64 trusted=yes] http://m.example stable main contrib # x\n"
+    text = "# deb http://no a main\ndeb [arch=amd64 trusted=yes] http://m.example stable main contrib # x"
     assert list(parse_one_line(text)) == [AptSource("http://m.example", "stable", ("main", "contrib"))]
 
 
