@@ -1,0 +1,86 @@
+"""Files that appear whole or not at all: written beside, synced, renamed.
+
+Used by layouts and by the index cache. Synchronous; OSError is left to the caller, who can name what it
+was writing.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cafs.oci.blob_check import BlobCheck
+
+_PIECE_BYTES = 1 << 20
+
+
+@contextmanager
+def write_beside(path: Path) -> Iterator[int]:
+    """A new file's descriptor; the file takes the place of ``path`` when the block ends well.
+
+    Readers see the old file or the whole new one. After any failure nothing new is left.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=".new-", dir=path.parent)
+    try:
+        yield descriptor
+        os.fchmod(descriptor, 0o644)
+        os.fsync(descriptor)
+        Path(name).rename(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def write_all(descriptor: int, content: bytes | memoryview) -> None:
+    """``os.write`` until everything is written."""
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """``path`` gets ``content``, whole or not at all."""
+    with write_beside(path) as descriptor:
+        write_all(descriptor, content)
+
+
+def adopt_file(source: Path, target: Path, check: BlobCheck) -> None:
+    """``source``, verified by ``check``, appears as ``target``: as a hard link, else as a copy.
+
+    Raises:
+        IntegrityError: ``source`` is not what ``check`` expects.
+        OSError: as the filesystem says.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=".new-", dir=target.parent)
+    beside = Path(name)
+    try:
+        linked = _link_over(source, beside)
+        with source.open("rb") as reader:
+            while piece := reader.read(_PIECE_BYTES):
+                check.feed(piece)
+                if not linked:
+                    write_all(descriptor, piece)
+            check.finish()
+            durable = reader.fileno() if linked else descriptor
+            os.fchmod(durable, 0o644)
+            os.fsync(durable)
+        beside.rename(target)
+    finally:
+        os.close(descriptor)
+        beside.unlink(missing_ok=True)
+
+
+def _link_over(source: Path, beside: Path) -> bool:
+    """Replace the empty file ``beside`` by a hard link to ``source``; False where links cannot be."""
+    link = beside.with_name(beside.name + "-link")
+    try:
+        os.link(source, link, follow_symlinks=True)
+    except OSError:  # another filesystem, one without links, too many links: then it is copied
+        return False
+    link.rename(beside)
+    return True
