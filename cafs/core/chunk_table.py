@@ -45,6 +45,11 @@ class ChunkTable:
     def __len__(self) -> int:
         return self._count
 
+    @property
+    def raw(self) -> memoryview:
+        """All rows, for who goes over them in bulk."""
+        return self._rows
+
     def release(self) -> None:
         """Give the buffer back; the table is of no use afterwards."""
         self._rows.release()

@@ -26,15 +26,13 @@ from cafs.core.erofs import (
     SUPERBLOCK_MAGIC,
     SUPERBLOCK_OFFSET,
     SYMLINK_MAX_BYTES,
-    XATTR_ENTRY,
-    XATTR_HEADER_BYTES,
     Layout,
     decode_device,
-    join_xattr_name,
     xattr_body_bytes,
 )
 from cafs.errors import IntegrityError
 from cafs.index.dirblock import Entry, entry_count, entry_name, entry_nid, parse_block
+from cafs.index.xattrs import parse_xattrs
 
 _NS = 1_000_000_000
 _EXTENDED = 1
@@ -112,7 +110,7 @@ class ErofsReader:
         xattrs: tuple[tuple[bytes, bytes], ...] = ()
         if icount:
             body_bytes = xattr_body_bytes(icount)
-            xattrs = self._xattrs(nid, offset, body_bytes)
+            xattrs = parse_xattrs(bytes(self._slice(nid, offset, body_bytes)), f"inode {nid}")
             offset += body_bytes
         meta = Meta(mode, uid, gid, mtime_s * _NS + mtime_nsec, rdev, xattrs)
         return Inode(nid, meta, size, nlink, form >> 1, address, offset)
@@ -236,24 +234,6 @@ class ErofsReader:
                 runs.pop()
             runs.append(run)
         return runs
-
-    def _xattrs(self, nid: int, start: int, body_bytes: int) -> tuple[tuple[bytes, bytes], ...]:
-        body = bytes(self._slice(nid, start, body_bytes))
-        if any(body[:XATTR_HEADER_BYTES]):
-            raise IntegrityError(f"inode {nid} has shared or filtered xattrs")
-        pairs = []
-        at = XATTR_HEADER_BYTES
-        while at < body_bytes:
-            name_len, index, value_size = XATTR_ENTRY.unpack_from(body, at)
-            at += XATTR_ENTRY.size
-            value_at = at + name_len
-            end = value_at + value_size
-            name = join_xattr_name(index, body[at:value_at])
-            if name is None or end > body_bytes:
-                raise IntegrityError(f"inode {nid} has a damaged xattr (name index {index})")
-            pairs.append((name, body[value_at:end]))
-            at = -(-end // 4) * 4
-        return tuple(pairs)
 
 
 def _find_in_block(block: memoryview, name: bytes, where: str) -> int | None:

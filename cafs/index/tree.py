@@ -34,6 +34,8 @@ _IMPLIED, _OPAQUE = 1, 2
 _IMPLIED_META = Meta(mode=stat.S_IFDIR | 0o755)
 _ROOT = 0
 _CACHED_DIRECTORIES = 4096
+_NO_ID = 0xFFFFFFFF
+_PATH_MAX_BYTES = 4095
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +59,8 @@ class LayerTree:
     """Paths are bytes, relative, without ``./``; ``b""`` is the root.
 
     Every method that takes a path raises UsageError naming it when it cannot be: an empty, ``.`` or
-    ``..`` component, a NUL, a component over 255 bytes, a component below a file or symlink of this
-    layer. Missing parents are made as *implied* directories.
+    ``..`` component, a NUL, a component over 255 or a path over 4095 bytes, a component below a file or
+    symlink of this layer. Missing parents are made as *implied* directories.
     """
 
     def __init__(self) -> None:
@@ -302,6 +304,8 @@ class LayerTree:
 def _check_name(name: bytes, path: bytes) -> None:
     if name in {b"", b".", b".."} or b"\0" in name:
         raise UsageError(f"{_show(path)}: a path with an empty, '.' or '..' component or a NUL cannot be")
+    if len(path) > _PATH_MAX_BYTES:
+        raise UsageError(f"{_show(path)}: a path of {len(path)} bytes is over the limit of {_PATH_MAX_BYTES}")
     if len(name) > NAME_MAX_BYTES:
         raise UsageError(f"{_show(path)}: a name of {len(name)} bytes is over the limit of {NAME_MAX_BYTES}")
 
@@ -310,7 +314,8 @@ def _check_meta(path: bytes, meta: Meta, types: set[int] | frozenset[int]) -> No
     try:
         if stat.S_IFMT(meta.mode) not in types or meta.mode >> 16:
             raise UsageError(f"mode {meta.mode:#o} is not one for this entry")
-        if not 0 <= meta.uid < 1 << 32 or not 0 <= meta.gid < 1 << 32:
+        # The highest number is "nobody at all" to the kernel (chown's -1).
+        if not 0 <= meta.uid < _NO_ID or not 0 <= meta.gid < _NO_ID:
             raise UsageError(f"owner {meta.uid}:{meta.gid} does not fit 32 bits")
         if meta.rdev:
             encode_device(meta.rdev)
