@@ -21,13 +21,14 @@ from cafs.core.chunk import Chunk
 from cafs.errors import CafsError, DeadlineError, IntegrityError, ProtocolError, RemoteError
 from cafs.fetch.flights import Flight, FlightQueue, Group, State
 from cafs.fetch.limits import FetchLimits, Priority
+from cafs.fetch.plain_cache import Plain
 from cafs.fetch.stats import Counters
 from cafs.fetch.verify import check_place, verify_frames
 from cafs.fetch.write_behind import StoreWriter
 
 log = logging.getLogger(__name__)
 
-Done = Callable[[Flight, Chunk | None, CafsError | None], None]
+Done = Callable[[Flight, Plain | None, CafsError | None], None]
 
 INLINE_BYTES = 96 << 10
 """So many plain bytes are verified in the trio thread: 60 us, about what going to a worker thread costs."""
@@ -138,7 +139,7 @@ class Fetcher:
         for flight, chunk in zip(group.flights, chunks, strict=True):
             if isinstance(chunk, Chunk):
                 arrived.append(chunk)
-                self._done(flight, chunk, None)
+                self._done(flight, chunk.plain, None)
             else:
                 self._failed([flight], group.source_number, chunk)
         self._counters.fetched_chunks += len(arrived)

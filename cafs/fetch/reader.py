@@ -84,11 +84,13 @@ class LayerReader:
     def try_read(self, offset: int, size: int) -> list[Plain] | None:
         """What ``read`` would return, if all of it is in memory; None if something is missing."""
         pieces, end = self._metadata_pieces(offset, size)
-        for part in self._slices(offset, end):
+        slices = self._slices(offset, end)
+        for part in slices:
             plain = self._service.cached(self.table.row(part.row).digest)
             if plain is None:
                 return None
             pieces.append(memoryview(plain)[part.begin : part.end])
+        self._note_read(slices, offset, end)
         return pieces
 
     async def read(self, offset: int, size: int, deadline: float | None = None) -> list[Plain]:
@@ -108,6 +110,7 @@ class LayerReader:
         slices = self._slices(offset, end)
         if not slices:
             return pieces
+        self._note_read(slices, offset, end)
         chunks = await self._service.chunks(self, [part.row for part in slices], deadline)
         pieces.extend(
             memoryview(plain)[part.begin : part.end] for part, plain in zip(slices, chunks, strict=True)
@@ -146,14 +149,16 @@ class LayerReader:
 
     def _slices(self, offset: int, end: int) -> list[Slice]:
         begin = max(offset, self._metadata_bytes)
-        slices = plan_slices(self.table, begin, end - begin)
+        return plan_slices(self.table, begin, end - begin)
+
+    def _note_read(self, slices: Sequence[Slice], offset: int, end: int) -> None:
+        """Once for each read that is answered here, or will be."""
         if slices:
             if self._touched.find(0, slices[0].row, slices[-1].row + 1) >= 0:
                 self._note_first_touch(slices)
-            window = self._readahead.note_read(begin, end)
+            window = self._readahead.note_read(max(offset, self._metadata_bytes), end)
             if window is not None and window[0] < self.virtual_bytes:
                 self._service.prefetcher.note_window(self, *window)
-        return slices
 
     def _note_first_touch(self, slices: Sequence[Slice]) -> None:
         for part in slices:

@@ -19,7 +19,7 @@ from typing import Self, TypeVar
 
 import trio
 
-from cafs.core.chunk import Chunk, ChunkRef
+from cafs.core.chunk import ChunkRef
 from cafs.core.digest import parse_digest
 from cafs.core.profile import Profile
 from cafs.core.source import BlobSource
@@ -226,12 +226,12 @@ class ChunkService:
                     self._guard, self._store.get, wanted, None, limiter=self._lookups
                 )
             missing = []
-            for flight, chunk in zip(fresh, kept, strict=True):
-                if chunk is None:
+            for flight, plain in zip(fresh, kept, strict=True):
+                if plain is None:
                     missing.append(flight)
                 else:
                     self._counters.store_hits += 1
-                    self._finished(flight, chunk, None)
+                    self._finished(flight, plain, None)
         self._fetcher.submit(missing)
 
     def _guard(
@@ -249,12 +249,12 @@ class ChunkService:
                 log.warning("the chunk store cannot be read, going on without it: %s", e)
             return [otherwise] * len(wanted)
 
-    def _finished(self, flight: Flight, chunk: Chunk | None, failure: CafsError | None) -> None:
+    def _finished(self, flight: Flight, plain: Plain | None, failure: CafsError | None) -> None:
         """A flight has ended, well or not."""
         del self._flights[flight.ref.digest]
-        if chunk is not None and flight.priority is not Priority.FILL:
-            self._memory.put(chunk.digest, chunk.plain)
-        flight.finish(None if chunk is None else chunk.plain, failure)
+        if plain is not None and flight.priority is not Priority.FILL:
+            self._memory.put(flight.ref.digest, plain)
+        flight.finish(plain, failure)
 
     def _leave(self, joined: Sequence[tuple[int, Flight]]) -> None:
         for _, flight in joined:

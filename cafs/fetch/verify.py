@@ -19,8 +19,8 @@ MAX_FRAME_BYTES = MAX_CHUNK_BYTES + (64 << 10)
 class FrameStore(Protocol):
     """What the service needs of the chunk store. Called in worker threads, several at once."""
 
-    def get(self, wanted: Sequence[tuple[bytes, int]], /) -> list[Chunk | None]:
-        """Verified chunks by (digest, plain bytes).
+    def get(self, wanted: Sequence[tuple[bytes, int]], /) -> Sequence[bytes | None]:
+        """The verified plain bytes of chunks by (digest, size); None for those it lacks.
 
         Raises:
             StorageError: the store cannot be read.

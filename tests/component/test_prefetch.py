@@ -43,8 +43,9 @@ async def test_a_sequential_reader_finds_its_chunks_there(
     layer: MemoryLayer, clock: trio.testing.MockClock
 ) -> None:
     async with ChunkService(MemoryStore(), FetchLimits()) as service:
-        reader = service.add_layer(layer, [ScriptedSource(layer.blob)], layer.diff_id)
-        at_once = 0
+        source = ScriptedSource(layer.blob)
+        reader = service.add_layer(layer, [source], layer.diff_id)
+        at_once, requests = 0, source.requests
         for offset in range(len(METADATA), layer.virtual_bytes, 128 * KIB):
             await trio.testing.wait_all_tasks_blocked(0.02)
             if reader.try_read(offset, 128 * KIB) is None:
@@ -52,6 +53,7 @@ async def test_a_sequential_reader_finds_its_chunks_there(
             else:
                 at_once += 1
         assert at_once > 40
+        assert len(requests) <= 25
         assert service.stats().fetched_bytes == len(layer.blob)
 
 

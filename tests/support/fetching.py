@@ -111,11 +111,11 @@ class MemoryStore:
         self.gets = 0
         self.puts = 0
 
-    def get(self, wanted: Sequence[tuple[bytes, int]]) -> list[Chunk | None]:
+    def get(self, wanted: Sequence[tuple[bytes, int]]) -> list[bytes | None]:
         self.gets += 1
         if self.fail_get:
             raise self.fail_get
-        return [self.chunks.get(digest) for digest, _ in wanted]
+        return [bytes(self.chunks[digest].plain) if digest in self.chunks else None for digest, _ in wanted]
 
     def has(self, digests: Sequence[bytes]) -> list[bool]:
         return [digest in self.chunks for digest in digests]
