@@ -20,7 +20,7 @@ class Kind(Enum):
     PATH = "path"
     BYTES = "size"
     COUNT = "number"
-    SECONDS = "seconds"
+    SECONDS = "number of seconds"
     NAMES = "list of names"
 
 

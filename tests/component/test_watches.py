@@ -35,7 +35,7 @@ def test_a_daemon_left_behind_is_told_and_ended() -> None:
     # Its parent ends at once; it stays, as a child of init.
     script = "import os, time\nif os.fork() == 0:\n os.setsid(); os.close(1); time.sleep(600)"
     subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
-    (told,) = leftovers(before, set())
+    (told,) = leftovers(before, set(), grace_ms=100)
     assert "time.sleep(600)" in told
     assert leftovers(before, set()) == []
 

@@ -53,17 +53,18 @@ def _mounts() -> tuple[str, ...]:
     return tuple(line.split()[4] for line in lines)
 
 
-def leftovers(before: Things, long_lived: set[int]) -> list[str]:
+def leftovers(before: Things, long_lived: set[int], grace_ms: int = _GRACE_MS) -> list[str]:
     """What is there now and was not before; each is ended or unmounted, so that it is told only once.
 
     Args:
         before: From ``look_around`` before the test.
         long_lived: Processes that fixtures of the whole session keep.
+        grace_ms: How long a process may take to end of itself.
     """
     now = _processes()
     told = []
     for pid, command in now.items():
-        if pid not in before.processes and pid not in long_lived and not _ends_soon(pid):
+        if pid not in before.processes and pid not in long_lived and not _ends_soon(pid, grace_ms):
             told.append(f"process {pid}: {command}")
             os.kill(pid, signal.SIGKILL)
     known = list(before.mounts)
@@ -78,7 +79,7 @@ def leftovers(before: Things, long_lived: set[int]) -> list[str]:
     return told
 
 
-def _ends_soon(pid: int) -> bool:
+def _ends_soon(pid: int, grace_ms: int) -> bool:
     """A server whose mount is gone may need a moment to end. Zombies have ended."""
     try:
         descriptor = os.pidfd_open(pid)
@@ -87,6 +88,6 @@ def _ends_soon(pid: int) -> bool:
     try:
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
-        return bool(poll.poll(_GRACE_MS))
+        return bool(poll.poll(grace_ms))
     finally:
         os.close(descriptor)
