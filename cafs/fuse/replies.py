@@ -124,11 +124,11 @@ class Listing:
         return b"".join(pieces)
 
 
-def encode_listing(entries: Iterable[DirectoryEntry]) -> Listing:
-    """Encode a directory once for all later READDIR and READDIRPLUS requests."""
+def encode_listing(entries: Iterable[DirectoryEntry], first_cookie: int = 0) -> Listing:
+    """Encode (the part from ``first_cookie`` of) a directory for all later READDIR(PLUS) requests."""
     records = bytearray()
     ends: list[int] = []
-    for cookie, entry in enumerate(entries, 1):
+    for cookie, entry in enumerate(entries, first_cookie + 1):
         if entry.attr:
             records += encode_entry(entry.nodeid, entry.attr)
         else:

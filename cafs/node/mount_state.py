@@ -1,0 +1,169 @@
+"""What is written down about a mount, so that any later process of it, and ``umount``, can go on.
+
+Owns the layout of ``run_dir/<id>/`` (0700). Everything there belongs to one mount and goes with it:
+
+========================= ==============================================================
+``lock``                  flock held by the supervisor (and its server) while the mount lives
+``mount.json``            ``MountRequest``: what the user asked for
+``image.json``            ``MountedImage``: what was opened; written once, by the first server
+``supervisor.pid`` ...    ``server.pid``: process ids, for people and tests
+``log``                   log of supervisor and servers
+``stats.json``            counters of the chunk service
+``failures.jsonl``        journal for ``cafs explain``
+``fuse/``, ``l/``         the inner mounts of the driver ``erofs``
+========================= ==============================================================
+
+The id comes from the mount point, so that a mount point has one mount at most.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from cafs.core.settings import Kind, Settings
+from cafs.errors import NotFoundError, StateError
+
+ID_DIGITS = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountRequest:
+    """What the user asked for, with everything decided that was left open."""
+
+    source: str
+    target: Path
+    driver: str
+    """``erofs`` or ``fuse``."""
+    platform: str | None
+    prefetch: str
+    record: Path | None
+    trusted: bool
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountedLayer:
+    """One layer as the first server opened it."""
+
+    index: Path
+    layer_digest: str
+    diff_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountedImage:
+    """What a later server needs to serve the same image, without asking anybody."""
+
+    name: str
+    manifest_digest: str
+    layers: tuple[MountedLayer, ...]
+    """Lowest first."""
+
+
+class MountDirectory:
+    """Paths of one mount's state."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lock = path / "lock"
+        self.log = path / "log"
+        self.stats = path / "stats.json"
+        self.fuse = path / "fuse"
+        self.supervisor_pid = path / "supervisor.pid"
+        self.server_pid = path / "server.pid"
+        self._request = path / "mount.json"
+        self._image = path / "image.json"
+
+    @classmethod
+    def of(cls, run_dir: Path, target: Path) -> MountDirectory:
+        """Where the state of the mount at ``target`` (absolute, resolved) is kept."""
+        digest = hashlib.sha256(os.fsencode(target)).hexdigest()
+        return cls(run_dir / digest[:ID_DIGITS])
+
+    @classmethod
+    def all(cls, run_dir: Path) -> list[MountDirectory]:
+        """Every mount that has state in ``run_dir``."""
+        return [cls(path.parent) for path in sorted(run_dir.glob("*/mount.json"))]
+
+    def fuse_target(self, request: MountRequest) -> Path:
+        """Where FUSE itself is mounted."""
+        return self.fuse if request.driver == "erofs" else request.target
+
+    def write_request(self, request: MountRequest) -> None:
+        """Written before anything is mounted."""
+        write_json(self._request, asdict(request))
+
+    def read_request(self) -> MountRequest:
+        """
+        Raises:
+            NotFoundError: no mount has its state here.
+        """
+        document = _read_json(self._request)
+        document["settings"] = _settings_from_json(document["settings"])
+        document["target"] = Path(document["target"])
+        document["record"] = Path(document["record"]) if document["record"] else None
+        return MountRequest(**document)
+
+    def write_image(self, image: MountedImage) -> None:
+        """Written by the first server when it begins to serve."""
+        write_json(self._image, asdict(image))
+
+    def read_image(self) -> MountedImage | None:
+        """None until a server has begun to serve."""
+        try:
+            document = _read_json(self._image)
+        except NotFoundError:
+            return None
+        layers = [MountedLayer(**{**layer, "index": Path(layer["index"])}) for layer in document["layers"]]
+        return MountedImage(**{**document, "layers": tuple(layers)})
+
+    def remove(self) -> None:
+        """Forget the mount. Nothing may be mounted below any more."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def try_lock(self) -> int | None:
+        """The lock's descriptor, or None while a supervisor or server of this mount lives."""
+        descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        return descriptor
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Beside and renamed, so that nobody reads half of it."""
+    beside = path.with_suffix(".new")
+    beside.write_text(json.dumps(document, indent=1, default=str))
+    beside.rename(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text())
+    except FileNotFoundError as e:
+        raise NotFoundError(f"no mount has its state in {path.parent}") from e
+    except ValueError as e:
+        raise StateError(f"{path} is damaged: {e}") from e
+    if not isinstance(document, dict):
+        raise StateError(f"{path} is damaged: no object")
+    return document
+
+
+def _settings_from_json(document: dict[str, Any]) -> Settings:
+    values = dict(document)
+    for setting in fields(Settings):
+        kind = setting.metadata["kind"]
+        if kind is Kind.PATH:
+            values[setting.name] = Path(values[setting.name])
+        elif kind is Kind.NAMES:
+            values[setting.name] = tuple(values[setting.name])
+    return Settings(**values)
