@@ -173,7 +173,8 @@ def _joined(runs: list[Run]) -> list[Run]:
 def encode_dots(ino: int, parent_ino: int) -> tuple[bytes, list[int]]:
     """Records of ``.`` and ``..`` and where they end."""
     kind = stat.S_IFDIR >> 12
+    dots = ((b".", ino), (b"..", parent_ino))
     listing = replies.encode_listing(
-        [replies.DirectoryEntry(b".", 0, b"", ino, kind), replies.DirectoryEntry(b"..", 0, b"", parent_ino, kind)]
-    )  # fmt: skip
+        replies.DirectoryEntry(name, 0, b"", number, kind) for name, number in dots
+    )
     return listing.records, list(listing.ends)

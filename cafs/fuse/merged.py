@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from cafs.errors import IntegrityError
 from cafs.fuse import abi, replies
@@ -38,7 +38,8 @@ _MERGED = 1 << (_NID_BITS + _LAYER_BITS)
 _ZEROS = memoryview(bytes(1 << 20))
 
 
-class MergedLayer(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class MergedLayer:
     """One layer of the tree: its metadata, and where its bytes come from."""
 
     index: LayerIndex
@@ -139,7 +140,7 @@ class MergedFileTree:
 
     def _encode_listing(self, node: int) -> Listing:
         stack = self._stack(node)
-        layer, nid = stack[0]
+        layer = stack[0].layer
         if not self._tree.inode(stack).is_directory:
             raise WrongKindError(errno.ENOTDIR, f"node {node:#x} is no directory")
         dots, ends = encode_dots(node, self._parent_node(node))

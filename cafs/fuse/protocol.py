@@ -149,8 +149,8 @@ def _name(message: memoryview, start: int) -> bytes:
     """The NUL-terminated string that fills the rest of the message."""
     raw = bytes(message[start:])
     name, terminator, _rest = raw.partition(b"\0")
-    if not terminator or not name or len(name) > MAX_NAME_BYTES:
-        raise ProtocolError(f"FUSE request with a name of {len(name)} bytes, or one without its end")
+    if not terminator or not name:
+        raise ProtocolError("FUSE request with an empty name, or one without its end")
     return name
 
 
@@ -159,8 +159,11 @@ def _need(message: memoryview, body_bytes: int) -> None:
         raise ProtocolError(f"FUSE request of {len(message)} bytes lacks a part of its body")
 
 
-def _parse_lookup(unique: int, nodeid: int, _pid: int, message: memoryview) -> Lookup:
-    return Lookup(unique, nodeid, _name(message, HEADER_BYTES))
+def _parse_lookup(unique: int, nodeid: int, _pid: int, message: memoryview) -> Lookup | Refused:
+    name = _name(message, HEADER_BYTES)
+    if len(name) > MAX_NAME_BYTES:
+        return Refused(unique, Opcode.LOOKUP, errno.ENAMETOOLONG)
+    return Lookup(unique, nodeid, name)
 
 
 def _parse_forget(unique: int, _nodeid: int, _pid: int, _message: memoryview) -> Forget:

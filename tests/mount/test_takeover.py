@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import multiprocessing
+import json
 import os
 import random
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
 
-from tests.support.mounts import FlatMount, flat_mount
+from tests.support.mounts import ROOT, ServedMount, flat_mount
 
 KILLS = 12
 READERS = 4
-spawn = multiprocessing.get_context("spawn")
 
 
 @pytest.fixture(scope="module")
@@ -58,45 +57,54 @@ def sums(root: Path) -> dict[str, str]:
     }
 
 
-def read_again_and_again(
-    root: Path, expected: dict[str, str], seed: int, stop: Event, rounds: object
-) -> None:
-    """Compare every byte until told to stop; the page cache is dropped file by file."""
-    rng = random.Random(seed)
-    names = sorted(expected)
-    while not stop.is_set():
-        rng.shuffle(names)
-        for name in names:
-            fd = os.open(root / name, os.O_RDONLY)
-            with os.fdopen(fd, "rb") as file:
-                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-                assert hashlib.sha256(file.read()).hexdigest() == expected[name], name
-                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-            rounds.release()  # type: ignore[attr-defined]
+@contextmanager
+def reading(root: Path, expected: dict[str, str], directory: Path) -> Iterator[Callable[[int], None]]:
+    """Processes that compare every byte, and a call that waits until they have read so many more files."""
+    listed = directory / "sums.json"
+    listed.write_text(json.dumps(expected))
+    told_read, told_write = os.pipe()
+    readers = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.support.reader", str(root), str(listed), str(seed)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=told_write,
+        )
+        for seed in range(READERS)
+    ]
+    os.close(told_write)
+
+    def wait_for(files: int) -> None:
+        while files > 0:
+            said = os.read(told_read, files)
+            assert said, "all readers ended"
+            files -= len(said)
+
+    try:
+        yield wait_for
+    finally:
+        os.set_blocking(told_read, True)
+        for reader in readers:
+            assert reader.stdin is not None
+            reader.stdin.close()
+        while os.read(told_read, 4096):
+            pass
+        os.close(told_read)
+        statuses = [reader.wait(60) for reader in readers]
+    assert statuses == [0] * READERS
 
 
 def test_readers_through_kernel_erofs_see_no_crash(tmp_path: Path, tree: Path, image: Path) -> None:
     expected = sums(tree)
-    stop, rounds = spawn.Event(), spawn.Semaphore(0)
     with (
         flat_mount(tmp_path / "fuse", [image]) as mount,
         erofs(mount.target / "layers/0", tmp_path / "e") as root,
     ):
-        readers = [
-            spawn.Process(target=read_again_and_again, args=(root, expected, seed, stop, rounds))
-            for seed in range(READERS)
-        ]
-        for reader in readers:
-            reader.start()
-        for kill in range(KILLS):
-            for _ in range(READERS * 3 + kill):  # files read since the last kill: a moment like any other
-                assert rounds.acquire(timeout=30)
-            drop_backing_cache(mount.target / "layers/0")
-            mount.kill_server()
-        stop.set()
-        for reader in readers:
-            reader.join(60)
-            assert reader.exitcode == 0
+        with reading(root, expected, tmp_path) as wait_for:
+            for kill in range(KILLS):
+                wait_for(READERS * 3 + kill)  # since the last kill: a moment like any other
+                drop_backing_cache(mount.target / "layers/0")
+                mount.kill_server()
         assert sums(root) == expected
         assert len(mount.server_pids()) == KILLS + 1
 
@@ -110,7 +118,7 @@ def drop_backing_cache(path: Path) -> None:
 
 # Direct reads: a failed readahead would be tried again page by page, and no reader would see the error.
 @contextmanager
-def killed_while_it_holds_a_read(mount: FlatMount) -> Iterator[subprocess.Popen[bytes]]:
+def killed_while_it_holds_a_read(mount: ServedMount) -> Iterator[subprocess.Popen[bytes]]:
     """A reader whose request the server had read, and not answered, when it was killed."""
     hold = Path(f"{mount.target}.hold")
     os.mkfifo(hold)

@@ -28,6 +28,11 @@ READ_BODY = struct.pack("=QQIIQII", 5, 1 << 40, 131072, 0, 0, 0, 0)
     [
         (request(Opcode.LOOKUP, b"etc\0"), protocol.Lookup(42, 7, b"etc")),
         (request(Opcode.LOOKUP, b"\xff\xfe\0"), protocol.Lookup(42, 7, b"\xff\xfe")),
+        (request(Opcode.LOOKUP, b"x" * 255 + b"\0"), protocol.Lookup(42, 7, b"x" * 255)),
+        (
+            request(Opcode.LOOKUP, b"x" * 256 + b"\0"),
+            protocol.Refused(42, Opcode.LOOKUP, errno.ENAMETOOLONG),
+        ),
         (request(Opcode.GETATTR, bytes(16)), protocol.GetAttr(42, 7)),
         (request(Opcode.READLINK), protocol.ReadLink(42, 7)),
         (request(Opcode.READ, READ_BODY), protocol.Read(42, 7, 1 << 40, 131072, 99)),
@@ -64,7 +69,6 @@ def test_each_request_is_understood(message: memoryview, expected: protocol.Requ
         request(Opcode.LOOKUP),
         request(Opcode.LOOKUP, b"no end"),
         request(Opcode.LOOKUP, b"\0"),
-        request(Opcode.LOOKUP, b"x" * 256 + b"\0"),
         request(Opcode.READ, READ_BODY[:-1]),
         request(Opcode.GETXATTR, bytes(4)),
         request(Opcode.LISTXATTR, bytes(7)),

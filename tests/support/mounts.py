@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+
+from cafs.fuse.layers import mount_layers, unmount_layers
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,8 +32,8 @@ def unmounted_after(directory: Path) -> Iterator[None]:
             subprocess.run(["umount", "-l", point], check=False)
 
 
-class FlatMount:
-    """A running ``tests.support.flat_server``."""
+class ServedMount:
+    """A running ``flat_server`` or ``image_server``."""
 
     def __init__(self, target: Path, process: subprocess.Popen[str]) -> None:
         self.target = target
@@ -44,20 +46,43 @@ class FlatMount:
         os.kill(self.server_pids()[-1], signal.SIGKILL)
 
 
+def flat_mount(
+    target: Path, files: Sequence[Path], *, resend: bool = True
+) -> AbstractContextManager[ServedMount]:
+    """Serve ``files`` as virtual images at ``target`` from processes of their own."""
+    return _served(target, "flat_server", ["resend" if resend else "no-resend", *map(str, files)])
+
+
+def image_mount(target: Path, kind: str, directory: Path) -> AbstractContextManager[ServedMount]:
+    """Serve the layers in ``directory`` (``tests.support.layered``) at ``target``: flat or merged."""
+    return _served(target, "image_server", [kind, str(directory)])
+
+
 @contextmanager
-def flat_mount(target: Path, files: Sequence[Path], *, resend: bool = True) -> Iterator[FlatMount]:
-    """Serve ``files`` at ``target`` from a process of its own."""
+def _served(target: Path, server: str, arguments: Sequence[str]) -> Iterator[ServedMount]:
     target.mkdir()
-    command = [sys.executable, "-m", "tests.support.flat_server", str(target)]
-    command += ["resend" if resend else "no-resend", *map(str, files)]
-    with unmounted_after(target.parent), subprocess.Popen(
+    command = [sys.executable, "-m", f"tests.support.{server}", str(target), *arguments]
+    with unmounted_after(target), subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as process:  # fmt: skip
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         try:
-            yield FlatMount(target, process)
+            yield ServedMount(target, process)
             subprocess.run(["umount", str(target)], check=True)
             assert process.wait(10) == 0
         finally:
             process.kill()
+
+
+@contextmanager
+def stacked(mount: ServedMount, target: Path, layers: int) -> Iterator[Path]:
+    """The driver ``erofs`` on top of a flat mount: kernel EROFS on each layer, overlay at ``target``."""
+    target.mkdir()
+    state = target.with_name(target.name + ".state")
+    files = [mount.target / "layers" / str(number) for number in range(layers)]
+    mount_layers(state, files, target, name="test", trusted=True)
+    try:
+        yield target
+    finally:
+        unmount_layers(state, target)
