@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from cafs.fetch.service import ChunkService
 
 
+REFS_KEPT = 2048
+"""Rows kept decoded for one layer, 400 KB; a read-ahead window has hundreds."""
+
+
 class LayerFile(Protocol):
     """What reading needs of an open layer index (``cafs.index.layer_index.LayerIndex``)."""
 
@@ -66,6 +70,7 @@ class LayerReader:
         self._sources = tuple(sources)
         self._blobs = index.blobs
         self._origins: dict[int, Origin] = {}
+        self._refs: dict[int, ChunkRef] = {}
         self.table = index.table
         self.virtual_bytes = index.virtual_bytes
         self._readahead = ReadaheadDetector(readahead_bytes)
@@ -86,7 +91,7 @@ class LayerReader:
         pieces, end = self._metadata_pieces(offset, size)
         slices = self._slices(offset, end)
         for part in slices:
-            plain = self._service.cached(self.table.row(part.row).digest)
+            plain = self._service.cached(self.ref(part.row).digest)
             if plain is None:
                 return None
             pieces.append(memoryview(plain)[part.begin : part.end])
@@ -118,8 +123,13 @@ class LayerReader:
         return pieces
 
     def ref(self, row: int) -> ChunkRef:
-        """The chunk of a row."""
-        return self.table.row(row)
+        """The chunk of a row. Asked for several times while a row is being read, hence remembered."""
+        ref = self._refs.get(row)
+        if ref is None:
+            if len(self._refs) >= REFS_KEPT:
+                self._refs.clear()
+            ref = self._refs[row] = self.table.row(row)
+        return ref
 
     def origin(self, blob: int) -> Origin:
         """Where the frames of that row of the blob table come from.
@@ -164,6 +174,6 @@ class LayerReader:
         for part in slices:
             if not self._touched[part.row]:
                 self._touched[part.row] = 1
-                ref = self.table.row(part.row)
+                ref = self.ref(part.row)
                 self.touched_frame_bytes += ref.frame_bytes
                 self._service.note_touched(self, ref)

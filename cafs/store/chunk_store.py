@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from cafs.core.chunk import Chunk, Codec, decode_frame
+from cafs.core.chunk import Chunk, Codec, FrameDecoder
 from cafs.core.s3fifo import Queue
 from cafs.errors import IntegrityError, StorageError, UsageError
 from cafs.store.access import AccessLog
@@ -140,11 +140,12 @@ class ChunkStore:
         found: list[bytes | None] = []
         read: list[bytes] = []
         rotten: list[tuple[bytes, str]] = []
+        decoder = FrameDecoder()
         for start in range(0, len(wanted), READ_BATCH):
             with self._guard(), self._env.read() as txn:
                 for digest, plain_bytes in wanted[start : start + READ_BATCH]:
                     try:
-                        found.append(self._read(txn, digest, plain_bytes))
+                        found.append(self._read(txn, decoder, digest, plain_bytes))
                     except IntegrityError as e:
                         found.append(None)
                         rotten.append((digest, str(e)))
@@ -157,7 +158,7 @@ class ChunkStore:
             self._flush_quietly()
         return found
 
-    def _read(self, txn: Txn, digest: bytes, plain_bytes: int) -> bytes | None:
+    def _read(self, txn: Txn, decoder: FrameDecoder, digest: bytes, plain_bytes: int) -> bytes | None:
         row = txn.get(digest, db=self._tables.chunks)
         if row is None:
             return None
@@ -170,7 +171,7 @@ class ChunkStore:
         if header.codec == Codec.RAW:
             frame = bytes(frame)  # the plain bytes themselves: verified and returned from this copy
         # A zstd frame is decoded from the map; the plain bytes are new, and the frame goes no further.
-        return bytes(decode_frame(digest, header.codec, frame, plain_bytes).plain)
+        return bytes(decoder.decode(digest, header.codec, frame, plain_bytes).plain)
 
     def has(self, digests: Sequence[bytes]) -> list[bool]:
         """Which chunks are stored; not verified, and not counted as a read.

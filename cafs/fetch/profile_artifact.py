@@ -1,0 +1,65 @@
+"""Access profiles as referrers of images: attaching one, finding the newest.
+
+Used by ``cafs profile`` and by ``cafs mount``. A profile may be attached again and again; the newest by its
+``org.opencontainers.image.created`` annotation counts. A profile only hints (see ``cafs.core.profile``), so
+anybody who may push may also attach one.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+
+from cafs.core.digest import sha256_digest
+from cafs.core.profile import MAX_BYTES, Profile, encode_profile, parse_profile
+from cafs.errors import IntegrityError, UsageError
+from cafs.oci.descriptor import EMPTY_CONFIG, EMPTY_JSON, Descriptor, encode_descriptor
+from cafs.oci.image import Manifest, load_manifest
+from cafs.oci.media_types import OCI_MANIFEST, PROFILE, PROFILE_ARTIFACT
+from cafs.oci.repository import Repository, read_blob
+
+CREATED = "org.opencontainers.image.created"
+
+
+async def attach_profile(
+    repository: Repository, image: Descriptor, profile: Profile, now: datetime
+) -> Descriptor:
+    """Attach a profile to an image manifest in its repository; returns the artifact's descriptor.
+
+    Raises:
+        UsageError: the profile is empty.
+        RemoteError, StorageError: the repository did not take it.
+    """
+    if not profile.chunks:
+        raise UsageError("the profile names no chunk: nothing was read while it was recorded")
+    content = encode_profile(profile)
+    layer = Descriptor(sha256_digest(content), len(content), PROFILE)
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "artifactType": PROFILE_ARTIFACT,
+        "config": encode_descriptor(EMPTY_CONFIG),
+        "layers": [encode_descriptor(layer)],
+        "subject": encode_descriptor(Descriptor(image.digest, image.size, image.media_type)),
+        "annotations": {CREATED: now.isoformat(timespec="microseconds")},
+    }
+    await repository.push_blob(EMPTY_JSON, EMPTY_CONFIG)
+    await repository.push_blob(content, layer)
+    return await repository.attach(json.dumps(manifest, sort_keys=True).encode(), OCI_MANIFEST, image)
+
+
+async def find_profile(repository: Repository, image: Descriptor) -> Profile | None:
+    """The newest profile attached to an image manifest, if there is one.
+
+    Raises:
+        IntegrityError: what is attached is not a profile.
+    """
+    newest: tuple[str, Descriptor] | None = None
+    for descriptor in await repository.referrers(image, PROFILE_ARTIFACT):
+        manifest = await load_manifest(repository, descriptor)
+        if not isinstance(manifest, Manifest) or len(manifest.layers) != 1:
+            raise IntegrityError(f"{repository.name}: {descriptor.digest} is no access profile")
+        created = manifest.annotations.get(CREATED, "")
+        if newest is None or created >= newest[0]:
+            newest = created, manifest.layers[0]
+    return None if newest is None else parse_profile(await read_blob(repository, newest[1], MAX_BYTES))
