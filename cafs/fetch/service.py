@@ -124,6 +124,7 @@ class ChunkService:
     def stats(self) -> ServiceStats:
         """The counters as they are now."""
         return self._counters.snapshot(
+            under_way=len(self._flights),
             not_stored=self._writer.not_stored,
             touched_frame_bytes=sum(layer.touched_frame_bytes for layer in self._layers),
             touched_bytes=self._touched_bytes,

@@ -24,6 +24,8 @@ class ServiceStats:
     """Chunks that ``read`` found in memory; ``try_read`` is not counted, for speed."""
     store_hits: int
     fetched_chunks: int
+    under_way: int
+    """Chunks being looked up or fetched at this moment."""
     not_stored: int
     """Fetched chunks that the store did not take in time, or at all."""
     waited_reads: int
@@ -72,7 +74,13 @@ class Counters:
         self.longest_wait_s = max(self.longest_wait_s, waited_s)
 
     def snapshot(
-        self, *, not_stored: int, touched_frame_bytes: int, touched_bytes: int, total_bytes: int
+        self,
+        *,
+        under_way: int,
+        not_stored: int,
+        touched_frame_bytes: int,
+        touched_bytes: int,
+        total_bytes: int,
     ) -> ServiceStats:
         """Freeze."""
         return ServiceStats(
@@ -85,6 +93,7 @@ class Counters:
             memory_hits=self.memory_hits,
             store_hits=self.store_hits,
             fetched_chunks=self.fetched_chunks,
+            under_way=under_way,
             not_stored=not_stored,
             waited_reads=self.waited_reads,
             waited_s=self.waited_s,
