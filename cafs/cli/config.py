@@ -87,10 +87,18 @@ def _from_files(environment: Mapping[str, str], config: Path | None) -> Iterable
     home = environment.get("XDG_CONFIG_HOME") or environment.get("HOME", "") + "/.config"
     optional = [SYSTEM_FILE, Path(home) / "cafs" / "config.toml"] if home.startswith("/") else [SYSTEM_FILE]
     for path in optional:
-        if path.exists():
+        if _is_there(path):
             yield from _from_file(path)
     if config is not None:
         yield from _from_file(config)
+
+
+def _is_there(path: Path) -> bool:
+    """False also where one may not look: HOME is somebody else's after a change of user."""
+    try:
+        return path.exists()
+    except PermissionError:
+        return False
 
 
 def _from_file(path: Path) -> Iterable[_Given]:

@@ -1,0 +1,47 @@
+"""The doctor on this machine: what it says it tried was tried."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from cafs.node.machine_survey import filesystem_of
+from tests.support.program import ROOT, run_cafs
+
+
+def test_this_machine_is_well_enough(tmp_path: Path) -> None:
+    document = run_cafs("doctor", "--json", env={"CAFS_CACHE_DIR": str(tmp_path / "new" / "cache")}).json
+    findings = {finding["subject"]: finding for finding in document["findings"]}
+    assert document["fail"] == 0
+    assert findings["EROFS"]["what"] == "mounts images straight from files (tried)"
+    assert findings["overlayfs"]["what"] == "stacks layers (tried)"
+    assert findings["kernel"]["what"] == f"Linux {os.uname().release}"
+    assert not (tmp_path / "new").exists(), "a doctor changes nothing"
+
+
+def test_what_is_needed_and_missing_is_told_with_its_mend(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    outcome = run_cafs("doctor", "--set", f"cache_dir={tmp_path}/file/cache", code=1)
+    assert "fail  cache_dir" in outcome.out
+    assert 'mend: set another one in the configuration: cache_dir = "/var/lib/cafs"' in outcome.out
+    assert outcome.out.endswith("1 needed and missing.\n")
+
+
+def test_a_user_hears_of_the_fuse_driver() -> None:
+    # nobody may not read this checkout's parents everywhere: so the modules are loaded first.
+    script = (
+        "import os, sys; from cafs.cli import doctor; from cafs.cli.main import run;"
+        "os.setgid(65534); os.setuid(65534);"
+        "sys.exit(run(['doctor', '--set', 'cache_dir=/tmp/cafs-of-nobody']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert "not used: only root can mount it" in done.stdout, done.stderr
+    assert "not used: the fuse driver merges layers itself" in done.stdout
+
+
+def test_filesystems_are_told_apart(tmp_path: Path) -> None:
+    assert filesystem_of(Path("/proc/self")) == "proc"
+    assert filesystem_of(Path("/sys")) == "sysfs"
+    assert filesystem_of(tmp_path) in Path("/proc/filesystems").read_text()

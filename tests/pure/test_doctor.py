@@ -1,0 +1,143 @@
+from dataclasses import replace
+
+import pytest
+
+from cafs.node.containerd_config import parse_containerd_config
+from cafs.node.doctor import diagnose
+from cafs.node.finding import Finding, Level
+from cafs.node.machine_facts import CacheFacts, ContainerdFacts, Facts, FuseFacts, KernelFacts, Support
+
+GIB = 1 << 30
+KERNEL = KernelFacts("6.12.9", (6, 12), *[Support.YES] * 4, erofs_file_mount="", overlay_mount="")
+FUSE = FuseFacts("", "/usr/bin/fusermount3", helper_setuid=True, user_allow_other=False)
+CACHE = CacheFacts("/var/lib/cafs", "ext4", 100 * GIB, 0, "")
+WELL = Facts(
+    is_root=True,
+    kernel=KERNEL,
+    fuse=FUSE,
+    cache=CACHE,
+    quota_bytes=20 * GIB,
+    address_space_bytes=None,
+    open_files=4096,
+    user_namespaces=1000,
+    containerd=None,
+)
+USER = replace(WELL, is_root=False, kernel=replace(KERNEL, erofs_file_mount=None, overlay_mount=None))
+
+
+def kernel(facts: Facts = WELL, **changes: object) -> Facts:
+    return replace(facts, kernel=replace(facts.kernel, **changes))  # type: ignore[arg-type]
+
+
+def fuse(facts: Facts, **changes: object) -> Facts:
+    return replace(facts, fuse=replace(facts.fuse, **changes))  # type: ignore[arg-type]
+
+
+def cache(**changes: object) -> Facts:
+    return replace(WELL, cache=replace(CACHE, **changes))  # type: ignore[arg-type]
+
+
+def containerd(text: str, version: tuple[int, int] | None = (1, 7), problem: str = "") -> Facts:
+    config = None if problem else parse_containerd_config([text])
+    return replace(WELL, containerd=ContainerdFacts(version, "/etc/containerd/config.toml", config, problem))
+
+
+def only_bad(facts: Facts) -> Finding:
+    """The one finding that is not well."""
+    (finding,) = [finding for finding in diagnose(facts) if finding.level is not Level.OK]
+    return finding
+
+
+@pytest.mark.parametrize("facts", [WELL, USER, containerd("version = 2"), containerd("version = 3", (2, 1))])
+def test_a_good_machine_is_well(facts: Facts) -> None:
+    assert [finding for finding in diagnose(facts) if finding.level is not Level.OK] == []
+
+
+@pytest.mark.parametrize(
+    ("facts", "level", "subject", "mend"),
+    [
+        (kernel(fuse=Support.NO), Level.FAIL, "FUSE", "apt-get install linux-image"),
+        (fuse(WELL, device="No such file or directory"), Level.FAIL, "FUSE", "modprobe fuse"),
+        (fuse(WELL, device="Permission denied"), Level.FAIL, "FUSE", "chmod"),
+        (fuse(USER, helper=None), Level.FAIL, "fusermount3", "apt-get install fuse3"),
+        (fuse(USER, helper_setuid=False), Level.FAIL, "fusermount3", "chmod 4755"),
+        (kernel(erofs=Support.NO), Level.WARN, "EROFS", "modprobe erofs"),
+        (
+            kernel(erofs_file_mount="Block device required"),
+            Level.WARN,
+            "EROFS",
+            "CONFIG_EROFS_FS_BACKED_BY_FILE",
+        ),
+        (kernel(overlay=Support.NO), Level.WARN, "overlayfs", "modprobe overlay"),
+        (kernel(overlay_mount="Operation not permitted"), Level.WARN, "overlayfs", "modprobe overlay"),
+        (cache(problem="Permission denied"), Level.FAIL, "cache_dir", "cache_dir ="),
+        (cache(filesystem="nfs4"), Level.FAIL, "cache_dir", "cache_dir ="),
+        (cache(filesystem="fuse.sshfs"), Level.FAIL, "cache_dir", "cache_dir ="),
+        (cache(filesystem="tmpfs"), Level.WARN, "cache_dir", "cache_dir ="),
+        (cache(free_bytes=10 * GIB), Level.WARN, "disk space", 'store_quota_bytes = "8GiB"'),
+        (cache(free_bytes=GIB // 2), Level.FAIL, "disk space", "store_quota_bytes"),
+        (replace(WELL, address_space_bytes=8 * GIB), Level.FAIL, "address space", "ulimit -v"),
+        (replace(WELL, open_files=256), Level.WARN, "open files", "ulimit -n"),
+        (replace(WELL, user_namespaces=0), Level.WARN, "user namespaces", "sysctl"),
+        (containerd("version = 2", (1, 5)), Level.WARN, "containerd", "apt-get install containerd"),
+        (containerd("version = 2", None), Level.WARN, "containerd", "containerd --version"),
+        (
+            containerd("", problem="not valid TOML"),
+            Level.WARN,
+            "containerd config",
+            "containerd config default",
+        ),
+    ],
+)
+def test_what_is_wrong_is_found_with_its_mend(facts: Facts, level: Level, subject: str, mend: str) -> None:
+    finding = only_bad(facts)
+    assert (finding.level, finding.subject) == (level, subject)
+    assert finding.why
+    assert mend in finding.mend
+
+
+def test_an_old_kernel_loses_takeover_and_file_mounts() -> None:
+    facts = kernel(release="6.1.0", version=(6, 1), erofs_file_mount="Block device required")
+    bad = [finding.subject for finding in diagnose(facts) if finding.level is Level.WARN]
+    assert bad == ["FUSE resend", "EROFS"]
+
+
+def test_a_store_that_is_already_full_needs_no_room() -> None:
+    facts = cache(free_bytes=GIB // 2, used_bytes=20 * GIB)
+    assert all(finding.level is Level.OK for finding in diagnose(facts))
+
+
+CRI = 'version = 2\n[plugins."io.containerd.grpc.v1.cri".containerd]\n'
+PROXY = '[proxy_plugins.stargz]\ntype = "snapshot"\naddress = "/run/s.sock"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "level", "subject", "mend"),
+    [
+        (
+            CRI + 'snapshotter = "cafs"\ndisable_snapshot_annotations = false',
+            Level.FAIL,
+            "snapshotter",
+            '"overlayfs"',
+        ),
+        (
+            CRI + 'snapshotter = "x"\ndisable_snapshot_annotations = false',
+            Level.FAIL,
+            "snapshotter",
+            '"overlayfs"',
+        ),
+        (CRI + 'snapshotter = "stargz"\n' + PROXY, Level.WARN, "snapshot labels", "annotations = false"),
+    ],
+)
+def test_containerds_snapshotter_is_judged(text: str, level: Level, subject: str, mend: str) -> None:
+    finding = only_bad(containerd(text))
+    assert (finding.level, finding.subject) == (level, subject)
+    assert mend in finding.mend
+    assert '[plugins."io.containerd.grpc.v1.cri".containerd]' in finding.mend
+
+
+def test_a_containerd_without_cri_is_left_alone() -> None:
+    subjects = [
+        finding.subject for finding in diagnose(containerd('version = 2\ndisabled_plugins = ["cri"]'))
+    ]
+    assert subjects[-1] == "containerd CRI"
