@@ -95,6 +95,13 @@ class Catalog:
             self.remove(digest, header)
         self.state.rotten += 1
 
+    def forget(self, key: bytes, digest: bytes) -> None:
+        """Remove a queue's row and the chunk or ghost behind it."""
+        header = self.find(digest)
+        if header is not None and queue_key(header.queue, header.position) == key:
+            self.remove(digest, header)
+        self.txn.delete(key, db=self.tables.queue)
+
     def apply_accesses(self, notes: Accesses) -> None:
         """Write down what readers did."""
         self.state.hits += notes.hits
@@ -138,10 +145,7 @@ class Catalog:
         excess = self.state.ghosts - max(self.state.chunks, MIN_GHOSTS)
         if excess > 0:
             for key, digest in list(islice(self.queued(Queue.GHOST), excess)):
-                header = self.find(digest)
-                if header is not None and header.queue == Queue.GHOST:
-                    self.remove(digest, header)
-                self.txn.delete(key, db=self.tables.queue)
+                self.forget(key, digest)
 
     def _entries(self, queue: Queue, orphans: list[bytes]) -> Iterator[Entry]:
         """Queue rows that no chunk stands behind (after a damaged row was dropped) go to ``orphans``."""

@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from cafs.core.chunk import Chunk, Codec, FrameDecoder
+from cafs.core.progress import Progress
 from cafs.core.s3fifo import Queue
 from cafs.errors import IntegrityError, StorageError, UsageError
-from cafs.store.access import AccessLog
+from cafs.store import upkeep
 from cafs.store.catalog import Catalog, total_cost
-from cafs.store.environment import DamagedError, NoRoomError, Txn
-from cafs.store.opening import OpenStore, open_store
-from cafs.store.pins import Pins
-from cafs.store.records import Header, State
-from cafs.store.tables import STATE_KEY
+from cafs.store.environment import NoRoomError, Txn
+from cafs.store.pins import Pins, pin_sets
+from cafs.store.records import Header
+from cafs.store.session import Session, excess_bytes, unpinned_budget
+from cafs.store.upkeep import Cleared, Collected, Verified
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +34,6 @@ MAX_BATCH_BYTES = 8 << 20
 READ_BATCH = 128
 """Chunks read in one transaction."""
 PIN_BATCH = 4096
-EVICT_STEP_BYTES = 64 << 20
 _ROOM_ATTEMPTS = 6
 
 
@@ -44,6 +43,7 @@ class StoreStats:
 
     quota_bytes: int
     used_bytes: int
+    """What the chunks take, in whole pages; what of it is pinned."""
     pinned_bytes: int
     file_bytes: int
     chunks: int
@@ -53,9 +53,12 @@ class StoreStats:
     stored: int
     evicted: int
     rotten: int
+    pin_sets: dict[str, int]
+    """Chunks in each pin set, stored or not."""
 
     @property
     def hit_ratio(self) -> float | None:
+        """Of the chunks asked for; ``None`` before any was."""
         asked = self.hits + self.misses
         return self.hits / asked if asked else None
 
@@ -63,15 +66,9 @@ class StoreStats:
 class ChunkStore:
     """An open store; a context manager, or ``close`` it."""
 
-    def __init__(self, directory: Path, opened: OpenStore, quota_bytes: int) -> None:
+    def __init__(self, session: Session) -> None:
         """Use ``ChunkStore.open``."""
-        self._directory = directory
-        self._env = opened.env
-        self._tables = opened.tables
-        self._presence = opened.presence
-        self._accesses = AccessLog()
-        self._given_quota = quota_bytes
-        self._sound = True
+        self._session = session
         self._warned: set[bytes] = set()
 
     @classmethod
@@ -92,18 +89,7 @@ class ChunkStore:
         """
         if quota_bytes < MIN_QUOTA_BYTES:
             raise UsageError(f"a chunk store needs a quota of {MIN_QUOTA_BYTES >> 20} MiB at least")
-        store = cls(directory, open_store(directory, quota_bytes, readonly=readonly), quota_bytes)
-        store._keep_quota()
-        return store
-
-    def _keep_quota(self) -> None:
-        if self._env.readonly or self._state().quota_bytes == self._given_quota:
-            return
-        try:
-            with self._catalog() as catalog:
-                catalog.state.quota_bytes = self._given_quota
-        except StorageError as e:
-            _log.warning("%s (the quota stays as it was; reading goes on)", e)
+        return cls(Session(directory, quota_bytes, readonly=readonly))
 
     def __enter__(self) -> Self:
         return self
@@ -115,11 +101,7 @@ class ChunkStore:
 
     def close(self) -> None:
         """Write down what is only in memory and close; waits for running calls of other threads."""
-        try:
-            self.flush()
-        except StorageError as e:
-            _log.warning("%s (which chunks were read is forgotten)", e)
-        close_store(self._directory, OpenStore(self._env, self._tables, self._presence), clean=self._sound)
+        self._session.close()
 
     # Reading
 
@@ -142,7 +124,7 @@ class ChunkStore:
         rotten: list[tuple[bytes, str]] = []
         decoder = FrameDecoder()
         for start in range(0, len(wanted), READ_BATCH):
-            with self._guard(), self._env.read() as txn:
+            with self._session.read() as txn:
                 for digest, plain_bytes in wanted[start : start + READ_BATCH]:
                     try:
                         found.append(self._read(txn, decoder, digest, plain_bytes))
@@ -154,18 +136,20 @@ class ChunkStore:
                             read.append(digest)
         if rotten:
             self._drop_rotten(rotten)
-        if not self._env.readonly and self._accesses.note(read, len(read), len(wanted) - len(read)):
+        if not self._session.readonly and self._session.accesses.note(
+            read, len(read), len(wanted) - len(read)
+        ):
             self._flush_quietly()
         return found
 
     def _read(self, txn: Txn, decoder: FrameDecoder, digest: bytes, plain_bytes: int) -> bytes | None:
-        row = txn.get(digest, db=self._tables.chunks)
+        row = txn.get(digest, db=self._session.tables.chunks)
         if row is None:
             return None
         header = Header.decode(row)
         if header.queue == Queue.GHOST or header.plain_bytes != plain_bytes:
             return None
-        frame = self._tables.frame(txn, header)
+        frame = self._session.tables.frame(txn, header)
         if frame is None or len(frame) != header.frame_bytes:
             raise IntegrityError(f"chunk {digest.hex()} has lost bytes of its frame")
         if header.codec == Codec.RAW:
@@ -179,11 +163,11 @@ class ChunkStore:
         Raises:
             StorageError: the store cannot be read.
         """
-        with self._guard(), self._env.read() as txn:
+        with self._session.read() as txn:
             return [self._is_stored(txn, digest) for digest in digests]
 
     def _is_stored(self, txn: Txn, digest: bytes) -> bool:
-        row = txn.get(digest, db=self._tables.chunks)
+        row = txn.get(digest, db=self._session.tables.chunks)
         try:
             return row is not None and Header.decode(row).queue != Queue.GHOST
         except IntegrityError:
@@ -200,61 +184,33 @@ class ChunkStore:
             StorageError: disk full, read-only, or no room beside what is pinned. Batches before are kept,
                 nothing of this one is; the store stays usable.
         """
-        if self._env.readonly:
-            raise StorageError(f"chunk store {self._directory}: opened read-only")
-        self._shrink()
-        for batch in _batches(chunks, min(MAX_BATCH_BYTES, self._given_quota // 32)):
+        self._session.shrink()
+        for batch in _batches(chunks, min(MAX_BATCH_BYTES, self._session.state().quota_bytes // 32)):
             self._put_batch(batch)
 
     def _put_batch(self, batch: list[Chunk]) -> None:
         for attempt in range(_ROOM_ATTEMPTS):
             try:
-                with self._catalog() as catalog:
+                with self._session.catalog() as catalog:
                     self._insert(catalog, batch)
             except NoRoomError:
-                self._make_room(total_cost(batch) << attempt)
+                self._session.make_room(total_cost(batch) << attempt)
             else:
                 return
-        raise StorageError(f"chunk store {self._directory}: no room (its free pages lie scattered; run gc)")
+        raise StorageError(
+            f"chunk store {self._session.directory}: no room (its free pages lie scattered; run gc)"
+        )
 
     def _insert(self, catalog: Catalog, batch: list[Chunk]) -> None:
         new = [chunk for chunk in batch if not catalog.holds(chunk.digest)]
-        budget = budget_bytes(catalog.state.quota_bytes)
-        excess = catalog.state.used_bytes + total_cost(new) - budget
-        while excess > 0:
-            freed = catalog.evict(excess, budget - catalog.state.pinned_bytes)
+        want = total_cost(new) + excess_bytes(catalog.state)
+        while want > 0:
+            freed = catalog.evict(want, unpinned_budget(catalog.state))
             if not freed:
-                raise StorageError(f"chunk store {self._directory}: full of pinned chunks")
-            excess -= freed
+                raise StorageError(f"chunk store {self._session.directory}: full of pinned chunks")
+            want -= freed
         for chunk in new:
             catalog.insert(chunk)
-
-    def _make_room(self, want_bytes: int) -> None:
-        """LMDB found no run of free pages: evict more, and let what was freed become usable."""
-        self._env.clear_dead_readers()
-        with self._catalog() as catalog:
-            budget = budget_bytes(catalog.state.quota_bytes)
-            catalog.evict(want_bytes, budget - catalog.state.pinned_bytes)
-        # LMDB hands out a page again in the second transaction after the one that freed it.
-        for _ in range(2):
-            with self._catalog():
-                pass
-
-    def _shrink(self) -> int:
-        """Evict down to the budget, in short transactions; does nothing unless the quota was lowered."""
-        total = 0
-        while (excess := self._excess_bytes()) > 0:
-            with self._catalog() as catalog:
-                budget = budget_bytes(catalog.state.quota_bytes) - catalog.state.pinned_bytes
-                freed = catalog.evict(min(excess, EVICT_STEP_BYTES), budget)
-            if not freed:
-                break
-            total += freed
-        return total
-
-    def _excess_bytes(self) -> int:
-        state = self._state()
-        return state.used_bytes - budget_bytes(state.quota_bytes) if state.quota_bytes else 0
 
     def pin(self, name: str, digests: Sequence[bytes]) -> None:
         """Keep these chunks, stored now or later, from eviction until ``unpin``. Adds to the set ``name``.
@@ -263,7 +219,7 @@ class ChunkStore:
             StorageError: it cannot be written; the batches before (of some thousand) are kept.
         """
         for start in range(0, len(digests), PIN_BATCH):
-            with self._catalog() as catalog:
+            with self._session.catalog() as catalog:
                 Pins(catalog).pin(name, digests[start : start + PIN_BATCH])
 
     def unpin(self, name: str, digests: Sequence[bytes] | None = None) -> None:
@@ -274,28 +230,19 @@ class ChunkStore:
         """
         if digests is not None:
             for start in range(0, len(digests), PIN_BATCH):
-                with self._catalog() as catalog:
+                with self._session.catalog() as catalog:
                     Pins(catalog).unpin(name, digests[start : start + PIN_BATCH])
             return
-        left = True
-        while left:
-            with self._catalog() as catalog:
-                pins = Pins(catalog)
-                some = pins.some_members(name, PIN_BATCH)
-                pins.unpin(name, some)
-                left = bool(some)
-                if not left:
-                    pins.forget(name)
+        upkeep.remove_pin_set(self._session, name)
 
     def flush(self) -> None:
-        """Write down which chunks were read and the counters.
+        """Write down which chunks were read and the counters. ``put`` and ``close`` do that too.
 
         Raises:
             StorageError: it cannot be written; the notes are kept for the next time.
         """
-        if not self._env.readonly:
-            with self._catalog():
-                pass
+        if not self._session.readonly:
+            self._session.flush()
 
     def _flush_quietly(self) -> None:
         try:
@@ -307,11 +254,11 @@ class ChunkStore:
         for digest, why in rotten:
             if digest not in self._warned:
                 self._warned.add(digest)
-                _log.warning("chunk store %s: %s; dropped", self._directory, why)
-        if self._env.readonly:
+                _log.warning("chunk store %s: %s; dropped", self._session.directory, why)
+        if self._session.readonly:
             return
         try:
-            with self._catalog() as catalog:
+            with self._session.catalog() as catalog:
                 for digest, _ in rotten:
                     catalog.drop_rotten(digest)
         except StorageError as e:
@@ -325,12 +272,14 @@ class ChunkStore:
         Raises:
             StorageError: the store cannot be read.
         """
-        state = self._state()
+        with self._session.read() as txn:
+            sets = pin_sets(txn, self._session.tables)
+        state = self._session.state()
         return StoreStats(
-            quota_bytes=state.quota_bytes or self._given_quota,
+            quota_bytes=state.quota_bytes,
             used_bytes=state.used_bytes,
             pinned_bytes=state.pinned_bytes,
-            file_bytes=self._env.file_bytes(),
+            file_bytes=self._session.file_bytes(),
             chunks=state.chunks,
             pinned_chunks=state.pinned_chunks,
             hits=state.hits,
@@ -338,48 +287,35 @@ class ChunkStore:
             stored=state.stored,
             evicted=state.evicted,
             rotten=state.rotten,
+            pin_sets=sets,
         )
 
-    def _state(self) -> State:
-        with self._guard(), self._env.read() as txn:
-            return State.decode(txn.get(STATE_KEY, db=self._tables.state))
+    def verify(self, progress: Progress) -> Verified:
+        """Read and check everything; rotten chunks are dropped. Other writers wait during its first part.
 
-    @contextmanager
-    def _catalog(self) -> Iterator[Catalog]:
-        """One write transaction; takes along what readers noted, and gives it back when it fails."""
-        notes = self._accesses.take()
-        try:
-            with self._guard(), self._env.write() as txn:
-                catalog = Catalog(txn, self._tables)
-                catalog.apply_accesses(notes)
-                yield catalog
-                catalog.save()
-        except BaseException:
-            self._accesses.give_back(notes)
-            raise
+        Raises:
+            IntegrityError: the pages of the file are damaged; the next opening starts with an empty store.
+            StorageError: the store cannot be read.
+        """
+        return upkeep.verify(self._session, progress)
 
-    @contextmanager
-    def _guard(self) -> Iterator[None]:
-        try:
-            yield
-        except DamagedError:
-            self._sound = False  # our mark stays behind, so that the next open checks and replaces it
-            raise
+    def gc(self) -> Collected:
+        """Bring the store down to its quota and give free space back to the disk.
 
+        Raises:
+            StorageError: the store cannot be written.
+        """
+        return upkeep.collect_garbage(self._session)
 
-def close_store(directory: Path, opened: OpenStore, *, clean: bool) -> None:
-    """Close the environment and withdraw the mark."""
-    opened.env.close()
-    opened.presence.withdraw(clean=clean)
+    def clear(self, pinned: bool = False) -> Cleared:
+        """Forget all chunks; pinned ones (and the pin sets) only when asked for.
 
+        Safe while others use the store: what they miss they fetch again.
 
-def budget_bytes(quota_bytes: int) -> int:
-    """What the chunks may take of a quota.
-
-    The rest stays free for LMDB: pages freed by a transaction are reusable only two transactions later,
-    runs of free pages must be found, and trees are copied on write.
-    """
-    return quota_bytes - quota_bytes // 8 - (2 << 20)
+        Raises:
+            StorageError: the store cannot be written.
+        """
+        return upkeep.clear(self._session, pinned=pinned)
 
 
 def _batches(chunks: Sequence[Chunk], limit_bytes: int) -> Iterator[list[Chunk]]:

@@ -176,15 +176,33 @@ class Environment:
         """Length of the data file."""
         return (self._path / "data.mdb").stat().st_size
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """No transaction of this process runs meanwhile; ``end`` and ``take_over`` need that."""
+        self.check_process()
+        with self._gate.alone():
+            yield
+
+    def end(self) -> None:
+        """Close LMDB's side; only while ``alone``."""
+        self._env.close()
+
+    def take_over(self, successor: Environment) -> None:
+        """Go on with the LMDB side of a freshly opened environment; only while ``alone``, after ``end``."""
+        self._env = successor._env
+
     def close(self) -> None:
-        """Close it; waits for running transactions. In a forked child nothing is touched."""
-        if self._pid == os.getpid():
-            with self._gate.alone():
-                self._env.close()
+        """Close it; waits for running transactions."""
+        with self.alone():
+            self._env.close()
+
+    def opened_here(self) -> bool:
+        """Did this process open it (or did it inherit it over a fork)?"""
+        return os.getpid() == self._pid
 
     def check_process(self) -> None:
         """Refuse to work in a forked child: LMDB's locks and map belong to the parent."""
-        if os.getpid() != self._pid:
+        if not self.opened_here():
             raise StateError(
                 f"the chunk store {self._path.parent} was opened by process {self._pid}, not by this one"
                 " (open it after the fork)"

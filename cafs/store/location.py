@@ -37,6 +37,11 @@ _NETWORK = {
 them because nothing tells a local FUSE filesystem from sshfs, and few keep mmap and write coherent."""
 
 
+def store_directory(cache_dir: Path) -> Path:
+    """Where the node's chunk store lies; the one place that knows."""
+    return cache_dir / "store"
+
+
 def prepare_directory(store: Path, *, readonly: bool) -> None:
     """Make the store's directory, or check the one that is there.
 

@@ -78,15 +78,21 @@ def _check(store: Path, map_bytes: int) -> None:
 
 def _open_sound(store: Path, map_bytes: int, *, readonly: bool) -> tuple[Environment, Tables]:
     try:
-        return _open(store, map_bytes, readonly=readonly)
+        return open_environment(store, map_bytes, readonly=readonly)
     except (DamagedError, IntegrityError) as e:
         _replace(store, str(e))
     if readonly:
         raise NotFoundError(f"there is no sound chunk store in {store}")
-    return _open(store, map_bytes, readonly=readonly)
+    return open_environment(store, map_bytes, readonly=readonly)
 
 
-def _open(store: Path, map_bytes: int, *, readonly: bool) -> tuple[Environment, Tables]:
+def open_environment(store: Path, map_bytes: int, *, readonly: bool) -> tuple[Environment, Tables]:
+    """Open an environment that is believed to be sound.
+
+    Raises:
+        IntegrityError: its counters are damaged, or of another format.
+        StorageError: the disk or LMDB failed (``DamagedError``: it is not sound).
+    """
     environment = store / "chunks"
     reserve_lock_file(environment, LOCK_FILE_BYTES)
     env = Environment(environment, _roomy(environment, map_bytes), readonly=readonly)

@@ -71,15 +71,16 @@ class Pins:
         return None if row is None else bytes(row)
 
 
-def set_names(txn: Txn, tables: Tables) -> dict[str, bytes]:
-    """All sets, with their numbers."""
+def pin_sets(txn: Txn, tables: Tables) -> dict[str, int]:
+    """How many chunks each set names, stored or not."""
     cursor = txn.cursor(tables.state)
-    names: dict[str, bytes] = {}
+    sets: dict[str, int] = {}
     ok = cursor.set_range(_NAME)
     while ok and bytes(cursor.key()).startswith(_NAME):
-        names[bytes(cursor.key())[len(_NAME) :].decode(errors="replace")] = bytes(cursor.value())
+        name = bytes(cursor.key())[len(_NAME) :].decode(errors="replace")
+        sets[name] = sum(1 for _ in members(txn, tables, bytes(cursor.value())))
         ok = cursor.next()
-    return names
+    return sets
 
 
 def members(txn: Txn, tables: Tables, number: bytes) -> Iterator[bytes]:

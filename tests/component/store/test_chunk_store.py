@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from cafs.errors import NotFoundError, StateError, StorageError, UsageError
-from cafs.store.chunk_store import MIN_QUOTA_BYTES, ChunkStore, budget_bytes
+from cafs.store.chunk_store import MIN_QUOTA_BYTES, ChunkStore
+from cafs.store.session import budget_bytes
 from tests.component.store.chunks import raw_chunk, wanted, zstd_chunk
 
 QUOTA = MIN_QUOTA_BYTES
