@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
-from cafs.core.chunk import DIGEST_BYTES, decode_frame
+from cafs.core.chunk import DIGEST_BYTES, FrameDecoder
 from cafs.core.progress import Progress, Step
 from cafs.core.s3fifo import Queue
 from cafs.errors import IntegrityError
@@ -117,10 +117,11 @@ def _check(session: Session, batch: list[bytes]) -> tuple[list[int], dict[bytes,
     """Decode these; returns the plain sizes of the sound ones and what is wrong with the others."""
     sizes: list[int] = []
     wrong: dict[bytes, str] = {}
+    decoder = FrameDecoder()
     with session.read() as txn:
         for digest in batch:
             try:
-                size = _check_chunk(txn, session, digest)
+                size = _check_chunk(txn, session, decoder, digest)
             except IntegrityError as e:
                 wrong[digest] = str(e)
             else:
@@ -128,7 +129,7 @@ def _check(session: Session, batch: list[bytes]) -> tuple[list[int], dict[bytes,
     return sizes, wrong
 
 
-def _check_chunk(txn: Txn, session: Session, digest: bytes) -> int | None:
+def _check_chunk(txn: Txn, session: Session, decoder: FrameDecoder, digest: bytes) -> int | None:
     """The plain size of a sound chunk; None when there is none (any more)."""
     row = txn.get(digest, db=session.tables.chunks)
     if row is None:
@@ -141,7 +142,7 @@ def _check_chunk(txn: Txn, session: Session, digest: bytes) -> int | None:
     frame = session.tables.frame(txn, header)
     if frame is None or len(frame) != header.frame_bytes:
         raise IntegrityError(f"chunk {digest.hex()} has lost bytes of its frame")
-    decode_frame(digest, header.codec, frame, header.plain_bytes)
+    decoder.decode(digest, header.codec, frame, header.plain_bytes)
     return header.plain_bytes
 
 
