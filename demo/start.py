@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,7 +72,13 @@ def start_eagerly(link: Link, repository: str, place: Path) -> Start:
     return start
 
 
-def start_lazily(home: CafsHome, link: Link, repository: str, options: tuple[str, ...] = ()) -> Start:
+def start_lazily(
+    home: CafsHome,
+    link: Link,
+    repository: str,
+    options: tuple[str, ...] = (),
+    observe: Callable[[], None] = lambda: None,
+) -> Start:
     """Mount with an empty cache, run. The mount is gone afterwards, ``home`` keeps its cache.
 
     Args:
@@ -79,10 +86,13 @@ def start_lazily(home: CafsHome, link: Link, repository: str, options: tuple[str
         link: Counts the bytes.
         repository: NAME:TAG of the converted image.
         options: For ``cafs mount``.
+        observe: Called once after the answer, while the mount is still there.
     """
     home.clear()
     drop_caches()
     watch = _Watch(link)
     with home.mounted(f"docker://{SERVER}/{repository}", home.place / "root", options) as root:
         watch.ready()
-        return watch.answered(run_program(root))
+        start = watch.answered(run_program(root))
+        observe()
+        return start
