@@ -65,6 +65,22 @@ class Fields:
         """A string that may be missing, null or empty (then None)."""
         return (self.text(key) or None) if key in self else None
 
+    def long_text(self, key: str, limit: int) -> str:
+        """A string of at most ``limit`` characters; missing, null and other types are empty."""
+        value = self._value.get(key)
+        if not isinstance(value, str):
+            return ""
+        if len(value) > limit:
+            raise self.wrong(key, f"is longer than {limit} characters")
+        return value
+
+    def number(self, key: str) -> float | None:
+        """A finite number that may be missing or of another type (then None)."""
+        value = self._value.get(key)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < _MAX_SIZE:
+            return None
+        return float(value)
+
     def size(self, key: str) -> int:
         """A number of bytes."""
         value = self._value.get(key)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from cafs.core.settings import Settings
 from cafs.errors import UsageError
-from cafs.oci.layout import LayoutRepository
-from cafs.oci.reference import Reference, RegistryReference, Transport
+from cafs.oci.reference import PathReference, Reference, RegistryReference, Transport
 from cafs.oci.repository import Repository
 
 
@@ -19,6 +18,24 @@ def open_repository(reference: Reference, settings: Settings) -> Repository:
     Raises:
         UsageError: ``dir:`` and ``tar:`` are no repositories.
     """
-    if not isinstance(reference, RegistryReference) and reference.transport is Transport.OCI:
+    if isinstance(reference, RegistryReference):
+        from cafs.oci.registry.repository import RegistryRepository  # noqa: PLC0415 - see above
+
+        return RegistryRepository(reference.host, reference.repository, settings)
+    return _open_path(reference)
+
+
+def _open_path(reference: PathReference) -> Repository:
+    if reference.transport is Transport.OCI:
+        from cafs.oci.layout import LayoutRepository  # noqa: PLC0415
+
         return LayoutRepository(reference.path)
+    if reference.transport is Transport.OCI_ARCHIVE:
+        from cafs.oci.archive import open_oci_archive  # noqa: PLC0415
+
+        return open_oci_archive(reference.path)
+    if reference.transport is Transport.DOCKER_ARCHIVE:
+        from cafs.oci.docker_archive import open_docker_archive  # noqa: PLC0415
+
+        return open_docker_archive(reference.path)
     raise UsageError(f"{reference} is no image: convert it first, to oci:DIR or to a registry")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import trio
 
 from cafs.core.digest import Digest
+from cafs.core.settings import Settings
 from cafs.core.source import BlobRef
 from cafs.errors import CafsError, IntegrityError, NotFoundError
 from cafs.oci.descriptor import Descriptor
@@ -17,16 +19,28 @@ from cafs.oci.image import find_image, list_images, load_config
 from cafs.oci.layout import LayoutRepository
 from cafs.oci.media_types import OCI_INDEX, OCI_LAYER, OCI_MANIFEST
 from cafs.oci.referrers import encode_index
+from cafs.oci.registry.repository import RegistryRepository
 from cafs.oci.repository import Repository, copy_blob, read_blob
-from tests.support.oci import attach_artifact, descriptor_of, manifest_bytes, push_bytes, push_image
+from tests.support.oci import attach_artifact, descriptor_of, log_in, manifest_bytes, push_bytes, push_image
+from tests.support.registry import Registry
 
 NOWHERE = Digest("sha256:" + "0" * 64)
 KIND = "application/vnd.test.kind"
 
 
-@pytest.fixture(params=["layout"])
-async def repository(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Repository]:
-    repo = LayoutRepository(tmp_path / "layout")
+SETTINGS = Settings(cache_dir=Path("unused"), run_dir=Path("unused"), retries=0)
+
+
+@pytest.fixture(params=["layout", "registry", "registry with tokens"])
+async def repository(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Repository]:
+    repo: Repository = LayoutRepository(tmp_path / "layout")
+    if request.param != "layout":
+        kind = "docker_registry" if request.param == "registry" else "token_registry"
+        registry: Registry = request.getfixturevalue(kind)
+        log_in(tmp_path, monkeypatch, registry.host)
+        repo = RegistryRepository(registry.host, f"conformance/t{uuid.uuid4().hex}", SETTINGS)
     await push_bytes(repo, b"so that it exists")
     yield repo
     await repo.aclose()

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from cafs.core.digest import Digest
 from cafs.oci.descriptor import EMPTY_CONFIG, EMPTY_JSON, AnyBlob, Descriptor, encode_descriptor
 from cafs.oci.media_types import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 from cafs.oci.repository import Repository
+from tests.support.registry import PASSWORD, USER
 
 
 def descriptor_of(content: bytes, media_type: str = "application/octet-stream") -> Descriptor:
@@ -62,3 +67,10 @@ async def attach_artifact(
         EMPTY_CONFIG, [layer], artifactType=kind, subject=pointer, annotations=annotations
     )
     return await repository.attach(content, OCI_MANIFEST, subject)
+
+
+def log_in(folder: Path, monkeypatch: pytest.MonkeyPatch, host: str, password: str = PASSWORD) -> None:
+    """Write a docker configuration with USER's credentials for ``host``, and make it the one in use."""
+    auth = base64.b64encode(f"{USER}:{password}".encode()).decode()
+    folder.joinpath("config.json").write_text(json.dumps({"auths": {host: {"auth": auth}}}))
+    monkeypatch.setenv("DOCKER_CONFIG", str(folder))

@@ -1,0 +1,127 @@
+"""Referrers in a registry: the API where there is one, the referrers tag where there is none.
+
+Source: OCI distribution-spec v1.1, "Listing Referrers", "Referrers Tag Schema". The tag holds an image
+index that writers read, extend and push again. Registries have no compare-and-swap, so a writer looks
+again after its push and repeats when its entry is gone: of two writers the later one repairs, unless both
+looked before the other's push. Within one process a lock excludes even that.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import httpx
+import trio
+
+from cafs.core.digest import Digest
+from cafs.errors import IntegrityError, NotFoundError, ProtocolError, RemoteError
+from cafs.oci.descriptor import Descriptor
+from cafs.oci.image import MAX_MANIFEST_BYTES, ImageIndex, Manifest, parse_manifest
+from cafs.oci.media_types import OCI_INDEX
+from cafs.oci.referrers import encode_index, merge_referrers, referrer_entry, referrers_tag
+from cafs.oci.registry.answers import parse_next_link, resolve_location
+from cafs.oci.registry.client import RegistryClient, Request
+
+_MAX_PAGES = 100
+_MAX_REFERRERS = 10_000
+_NO_API = frozenset((400, 404, 405, 501))
+"""What registries without the API answer to its path."""
+_TRIES = 8
+
+
+class ReferrersRepository(Protocol):
+    """What is needed of a repository."""
+
+    pull_scopes: tuple[str, ...]
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def client(self) -> RegistryClient: ...
+
+    def path(self, rest: str) -> str: ...
+
+    async def get_manifest(self, selector: str) -> tuple[bytes, str]: ...
+
+    async def push_manifest(self, content: bytes, media_type: str, tag: str | None = None) -> Descriptor: ...
+
+
+class ReferrersOfRegistry:
+    """Lists and extends the referrers of manifests in one repository."""
+
+    def __init__(self, repository: ReferrersRepository) -> None:
+        self._repository = repository
+        self._lock = trio.Lock()
+
+    async def listed(self, subject: Digest, artifact_type: str) -> list[Descriptor]:
+        """All referrers of one type."""
+        found = await self._by_api(subject, artifact_type)
+        if found is None:
+            found = await self._by_tag(subject)
+        # Filtered here whatever OCI-Filters-Applied says: the registry's word needs no believing.
+        return [entry for entry in found if entry.artifact_type == artifact_type]
+
+    async def _by_api(self, subject: Digest, artifact_type: str) -> list[Descriptor] | None:
+        """None when the registry has no such API."""
+        repository = self._repository
+        what = f"{repository.name}: referrers of {subject}"
+        query = httpx.QueryParams({"artifactType": artifact_type})
+        url: str | None = repository.path(f"referrers/{subject}?{query}")
+        found: list[Descriptor] = []
+        for _ in range(_MAX_PAGES):
+            if url is None:
+                return found
+            headers = {"Accept": OCI_INDEX}
+            request = Request("GET", url, what, repository.pull_scopes, _NO_API | {200}, headers)
+            response, content = await repository.client.call(request, MAX_MANIFEST_BYTES)
+            media_type = response.headers.get("content-type", "").partition(";")[0].strip()
+            if response.status_code != 200 or media_type != OCI_INDEX:
+                return None
+            found = merge_referrers(found, self._entries(content, what))
+            link = parse_next_link(response.headers.get("link", ""))
+            url = resolve_location(str(response.url), link, what) if link else None
+            if len(found) > _MAX_REFERRERS:
+                break
+        raise ProtocolError(f"{what}: the list does not end")
+
+    def _entries(self, content: bytes, what: str) -> tuple[Descriptor, ...]:
+        try:
+            document = parse_manifest(content, OCI_INDEX, what)
+        except IntegrityError as e:
+            raise ProtocolError(str(e)) from e
+        return document.manifests if isinstance(document, ImageIndex) else ()
+
+    async def _by_tag(self, subject: Digest) -> list[Descriptor]:
+        tag = referrers_tag(subject)
+        what = f"{self._repository.name}: referrers tag {tag}"
+        try:
+            content, media_type = await self._repository.get_manifest(tag)
+        except NotFoundError:
+            return []
+        document = parse_manifest(content, media_type, what)
+        if not isinstance(document, ImageIndex):
+            raise ProtocolError(f"{what} holds no image index")
+        return list(document.manifests)
+
+    async def list_by_tag(self, content: bytes, descriptor: Descriptor, subject: Digest) -> None:
+        """Name a pushed manifest under the referrers tag of its subject.
+
+        Raises:
+            RemoteError: other writers took the tag from us again and again.
+        """
+        document = parse_manifest(content, descriptor.media_type, f"manifest {descriptor.digest}")
+        if not isinstance(document, Manifest):
+            raise IntegrityError(f"manifest {descriptor.digest} is an index and cannot be a referrer here")
+        entry = referrer_entry(descriptor, document)
+        async with self._lock:
+            for _ in range(_TRIES):
+                known = await self._by_tag(subject)
+                if any(e.digest == entry.digest for e in known):
+                    return
+                merged = encode_index(merge_referrers(known, [entry]))
+                await self._repository.push_manifest(merged, OCI_INDEX, referrers_tag(subject))
+        raise RemoteError(
+            f"{self._repository.name}: the referrers tag of {subject} is overwritten by others"
+            f" faster than we can add to it"
+        )
