@@ -23,6 +23,7 @@ from bench.machine import machine_line
 from bench.place import Place
 from bench.report import Result, write_json, write_page
 from demo.image import cache_directory
+from demo.mount_namespace import enter_own_namespace
 from demo.process import DemoError
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
@@ -41,6 +42,11 @@ def main() -> int:
     if unknown:
         parser.error(f"no such case: {', '.join(unknown)} (known: {', '.join(CASES)})")
     signal.signal(signal.SIGTERM, _interrupted)
+    try:
+        enter_own_namespace("bench")
+    except DemoError as e:
+        print(f"bench: {e}", file=sys.stderr)
+        return 1
     return _run(arguments.names or list(CASES), arguments.rounds, write=not arguments.no_write)
 
 

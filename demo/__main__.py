@@ -19,6 +19,7 @@ from rich.table import Table
 from demo.cafs_command import CafsHome
 from demo.image import PROGRAM, compressed_bytes, debian_python
 from demo.link import open_link
+from demo.mount_namespace import enter_own_namespace
 from demo.process import DemoError
 from demo.registry import ANY_ADDRESS, serve_registry
 from demo.start import SERVER, Start, start_eagerly, start_lazily
@@ -105,6 +106,7 @@ def main() -> int:
     console = Console()
     signal.signal(signal.SIGTERM, _interrupted)
     try:
+        enter_own_namespace("demo")
         with tempfile.TemporaryDirectory(prefix="cafs-demo-", dir="/var/tmp") as place:
             console.print(draw(*tell(console, Path(place))))
     except DemoError as e:
