@@ -27,7 +27,7 @@ settings.load_profile("cafs")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep the user's own configuration, credentials and cache out of every test."""
-    home = tempfile.mkdtemp(prefix="cafs-tests-")
+    home = tempfile.mkdtemp(prefix="cafs-", dir="/tmp")
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
     for name in [name for name in os.environ if name.startswith(("XDG_", "DOCKER_"))]:
         del os.environ[name]
@@ -37,10 +37,12 @@ def pytest_configure(config: pytest.Config) -> None:
         {
             MARK: uuid.uuid4().hex,
             "HOME": home,
+            "TMPDIR": home,
             "CAFS_CACHE_DIR": f"{home}/cache",
             "CAFS_RUN_DIR": f"{home}/run",
         }
     )
+    tempfile.tempdir = home
 
 
 @pytest.fixture
@@ -148,5 +150,5 @@ def slow_link() -> Iterator[Link]:
 @pytest.fixture
 def short_tmp_path() -> Iterator[Path]:
     """A temporary folder with a short name: paths of unix sockets may have 107 bytes."""
-    with tempfile.TemporaryDirectory(prefix="cafs-", dir="/tmp") as folder:
+    with tempfile.TemporaryDirectory(prefix="") as folder:
         yield Path(folder)

@@ -222,7 +222,7 @@ def _set_up_process() -> None:
         level=logging.WARNING, format="cafs: %(levelname)s: %(message)s", handlers=[_CurrentStderr()]
     )
     # At DEBUG these would drown our records, and their headers would show credentials.
-    for name in ("httpx", "httpcore", "hpack"):
+    for name in ("httpx2", "httpcore2", "hpack"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # Ended politely (systemd, docker stop), a command cleans up as after Ctrl-C. By way of SIGINT because
     # trio has its own handler there, which raises only where that is safe.

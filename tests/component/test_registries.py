@@ -5,7 +5,7 @@ import hashlib
 import time
 from collections.abc import Callable
 
-import httpx
+import httpx2 as httpx
 import pytest
 
 from tests.support.faults import (

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
+import httpx2 as httpx
 
 from tests.support.leaks import leftovers, look_around
 from tests.support.logs import ExpectedLogs, LogWatch

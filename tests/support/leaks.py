@@ -1,7 +1,8 @@
 """Finds what a test left behind: processes and mounts.
 
 Every process that a test starts inherits a variable of the environment that names this run, also a
-daemon that has left its parent; so /proc tells them apart from everybody else's.
+daemon that has left its parent; so /proc tells them apart from everybody else's. Mounts are ours when
+they lie below the folder that this run keeps all its temporary files in.
 """
 
 from __future__ import annotations
@@ -10,14 +11,13 @@ import ctypes
 import os
 import select
 import signal
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 MARK = "CAFS_TEST_RUN"
 _GRACE_MS = 5000
 _MNT_DETACH = 2
-_KEPT_MOUNTS = {"/run/netns"}
-"""``ip netns`` makes this one at its first call, for good."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Things:
 
 
 def look_around() -> Things:
-    """What there is now: all mounts, and our processes."""
+    """What there is now of ours."""
     return Things(_processes(), _mounts())
 
 
@@ -50,7 +50,8 @@ def _processes() -> dict[int, str]:
 
 def _mounts() -> tuple[str, ...]:
     lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
-    return tuple(line.split()[4] for line in lines)
+    points = (line.split()[4].encode().decode("unicode_escape") for line in lines)
+    return tuple(point for point in points if point.startswith(tempfile.gettempdir() + "/"))
 
 
 def leftovers(before: Things, long_lived: set[int], grace_ms: int = _GRACE_MS) -> list[str]:
@@ -69,13 +70,11 @@ def leftovers(before: Things, long_lived: set[int], grace_ms: int = _GRACE_MS) -
             os.kill(pid, signal.SIGKILL)
     known = list(before.mounts)
     for point in _mounts():
-        if point in _KEPT_MOUNTS:
-            continue
         if point in known:
             known.remove(point)
             continue
         told.append(f"mount {point}")
-        ctypes.CDLL(None).umount2(os.fsencode(point.encode().decode("unicode_escape")), _MNT_DETACH)
+        ctypes.CDLL(None).umount2(os.fsencode(point), _MNT_DETACH)
     return told
 
 

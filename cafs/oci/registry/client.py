@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, M
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
-import httpx
+import httpx2 as httpx
 
 from cafs import __version__
 from cafs.core.settings import Settings

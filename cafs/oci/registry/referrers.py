@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import httpx
+import httpx2 as httpx
 import trio
 
 from cafs.core.digest import Digest

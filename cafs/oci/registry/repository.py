@@ -14,7 +14,7 @@ from contextlib import aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-import httpx
+import httpx2 as httpx
 import trio
 
 from cafs.core.digest import Digest, parse_digest, sha256_digest

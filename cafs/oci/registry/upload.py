@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Protocol
 
-import httpx
+import httpx2 as httpx
 import trio
 
 from cafs.errors import IntegrityError, ProtocolError, StorageError
