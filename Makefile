@@ -9,9 +9,8 @@ BIN := $(VENV)/bin
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo --preserve-env=PATH$(comma)CAFS_CACHE)
 comma := ,
 READY := $(VENV)/.ready
-# Not asked for: 124, a fake or a null object of an async interface need not wait for anything;
-# 127, which HTTP library we use is decided in docs/adr/0001-libraries.md.
-ASYNC_ALLOWED := ASYNC124,ASYNC127
+# Not asked for: 124, a fake or a null object of an async interface need not wait for anything.
+ASYNC_ALLOWED := ASYNC124
 PROTOS := $(wildcard proto/*.proto proto/*/*.proto)
 
 .DEFAULT_GOAL := help
