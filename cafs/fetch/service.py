@@ -93,7 +93,7 @@ class ChunkService:
     ) -> None:
         if error is None:
             with trio.move_on_after(DRAIN_S):
-                await self._writer.drain()
+                await self._writer.drain()  # noqa: ASYNC102 - cancelled, it need not store any more
         self._nursery.cancel_scope.cancel()
         if self._recorder is not None:
             self._recorder.save()

@@ -194,7 +194,7 @@ class Supervisor:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             status = self._serve(self._turn)
-        except BaseException:
+        except BaseException:  # noqa: ASYNC103 - the process ends right below, whatever it was
             log.exception("the mount server crashed")
         finally:
             os._exit(status)

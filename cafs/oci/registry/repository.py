@@ -146,7 +146,7 @@ class RegistryRepository:
                     async for piece in pieces:
                         check.feed(piece)
                         seen, attempt = seen + len(piece), 0
-                        yield piece
+                        yield piece  # noqa: ASYNC119 - its caller closes this generator
             except RemoteError as e:
                 attempt += 1
                 await self._wait_or_raise(e, attempt)
@@ -178,7 +178,7 @@ class RegistryRepository:
                         wanted = wanted[: length - seen]
                     seen += len(wanted)
                     if wanted:
-                        yield wanted
+                        yield wanted  # noqa: ASYNC119 - all callers close it
                     if seen == length and response.status_code == 200 and not whole:
                         return  # the rest of the blob is not wanted: closing ends it
         if seen != length:
