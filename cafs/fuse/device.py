@@ -7,6 +7,7 @@ its forked server ever holds it.
 from __future__ import annotations
 
 import array
+import errno
 import os
 import shutil
 import socket
@@ -48,20 +49,31 @@ def mount_device(target: Path, options: DeviceOptions) -> int:
     return descriptor
 
 
+def is_mount_point(path: Path) -> bool:
+    """Whether something is mounted exactly at ``path`` (absolute, resolved), without asking the mount."""
+    escaped = str(path)
+    for character in "\\ \t\n":
+        escaped = escaped.replace(character, f"\\{ord(character):03o}")
+    # Field 5 of each line; proc(5), "mountinfo".
+    lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+    return any(line.split(" ", 5)[4] == escaped for line in lines)
+
+
 def unmount_device(target: Path, *, lazy: bool = False) -> None:
-    """Unmount what ``mount_device`` mounted.
+    """Unmount what ``mount_device`` mounted, if it still is.
 
     Raises:
         OSError: the kernel refused (EBUSY).
-        StateError: ``fusermount3`` refused.
     """
+    if not is_mount_point(target):
+        return
     if may_mount():
         unmount(target, UnmountFlag.DETACH if lazy else UnmountFlag.NONE)
         return
     command = [_helper(), "-u", "-z", "--", str(target)] if lazy else [_helper(), "-u", "--", str(target)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise StateError(f"cannot unmount {target}: {_last_line(done.stderr)}")
+        raise OSError(errno.EBUSY, _last_line(done.stderr), str(target))
 
 
 def raise_readahead(target: Path, kilobytes: int) -> None:

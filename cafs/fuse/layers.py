@@ -94,7 +94,8 @@ def unmount_layers(directory: Path, target: Path | None, *, lazy: bool = False) 
     base = directory / LAYERS
     if base.is_dir():
         for point in sorted(base.iterdir()):
-            _unmount_if_mounted(point, flags)
+            # Nobody else can be in there; the kernel may let go of them a moment after the overlay.
+            _unmount_if_mounted(point, UnmountFlag.DETACH)
 
 
 def _unmount_if_mounted(point: Path, flags: UnmountFlag) -> None:

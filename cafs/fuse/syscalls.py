@@ -66,6 +66,11 @@ def unmount(target: Path | str, flags: UnmountFlag = UnmountFlag.NONE) -> None:
     _check(_libc().umount2(os.fsencode(target), int(flags | UnmountFlag.NOFOLLOW)), target)
 
 
+def stop_parent_death_signal() -> None:
+    """Undo ``signal_on_parent_death``, which survives an exec."""
+    _check(_libc().prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(0), 0, 0, 0), None)
+
+
 def signal_on_parent_death(number: signal.Signals) -> None:
     """Ask for a signal when the process that forked us ends (``PR_SET_PDEATHSIG``)."""
     _check(_libc().prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(number), 0, 0, 0), None)

@@ -23,7 +23,9 @@ from cafs.index.header import HEADER_BYTES, IndexHeader, parse_blob_table, parse
 class LayerIndex:
     """Made by ``open``; usable from several threads, as nothing in it changes."""
 
-    def __init__(self, header: IndexHeader, mapping: mmap.mmap) -> None:
+    def __init__(self, header: IndexHeader, mapping: mmap.mmap, path: Path) -> None:
+        self.path = path
+        """Where it was opened; the file may have lost this name since."""
         self.header = header
         self._mapping = mapping
         self._file = memoryview(mapping)
@@ -57,7 +59,7 @@ class LayerIndex:
             file_bytes = os.fstat(descriptor).st_size
             header = parse_header(os.pread(descriptor, HEADER_BYTES, 0), file_bytes)
             mapping = mmap.mmap(descriptor, file_bytes, prot=mmap.PROT_READ)
-            return cls(header, mapping)
+            return cls(header, mapping, path)
         except IntegrityError as e:
             raise IntegrityError(f"{path}: {e}") from e
         except OSError as e:

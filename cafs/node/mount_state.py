@@ -18,6 +18,7 @@ The id comes from the mount point, so that a mount point has one mount at most.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from cafs.core.settings import Kind, Settings
-from cafs.errors import NotFoundError, StateError
+from cafs.errors import CafsError, NotFoundError, StateError
 
 ID_DIGITS = 12
 
@@ -96,6 +97,10 @@ class MountDirectory:
         """Where FUSE itself is mounted."""
         return self.fuse if request.driver == "erofs" else request.target
 
+    def indexes(self, settings: Settings) -> Path:
+        """Where the mount keeps its own names of the layer indexes: in the cache, for hard links."""
+        return settings.cache_dir / "mounted" / self.path.name
+
     def write_request(self, request: MountRequest) -> None:
         """Written before anything is mounted."""
         write_json(self._request, asdict(request))
@@ -126,11 +131,18 @@ class MountDirectory:
 
     def remove(self) -> None:
         """Forget the mount. Nothing may be mounted below any more."""
+        with contextlib.suppress(CafsError):  # never begun, or damaged: then its links stay
+            shutil.rmtree(self.indexes(self.read_request().settings), ignore_errors=True)
         shutil.rmtree(self.path, ignore_errors=True)
 
-    def try_lock(self) -> int | None:
-        """The lock's descriptor, or None while a supervisor or server of this mount lives."""
-        descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    def try_lock(self, *, create: bool = False) -> int | None:
+        """The lock's descriptor, or None while a supervisor or server of this mount lives.
+
+        Raises:
+            FileNotFoundError: there is no such mount, and ``create`` is not wanted.
+        """
+        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+        descriptor = os.open(self.lock, flags, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

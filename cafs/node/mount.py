@@ -1,0 +1,222 @@
+"""Mounting an image: what ``cafs mount`` does around the mount's own processes.
+
+The command checks the mount point, takes the mount's state directory, forks the supervisor (see ``keeper``)
+and waits for the first server's word. With the driver ``erofs`` it then stacks the kernel's mounts on the
+served files; it does that itself because no process that serves FUSE may touch its own mount. Until it
+has said that all is done, its death undoes everything.
+
+Must stay light: no trio, no HTTP, nothing of the chunk store is imported here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cafs import errors
+from cafs.errors import CafsError, NotFoundError, StateError, StorageError, UsageError
+from cafs.fuse.device import is_mount_point, raise_readahead
+from cafs.fuse.layers import READAHEAD_KB, kernel_can_stack, mount_layers
+from cafs.node import keeper
+from cafs.node.mount_state import MountDirectory, MountRequest
+from cafs.node.take_down import take_down
+
+DRIVERS = ("auto", "erofs", "fuse")
+
+
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """A mount that is ready to be used."""
+
+    directory: MountDirectory
+    image: str
+    layers: tuple[str, ...]
+    supervisor: int
+    """Process id; a child of this process."""
+
+
+def choose_driver(wanted: str) -> str:
+    """``auto`` is ``erofs`` where the kernel can and we may, else ``fuse``.
+
+    Raises:
+        UsageError: ``erofs`` was asked for and cannot be.
+    """
+    can = kernel_can_stack()
+    if wanted == "erofs" and not can:
+        raise UsageError("--driver erofs needs root and a kernel with EROFS and overlayfs: use --driver fuse")
+    return "erofs" if can and wanted == "auto" else "fuse" if wanted == "auto" else wanted
+
+
+def check_target(target: Path) -> None:
+    """Refuse a mount point that cannot be one.
+
+    Raises:
+        UsageError: it is missing, no directory, or not empty.
+        StateError: something is mounted there.
+    """
+    if is_mount_point(target):
+        raise StateError(f"{target} is in use: something is mounted there already")
+    try:
+        if next(target.iterdir(), None) is not None:
+            raise UsageError(f"{target} is not empty: an image is mounted at an empty directory")
+    except FileNotFoundError as e:
+        raise UsageError(f"{target} does not exist: make the directory first") from e
+    except NotADirectoryError as e:
+        raise UsageError(f"{target} is no directory") from e
+    except PermissionError as e:
+        raise UsageError(f"{target} cannot be read: {e.strerror}") from e
+
+
+def mount_image(request: MountRequest, *, foreground: bool) -> Mounted:
+    """Mount; returns when the tree can be used.
+
+    Args:
+        request: What to mount; ``target`` absolute and resolved, ``driver`` chosen.
+        foreground: Log to standard error and stay in the terminal's process group.
+
+    Raises:
+        CafsError: it cannot be; nothing is left mounted or written.
+    """
+    check_target(request.target)
+    directory, lock = _claim_directory(request)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    pid = _fork_keeper(directory, lock, ours, theirs, foreground=foreground)
+    theirs.close()
+    os.close(lock)
+    try:
+        with ours:
+            return _finish(directory, request, ours, pid)
+    except BaseException:
+        # Closing our end tells the supervisor to undo everything; what it left when it died, we do.
+        os.waitpid(pid, 0)
+        with suppress(CafsError, OSError):
+            take_down(directory, lazy=True)
+        directory.remove()
+        raise
+
+
+def wait_for_end(mounted: Mounted) -> None:
+    """Stay in the foreground until the mount is gone; SIGTERM and SIGINT unmount it."""
+
+    def forward(number: int, _frame: object) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(mounted.supervisor, number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, forward)
+    os.waitpid(mounted.supervisor, 0)
+
+
+def list_mounts(run_dir: Path) -> list[MountRequest]:
+    """The mounts of this user that have state."""
+    found = []
+    for directory in MountDirectory.all(run_dir):
+        with suppress(NotFoundError):
+            found.append(directory.read_request())
+    return found
+
+
+def _claim_directory(request: MountRequest) -> tuple[MountDirectory, int]:
+    """The mount's state directory, fresh, and its lock."""
+    directory = MountDirectory.of(request.settings.run_dir, request.target)
+    try:
+        request.settings.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.path.mkdir(mode=0o700, exist_ok=True)
+        lock = directory.try_lock(create=True)
+        if lock is None:
+            raise StateError(f"{request.target} is in use: another mount of it is starting or ending")
+        clear_leftovers(directory)
+        directory.fuse.mkdir(mode=0o700)
+        directory.write_request(request)
+    except OSError as e:
+        raise StorageError(f"cannot write the mount's state: {e.strerror}: {e.filename}") from e
+    return directory, lock
+
+
+def clear_leftovers(directory: MountDirectory) -> None:
+    """Remove what processes that were all killed at once left behind. The lock must be held."""
+    take_down(directory, lazy=True)
+    for path in directory.path.iterdir():
+        if path == directory.lock:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _fork_keeper(
+    directory: MountDirectory, lock: int, ours: socket.socket, theirs: socket.socket, *, foreground: bool
+) -> int:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        ours.close()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        keeper.set_up_log(None if foreground else directory.log)
+        if not foreground:
+            _leave_terminal(directory.log)
+        status = keeper.keep_new_mount(directory, lock, theirs)
+    except BaseException as e:
+        keeper.tell_failure(theirs, e)
+    finally:
+        os._exit(status)
+
+
+def _leave_terminal(log: Path) -> None:
+    os.setsid()
+    os.chdir("/")
+    nothing = os.open(os.devnull, os.O_RDWR)
+    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    for source, number in ((nothing, 0), (output, 1), (output, 2)):
+        os.dup2(source, number)
+    os.close(nothing)
+    os.close(output)
+
+
+def _finish(directory: MountDirectory, request: MountRequest, channel: socket.socket, pid: int) -> Mounted:
+    """Wait for the first server's word, then do what only this process can."""
+    message = _receive(channel)
+    if "error" in message:
+        raise _as_error(message)
+    if request.driver == "erofs":
+        files = [directory.fuse / "layers" / diff_id for diff_id in message["layers"]]
+        _raise_readahead(files[0])
+        mount_layers(directory.path, files, request.target, name=message["image"], trusted=request.trusted)
+    else:
+        _raise_readahead(request.target)
+    channel.sendall(b"+")
+    return Mounted(directory, message["image"], tuple(message["layers"]), pid)
+
+
+def _raise_readahead(path: Path) -> None:
+    with suppress(StorageError):  # only root may; slower, not wrong
+        raise_readahead(path, READAHEAD_KB)
+
+
+def _receive(channel: socket.socket) -> dict[str, Any]:
+    with channel.makefile("rb") as lines:
+        line = lines.readline()
+    if not line:
+        return {"error": "the mount server ended before it could serve", "kind": "StateError"}
+    message: dict[str, Any] = json.loads(line)
+    return message
+
+
+def _as_error(message: dict[str, Any]) -> CafsError:
+    kind = getattr(errors, message["kind"], None)
+    if isinstance(kind, type) and issubclass(kind, CafsError):
+        return kind(message["error"])
+    return StateError(f"the mount server failed: {message['kind']}: {message['error']}")

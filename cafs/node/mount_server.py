@@ -1,0 +1,142 @@
+"""The mount server: what a supervisor forks. Composes layers, chunk service, tree and session.
+
+Everything heavy (trio, LMDB, the registry client) is imported and opened here, in the forked process, and
+nowhere else in a mount. The first server opens the image and tells the waiting command by ``announce``; a
+server that takes over finds everything written down and asks nobody.
+
+Tasks: the session runs until the mount is gone, and then everything else is cancelled. Failures of
+prefetch, recording and statistics are logged and disturb no reader.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import trio
+
+from cafs.errors import CafsError
+from cafs.fetch.journal import FILE_NAME, Journal
+from cafs.fetch.limits import FetchLimits
+from cafs.fetch.prefetch import Prefetch
+from cafs.fetch.reader import LayerReader
+from cafs.fetch.service import ChunkService
+from cafs.fuse.flat import FlatTree
+from cafs.fuse.merged import MergedFileTree, MergedLayer
+from cafs.fuse.session import Session
+from cafs.fuse.supervisor import GONE, Turn, claim_unanswered
+from cafs.fuse.tree import FileTree
+from cafs.node.mount_state import MountDirectory, MountRequest, write_json
+from cafs.node.opening import ReadyImage, find_image_profile
+from cafs.store.chunk_store import ChunkStore
+
+log = logging.getLogger(__name__)
+
+STATS_EVERY_S = 1.0
+
+Opener = Callable[[MountDirectory, MountRequest], Awaitable[ReadyImage]]
+
+
+def serve_mount(
+    directory: MountDirectory, turn: Turn, opener: Opener, announce: Callable[[dict[str, Any]], None]
+) -> int:
+    """Serve until the mount is gone. Called in a freshly forked process.
+
+    Args:
+        directory: State of the mount.
+        turn: The descriptor, and whether another server held it before.
+        opener: Opens the layers.
+        announce: Told about the image once requests are answered.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        CafsError: the image cannot be opened.
+    """
+    request = directory.read_request()
+    trio.run(_serve, directory, request, turn, opener, announce)
+    return GONE
+
+
+async def _serve(
+    directory: MountDirectory,
+    request: MountRequest,
+    turn: Turn,
+    opener: Opener,
+    announce: Callable[[dict[str, Any]], None],
+) -> None:
+    image = await opener(directory, request)
+    journal = Journal(directory.path / FILE_NAME)
+    limits = FetchLimits.from_settings(request.settings)
+    with ExitStack() as files:
+        store = _open_store(request)
+        if store is not None:
+            files.enter_context(store)
+        async with ChunkService(store, limits, journal) as service, trio.open_nursery() as nursery:
+            readers = [
+                service.add_layer(layer.index, [layer.source], layer.diff_id) for layer in image.layers
+            ]
+            if request.record is not None:
+                service.start_recording(request.record)
+            session = Session(turn.descriptor, _tree(request, image, readers), turn.outstanding)
+            if directory.read_image() is None:
+                directory.write_image(image.described)
+            claim_unanswered(turn)
+            announce({"image": image.described.name, "layers": [layer.diff_id for layer in image.layers]})
+            nursery.start_soon(_prefetch, service, request, image)
+            nursery.start_soon(_write_stats, directory, service)
+            await session.run()
+            nursery.cancel_scope.cancel()
+        _save_stats(directory, service)
+    await image.repository.aclose()
+
+
+def _tree(request: MountRequest, image: ReadyImage, readers: Sequence[LayerReader]) -> FileTree:
+    if request.driver == "erofs":
+        # An image may hold a layer twice: one file serves both.
+        files = {layer.diff_id: reader for layer, reader in zip(image.layers, readers, strict=True)}
+        return FlatTree(list(files.items()))
+    pairs = zip(image.layers, readers, strict=True)
+    return MergedFileTree([MergedLayer(layer.index, reader) for layer, reader in pairs])
+
+
+def _open_store(request: MountRequest) -> ChunkStore | None:
+    """The node's chunk store. A mount works without one, only not as fast."""
+    settings = request.settings
+    try:
+        return ChunkStore.open(settings.cache_dir / "chunks", settings.store_quota_bytes)
+    except CafsError as e:
+        log.warning("mounting without the chunk store: %s", e)
+        return None
+
+
+async def _prefetch(service: ChunkService, request: MountRequest, image: ReadyImage) -> None:
+    """The profile lies in the registry: looking for it must keep no reader waiting."""
+    mode = Prefetch(request.prefetch)
+    profile = None
+    if mode in {Prefetch.AUTO, Prefetch.PROFILE}:
+        try:
+            profile = await find_image_profile(image)
+        except CafsError as e:
+            log.info("no access profile: %s", e)
+    service.start_prefetch(mode, profile)
+
+
+async def _write_stats(directory: MountDirectory, service: ChunkService) -> None:
+    before: dict[str, Any] = {}
+    while True:
+        now = service.stats().to_json()
+        if now != before:
+            await trio.to_thread.run_sync(_save_stats, directory, service)
+            before = now
+        await trio.sleep(STATS_EVERY_S)
+
+
+def _save_stats(directory: MountDirectory, service: ChunkService) -> None:
+    try:
+        write_json(directory.stats, service.stats().to_json())
+    except OSError as e:
+        log.info("cannot write %s: %s", directory.stats, e)

@@ -1,0 +1,46 @@
+"""Unmounts whatever belongs to one mount, in order. Used by ``keeper`` and ``umount``."""
+
+from __future__ import annotations
+
+import errno
+
+from cafs.errors import NotFoundError, StateError
+from cafs.fuse.device import unmount_device
+from cafs.fuse.layers import unmount_layers
+from cafs.node.mount_state import MountDirectory
+
+
+def take_down(directory: MountDirectory, *, lazy: bool) -> None:
+    """Unmount what the user sees, then what lies below it. What is not mounted is passed over.
+
+    The mounts below the user's are detached lazily: nobody else can have entered them, and the kernel
+    may let go of them a moment after the overlay.
+
+    Args:
+        directory: State of the mount.
+        lazy: Take the tree away from those who still use it.
+
+    Raises:
+        StateError: it is in use, and ``lazy`` is not wanted; then nothing was unmounted.
+    """
+    try:
+        request = directory.read_request()
+    except NotFoundError:
+        return
+    try:
+        if request.driver == "erofs":
+            unmount_layers(directory.path, request.target, lazy=lazy)
+            _unmount_fuse(directory, lazy=True)
+        else:
+            _unmount_fuse(directory, lazy=lazy)
+    except OSError as e:
+        if e.errno != errno.EBUSY:
+            raise
+        raise StateError(
+            f"{request.target} is in use: end what runs there or has files open (fuser -vm {request.target}),"
+            " or take it away with --force"
+        ) from e
+
+
+def _unmount_fuse(directory: MountDirectory, *, lazy: bool) -> None:
+    unmount_device(directory.fuse_target(directory.read_request()), lazy=lazy)
