@@ -20,7 +20,7 @@ from cafs.fetch.open_image import OpenImage, open_image
 from cafs.fetch.profile_artifact import find_profile
 from cafs.index.layer_index import LayerIndex
 from cafs.node.mount_state import MountDirectory, MountedImage, MountedLayer, MountRequest
-from cafs.oci.image import parse_platform
+from cafs.oci.descriptor import parse_platform
 from cafs.oci.open_source import open_repository
 from cafs.oci.reference import parse_reference
 from cafs.oci.repository import Repository
