@@ -31,6 +31,14 @@ class FrameStore(Protocol):
         """Which of these it holds."""
         ...
 
+    def flush(self) -> None:
+        """Write down what it knows of reads; called now and then, may wait for the disk.
+
+        Raises:
+            StorageError: it cannot.
+        """
+        ...
+
     def put(self, chunks: Sequence[Chunk], /) -> object:
         """Keep verified chunks.
 

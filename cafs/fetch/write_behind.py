@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 BATCH_BYTES = 8 << 20
 """Plain bytes put in one go: enough to make LMDB's commit cheap, and few, to free the queue soon."""
 
+FLUSH_EVERY_S = 10.0
+"""While nothing is stored, the store is told to write its notes of reads down this often."""
+
 
 class StoreWriter:
     """A bounded queue in front of ``FrameStore.put``."""
@@ -65,7 +68,10 @@ class StoreWriter:
         while True:
             batch = self._next_batch()
             if not batch:
-                await self._changed.wait()
+                with trio.move_on_after(FLUSH_EVERY_S) as idle:
+                    await self._changed.wait()
+                if idle.cancelled_caught:
+                    await trio.to_thread.run_sync(self._flush, limiter=limiter)
                 continue
             await trio.to_thread.run_sync(self.put_now, batch, limiter=limiter)
             for chunk in batch:
@@ -88,6 +94,14 @@ class StoreWriter:
             if self.usable:
                 self.usable = False
                 log.warning("the chunk store takes no more chunks, going on without storing: %s", e)
+
+    def _flush(self) -> None:
+        if self._store is None or not self.usable:
+            return
+        try:
+            self._store.flush()
+        except (StorageError, OSError) as e:
+            log.debug("the chunk store could not write down what was read: %s", e)
 
     def _next_batch(self) -> list[Chunk]:
         batch: list[Chunk] = []

@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-FLUSH_AT = 4096
-"""Chunks read since the last flush after which the reader writes them down itself."""
+MOST_NOTES = 1 << 14
+"""Chunks remembered between two flushes, 2 MB. A read never flushes itself: a commit waits for the disk."""
 
 
 @dataclass(slots=True)
@@ -34,14 +34,14 @@ class AccessLog:
         self._lock = threading.Lock()
         self._notes = Accesses()
 
-    def note(self, read: Iterable[bytes], hits: int, misses: int) -> bool:
-        """Add one batch of reads; true when it is time to write them down."""
+    def note(self, read: Iterable[bytes], hits: int, misses: int) -> None:
+        """Add one batch of reads. When there are too many, which chunks they were is not kept."""
         with self._lock:
             notes = self._notes
-            notes.reads.update(read)
+            if len(notes.reads) < MOST_NOTES:
+                notes.reads.update(read)
             notes.hits += hits
             notes.misses += misses
-            return len(notes.reads) >= FLUSH_AT
 
     def take(self) -> Accesses:
         """Everything so far; the caller writes it or gives it back."""
@@ -52,7 +52,7 @@ class AccessLog:
     def give_back(self, notes: Accesses) -> None:
         """The transaction that should have written them failed."""
         with self._lock:
-            if len(self._notes.reads) < 4 * FLUSH_AT:  # a disk that stays full must not fill the memory
+            if len(self._notes.reads) < MOST_NOTES:  # a disk that stays full must not fill the memory
                 self._notes.reads.update(notes.reads)
             self._notes.hits += notes.hits
             self._notes.misses += notes.misses

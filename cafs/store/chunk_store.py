@@ -136,10 +136,8 @@ class ChunkStore:
                             read.append(digest)
         if rotten:
             self._drop_rotten(rotten)
-        if not self._session.readonly and self._session.accesses.note(
-            read, len(read), len(wanted) - len(read)
-        ):
-            self._flush_quietly()
+        if not self._session.readonly:
+            self._session.accesses.note(read, len(read), len(wanted) - len(read))
         return found
 
     def _read(self, txn: Txn, decoder: FrameDecoder, digest: bytes, plain_bytes: int) -> bytes | None:
@@ -236,19 +234,15 @@ class ChunkStore:
         upkeep.remove_pin_set(self._session, name)
 
     def flush(self) -> None:
-        """Write down which chunks were read and the counters. ``put`` and ``close`` do that too.
+        """Write down which chunks were read and the counters, for whoever reads much and writes nothing.
+
+        ``put`` and ``close`` do that too. It waits for the disk.
 
         Raises:
             StorageError: it cannot be written; the notes are kept for the next time.
         """
         if not self._session.readonly:
             self._session.flush()
-
-    def _flush_quietly(self) -> None:
-        try:
-            self.flush()
-        except StorageError as e:
-            _log.debug("%s", e)
 
     def _drop_rotten(self, rotten: Sequence[tuple[bytes, str]]) -> None:
         for digest, why in rotten:

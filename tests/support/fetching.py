@@ -120,6 +120,9 @@ class MemoryStore:
     def has(self, digests: Sequence[bytes]) -> list[bool]:
         return [digest in self.chunks for digest in digests]
 
+    def flush(self) -> None:
+        pass
+
     def put(self, chunks: Sequence[Chunk]) -> None:
         self.puts += 1
         if self.fail:
