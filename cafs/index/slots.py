@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import bisect_left, insort
 
 from cafs.core.erofs import BLOCK_BYTES, INODE_BYTES, SLOT_BYTES
 
-_OPEN_GAPS = 16
+_OPEN_GAPS = 1024
 
 
 def round_up(value: int, unit: int) -> int:
@@ -19,22 +19,30 @@ class SlotAllocator:
 
     def __init__(self, start: int) -> None:
         self.end = start
-        self._gaps: deque[tuple[int, int]] = deque(maxlen=_OPEN_GAPS)
+        self._gaps: list[tuple[int, int]] = []
+        """(bytes, start), sorted."""
 
     def place(self, head: int, tail: int) -> int:
         """Offset for an inode of ``head`` bytes, followed by ``tail`` bytes that cross no block."""
-        need = head + tail
-        for number, (start, end) in enumerate(self._gaps):
-            if end - start >= need:
-                self._gaps[number] = (round_up(start + need, SLOT_BYTES), end)
-                return start
+        need = round_up(head + tail, SLOT_BYTES)
+        best = bisect_left(self._gaps, (need, 0))
+        if best < len(self._gaps):
+            # A gap lies within one block, so whatever fits into it crosses none.
+            room, offset = self._gaps.pop(best)
+            self._add_gap(offset + need, room - need)
+            return offset
         offset = self.end
         if tail and (offset + head) % BLOCK_BYTES + tail > BLOCK_BYTES:
             offset = self._next_fit(head, tail)
-            if offset - self.end >= INODE_BYTES:
-                self._gaps.append((self.end, offset))
-        self.end = round_up(offset + need, SLOT_BYTES)
+            self._add_gap(self.end, offset - self.end)
+        self.end = offset + need
         return offset
+
+    def _add_gap(self, start: int, room: int) -> None:
+        if room >= INODE_BYTES and start % BLOCK_BYTES + room <= BLOCK_BYTES:
+            insort(self._gaps, (room, start))
+            if len(self._gaps) > _OPEN_GAPS:
+                del self._gaps[0]
 
     def _next_fit(self, head: int, tail: int) -> int:
         if head + tail <= BLOCK_BYTES:

@@ -24,9 +24,9 @@ from cafs.core.erofs import (
 from cafs.errors import UsageError
 from cafs.index.columns import NO_INODE, Content, InodeColumns, NameTable
 
-INLINE_MAX_BYTES = 64
-"""Files up to this size are kept in the index: an inode of 64 bytes, a name and this much content
-stay within 160 bytes a file."""
+INLINE_MAX_BYTES = 32
+"""Files up to this size are kept in the index: an inode of 64 bytes, a slot of 32 for the content, and
+name and entry of up to 50 stay within 160 bytes a file."""
 WHITEOUT = Meta(mode=stat.S_IFCHR)
 """A char device 0:0, as overlayfs wants it."""
 
