@@ -39,6 +39,8 @@ MAX_READERS = 510
 """Slots of LMDB's reader table: one for each read transaction at one moment, in all processes."""
 LOCK_FILE_BYTES = 64 * (MAX_READERS + 2)
 _MAX_TABLES = 8
+_NEARLY_FULL_BYTES = 16 << 20
+"""More than one transaction writes."""
 _DAMAGE = (
     lmdb.CorruptedError,
     lmdb.PageNotFoundError,
@@ -54,7 +56,11 @@ class NoRoomError(StorageError):
     """The map is full, or its free pages lie too scattered for a value."""
 
 
-class DamagedError(StorageError):
+class SuspectError(StorageError):
+    """LMDB failed in a way that may come of a damaged page: the file should be checked."""
+
+
+class DamagedError(SuspectError):
     """LMDB met a page that cannot be."""
 
 
@@ -228,15 +234,26 @@ def _translated(path: Path) -> Iterator[None]:
     try:
         yield
     except lmdb.Error as e:
-        _raise_translated(path.parent, e)
+        _raise_translated(path, e)
 
 
-def _raise_translated(store: Path, error: lmdb.Error) -> NoReturn:
+def _raise_translated(path: Path, error: lmdb.Error) -> NoReturn:
+    store = path.parent
     reason = str(error).split(": ", 1)[-1]
     if isinstance(error, (lmdb.MapFullError, lmdb.TxnFullError)):
         raise NoRoomError(f"chunk store {store}: no room") from error
     if isinstance(error, _DAMAGE):
         raise DamagedError(f"chunk store {store} is damaged: {reason}") from error
-    if getattr(error, "code", 0) == errno.ENOSPC or os.strerror(errno.ENOSPC) in str(error):
+    if _is_disk_full(path, str(error)):
         raise StorageError(f"chunk store {store}: the disk is full") from error
-    raise StorageError(f"chunk store {store}: {reason}") from error
+    raise SuspectError(f"chunk store {store}: {reason}") from error
+
+
+def _is_disk_full(path: Path, reason: str) -> bool:
+    if os.strerror(errno.ENOSPC) in reason:
+        return True
+    if os.strerror(errno.EIO) not in reason:
+        return False
+    # LMDB calls a write that only partly fitted an I/O error.
+    disk = os.statvfs(path)
+    return disk.f_bavail * disk.f_frsize < _NEARLY_FULL_BYTES

@@ -117,7 +117,7 @@ def set_aside(store: Path) -> None:
     try:
         shutil.rmtree(store / "damaged", ignore_errors=True)
         (store / "chunks").rename(store / "damaged")
-        (store / "chunks").mkdir(mode=0o700)
+        (store / "chunks").mkdir(mode=0o700, exist_ok=True)
     except OSError as e:
         raise StorageError(f"chunk store {store}: cannot set the damaged one aside: {e.strerror}") from e
 
@@ -130,25 +130,45 @@ def remove_damaged(store: Path) -> int:
     return size
 
 
-def looks_truncated(environment: Path) -> bool:
-    """Is the data file shorter than its own meta pages say? Reading behind its end would be a SIGBUS."""
+def lacks_bytes(environment: Path) -> bool:
+    """Is the data file shorter than its own meta pages say? Reading behind its end would be a SIGBUS.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
     try:
-        with (environment / "data.mdb").open("rb") as file:
-            head = file.read(_META_BYTES)
-            size = os.fstat(file.fileno()).st_size
-            if not size:
-                return False
-            page_bytes = int.from_bytes(head[40:44], "little")
-            file.seek(page_bytes)
-            second = file.read(_META_BYTES)
+        size = (environment / "data.mdb").stat().st_size
+        return 0 < size < _claimed_bytes(environment)
     except FileNotFoundError:
         return False
     except OSError as e:
         raise StorageError(f"chunk store {environment.parent}: {e.strerror}") from e
+
+
+def lengthen(environment: Path) -> None:
+    """Make a sound data file as long as its meta pages say.
+
+    Raises:
+        StorageError: it cannot be done.
+    """
+    try:
+        if lacks_bytes(environment):
+            os.truncate(environment / "data.mdb", _claimed_bytes(environment))
+    except OSError as e:
+        raise StorageError(f"chunk store {environment.parent}: {e.strerror}") from e
+
+
+def _claimed_bytes(environment: Path) -> int:
+    """How long the newest meta page says the file is; more than any file when there is no such page."""
+    with (environment / "data.mdb").open("rb") as file:
+        head = file.read(_META_BYTES)
+        page_bytes = int.from_bytes(head[40:44], "little")
+        file.seek(page_bytes)
+        second = file.read(_META_BYTES)
     if len(head) < _META_BYTES or len(second) < _META_BYTES:
-        return True
+        return 1 << 63
     _, last = max(_meta(head), _meta(second))
-    return size < (last + 1) * page_bytes
+    return (last + 1) * page_bytes
 
 
 _META_BYTES = 152

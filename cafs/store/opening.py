@@ -18,7 +18,7 @@ from pathlib import Path
 
 from cafs.errors import IntegrityError, NotFoundError
 from cafs.store.environment import LOCK_FILE_BYTES, DamagedError, Environment
-from cafs.store.location import looks_truncated, prepare_directory, reserve_lock_file, set_aside
+from cafs.store.location import lacks_bytes, lengthen, prepare_directory, reserve_lock_file, set_aside
 from cafs.store.presence import Presence, entry_lock
 from cafs.store.records import State
 from cafs.store.tables import STATE_KEY, Tables
@@ -48,13 +48,14 @@ def open_store(store: Path, map_bytes: int, *, readonly: bool) -> OpenStore:
     with entry_lock(store):
         presence = Presence(store)
         try:
-            environment = store / "chunks"
-            if presence.found_dead or looks_truncated(environment):
+            if verdict := presence.verdict():
+                _replace(store, verdict)
+            elif presence.found_dead or lacks_bytes(store / "chunks"):
                 _check(store, map_bytes)
             presence.absolve()
             env, tables = _open_sound(store, map_bytes, readonly=readonly)
         except BaseException:
-            presence.withdraw(clean=True)
+            presence.withdraw(clean=not presence.found_dead)
             raise
         return OpenStore(env, tables, presence)
 
@@ -74,6 +75,9 @@ def _check(store: Path, map_bytes: int) -> None:
         findings = [str(e)]
     if findings:
         _replace(store, findings[0])
+    else:
+        # What lies behind the end is free, or the tail of a frame: read as zeros it is rotten, not a SIGBUS.
+        lengthen(environment)
 
 
 def _open_sound(store: Path, map_bytes: int, *, readonly: bool) -> tuple[Environment, Tables]:

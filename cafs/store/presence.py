@@ -48,7 +48,7 @@ class Presence:
         self._path = self._folder / str(os.getpid())
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
-            self.found_dead = self._forget_dead()
+            self._dead = [path for path in self._folder.iterdir() if not _is_held(path)]
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as e:
             raise StorageError(f"chunk store {store}: cannot mark it as used: {e.strerror}") from e
@@ -56,27 +56,36 @@ class Presence:
             os.close(self._fd)
             raise StateError(f"the chunk store {store} is already open in this process")
 
-    def _forget_dead(self) -> bool:
-        """Remove the marks that nobody holds; true when there were any."""
-        dead = [path for path in self._folder.iterdir() if not _is_held(path)]
-        self._dead = dead
-        return bool(dead)
+    @property
+    def found_dead(self) -> bool:
+        """Did somebody die here, and nobody check the store since?"""
+        return bool(self._dead)
+
+    def verdict(self) -> str:
+        """What one of those who left their mark found wrong with the store; empty when nobody did."""
+        return next((text for path in self._dead if (text := path.read_text(errors="replace"))), "")
 
     def absolve(self) -> None:
         """The store was checked: forget those who died."""
         for path in self._dead:
             if path != self._path:
                 path.unlink(missing_ok=True)
+        os.truncate(self._fd, 0)
         self._dead = []
 
     def others(self) -> int:
         """How many other processes have the store open."""
         return sum(1 for path in self._folder.iterdir() if path != self._path and _is_held(path))
 
-    def withdraw(self, *, clean: bool) -> None:
-        """Leave; not ``clean`` leaves the mark, so that who comes next checks the store."""
+    def withdraw(self, *, clean: bool, verdict: str = "") -> None:
+        """Leave; not ``clean`` leaves the mark, so that who comes next checks the store.
+
+        With a ``verdict``, who comes next replaces it without another look.
+        """
         if clean:
             self._path.unlink(missing_ok=True)
+        else:
+            os.write(self._fd, verdict.encode())
         os.close(self._fd)
 
 

@@ -138,6 +138,17 @@ class State:
     def chunks(self) -> int:
         return self.small_chunks + self.main_chunks + self.pinned_chunks
 
+    def without_chunks(self) -> State:
+        """The counters of a store that was emptied."""
+        return State(
+            quota_bytes=self.quota_bytes,
+            hits=self.hits,
+            misses=self.misses,
+            stored=self.stored,
+            evicted=self.evicted,
+            rotten=self.rotten,
+        )
+
     def count(self, queue: Queue, chunks: int, size: int) -> None:
         """Add (or take, when negative) chunks of ``size`` bytes altogether to a queue.
 

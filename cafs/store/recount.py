@@ -22,7 +22,11 @@ _COUNTED = (
 
 
 def recount(catalog: Catalog) -> int:
-    """Repair the bookkeeping; returns how many things were wrong."""
+    """Repair the bookkeeping; returns how many things were wrong.
+
+    Raises:
+        IntegrityError: a row cannot be found under its own name, so the tree itself is wrong.
+    """
     sound, damaged = _read_rows(catalog)
     for digest in damaged:
         catalog.txn.delete(digest, db=catalog.tables.chunks)
@@ -35,6 +39,8 @@ def _read_rows(catalog: Catalog) -> tuple[dict[bytes, Header], list[bytes]]:
     sound: dict[bytes, Header] = {}
     damaged: list[bytes] = []
     for key, row in catalog.txn.cursor(catalog.tables.chunks):
+        if catalog.txn.get(key, db=catalog.tables.chunks) is None:
+            raise IntegrityError(f"the row of chunk {bytes(key).hex()} is not where its name belongs")
         try:
             sound[bytes(key)] = Header.decode(row)
         except IntegrityError:

@@ -16,7 +16,7 @@ from pathlib import Path
 from cafs.errors import IntegrityError, StorageError
 from cafs.store.access import AccessLog
 from cafs.store.catalog import Catalog
-from cafs.store.environment import DamagedError, Environment, Txn
+from cafs.store.environment import DamagedError, Environment, SuspectError, Txn
 from cafs.store.opening import open_environment, open_store
 from cafs.store.presence import entry_lock
 from cafs.store.records import State
@@ -41,6 +41,7 @@ class Session:
         self.tables: Tables = opened.tables
         self._presence = opened.presence
         self._sound = True
+        self._verdict = ""
         self._given_quota = quota_bytes
         self._keep_quota()
 
@@ -67,7 +68,7 @@ class Session:
                 _log.warning("%s (which chunks were read is forgotten)", e)
         with entry_lock(self.directory):
             self._env.close()
-            self._presence.withdraw(clean=self._sound)
+            self._presence.withdraw(clean=self._sound, verdict=self._verdict)
 
     @contextmanager
     def read(self) -> Iterator[Txn]:
@@ -95,13 +96,18 @@ class Session:
     def _damage_noted(self) -> Iterator[None]:
         try:
             yield
-        except DamagedError:
+        except SuspectError:
             self.condemn()
             raise
 
-    def condemn(self) -> None:
-        """Let our mark stay behind, so that whoever opens the store next checks and replaces it."""
+    def condemn(self, verdict: str = "") -> None:
+        """Let our mark stay behind, so that whoever opens the store next checks it.
+
+        Args:
+            verdict: What is wrong, when that is known: then it is replaced without another look.
+        """
         self._sound = False
+        self._verdict = self._verdict or verdict
 
     def state(self) -> State:
         """The counters as they are now.
@@ -187,10 +193,33 @@ class Session:
                 shutil.rmtree(beside, ignore_errors=True)
             return True
 
+    def start_afresh(self) -> bool:
+        """Forget everything but the counters, and give the file's space back; not while others use it.
+
+        Needs no space on the disk, as deleting rows would.
+
+        Returns:
+            Whether it was done.
+        """
+        with entry_lock(self.directory):
+            if self._presence.others():
+                return False
+            state = self.state()
+            with self._env.alone():
+                self._env.end()
+                (self.directory / "chunks" / "data.mdb").unlink()
+                self._reopen()
+        with self.catalog() as catalog:
+            catalog.state = state.without_chunks()
+        return True
+
     def _replace_file(self, beside: Path) -> None:
         self._env.end()
         (beside / "data.mdb").rename(self.directory / "chunks" / "data.mdb")
         _sync(self.directory / "chunks")
+        self._reopen()
+
+    def _reopen(self) -> None:
         opened, self.tables = open_environment(self.directory, self._given_quota, readonly=False)
         self._env.take_over(opened)
 

@@ -63,10 +63,7 @@ def verify(session: Session, progress: Progress) -> Verified:
     with _step(progress, "pages", None, "pages") as step:
         findings = session.structure_findings()
         if findings:
-            session.condemn()
-            raise IntegrityError(
-                f"chunk store {session.directory} is damaged ({findings[0]}); the next use sets it aside"
-            )
+            raise _condemned(session, findings[0])
         step.advance(session.file_bytes() // 4096)
     chunks = plain_bytes = 0
     rotten: list[str] = []
@@ -147,9 +144,16 @@ def _check_chunk(txn: Txn, session: Session, decoder: FrameDecoder, digest: byte
 
 
 def _repair(session: Session) -> int:
-    """Count all rows again in one transaction, and drop queue rows and frames without a chunk."""
-    with session.catalog() as catalog:
-        return recount(catalog)
+    try:
+        with session.catalog() as catalog:
+            return recount(catalog)
+    except IntegrityError as e:
+        raise _condemned(session, str(e)) from e
+
+
+def _condemned(session: Session, why: str) -> IntegrityError:
+    session.condemn(why)
+    return IntegrityError(f"chunk store {session.directory} is damaged ({why}); the next use sets it aside")
 
 
 def collect_garbage(session: Session) -> Collected:
@@ -162,12 +166,22 @@ def collect_garbage(session: Session) -> Collected:
 
 def clear(session: Session, *, pinned: bool) -> Cleared:
     """See ``ChunkStore.clear``."""
-    before = session.state().chunks
+    with session.read() as txn:
+        names = list(pin_sets(txn, session.tables))
+    if pinned or not names:
+        chunks, before = session.state().chunks, session.file_bytes()
+        returned = remove_damaged(session.directory)
+        if session.start_afresh():
+            return Cleared(chunks, returned + before - session.file_bytes(), 0, in_use=False)
     if pinned:
-        with session.read() as txn:
-            names = list(pin_sets(txn, session.tables))
         for name in names:
             remove_pin_set(session, name)
+    return _clear_rows(session)
+
+
+def _clear_rows(session: Session) -> Cleared:
+    """Row by row, where something stays or somebody looks on."""
+    before = session.state().chunks
     for queue in (Queue.SMALL, Queue.MAIN, Queue.GHOST):
         _empty(session, queue)
     returned, in_use = _give_back(session)
