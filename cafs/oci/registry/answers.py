@@ -22,7 +22,7 @@ from cafs.errors import (
 
 MAX_ERROR_BODY = 8 << 10
 REDIRECTS = frozenset((301, 302, 303, 307, 308))
-_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 _NEXT_LINK = re.compile(r'<([^<>]{1,4096})>\s*;\s*rel="?next"?')
 _FIRST_WAIT_S = 0.25
 _LONGEST_WAIT_S = 8.0

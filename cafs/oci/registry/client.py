@@ -12,7 +12,7 @@ import logging
 import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 
 import httpx2 as httpx
@@ -100,8 +100,8 @@ class RegistryClient:
     async def read_body(self, response: httpx.Response, limit: int, what: str) -> bytes:
         """A body of at most ``limit`` bytes; more is a ProtocolError."""
         pieces, seen = [], 0
-        with self.translated(what):
-            async for piece in response.aiter_raw():
+        async with self.raw_pieces(response, what) as raw:
+            async for piece in raw:
                 seen += len(piece)
                 if seen > limit:
                     raise ProtocolError(f"{what}: answered with more than the {limit} bytes allowed")
@@ -109,8 +109,25 @@ class RegistryClient:
         return b"".join(pieces)
 
     @asynccontextmanager
+    async def raw_pieces(self, response: httpx.Response, what: str) -> AsyncGenerator[AsyncIterator[bytes]]:
+        """The body as it comes; leaving early closes the connection.
+
+        Behind this iterator stands a chain of generators inside the HTTP library, none of which closes the
+        next. Only running to their end, over a connection that is closed, ends them here and now.
+        """
+        raw = response.aiter_raw()
+        try:
+            with self.translated(what):
+                yield raw
+        finally:
+            await response.aclose()
+            with suppress(httpx.TransportError, httpx.StreamError):
+                async for _ in raw:
+                    pass
+
+    @asynccontextmanager
     async def stream(self, request: Request) -> AsyncGenerator[httpx.Response]:
-        """A request whose body the caller reads with ``aiter_raw``, inside ``translated``."""
+        """A request whose body the caller reads with ``raw_pieces`` or ``read_body``."""
         async with AsyncExitStack() as stack:
             yield await self._send_authenticated(stack, request)
 

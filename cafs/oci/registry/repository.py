@@ -166,11 +166,15 @@ class RegistryRepository:
                     response.headers.get("content-range", ""), offset, length, blob.size, what
                 )
             elif not whole:
+                if response.headers.get("content-length") not in {None, str(blob.size)}:
+                    raise ProtocolError(
+                        f"{what}: answered 200 with another length than the declared {blob.size}"
+                    )
                 self._note_ignored_range()
                 skip = offset
             seen = 0
-            with self.client.translated(what):
-                async for piece in response.aiter_raw():
+            async with self.client.raw_pieces(response, what) as raw:
+                async for piece in raw:
                     wanted, skip = piece[skip:], max(0, skip - len(piece))
                     if seen + len(wanted) > length:
                         if response.status_code == 206 or whole:
