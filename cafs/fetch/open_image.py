@@ -71,7 +71,7 @@ class OpenImage:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await _close_shielded(self)
+        await _close_shielded(self)  # noqa: ASYNC102 - shielded, within a time limit, in there
 
 
 async def open_image(source: str, settings: Settings, platform: Platform | None = None) -> OpenImage:
@@ -92,7 +92,7 @@ async def open_image(source: str, settings: Settings, platform: Platform | None 
         known = await _find(repository, reference, settings, platform or host_platform())
         layers = await _open_layers(repository, settings, known)
     except BaseException:
-        await _close_shielded(repository)
+        await _close_shielded(repository)  # noqa: ASYNC102 - shielded, within a time limit, in there
         raise
     return OpenImage(str(reference), known.image.digest, layers, repository)
 
@@ -151,7 +151,7 @@ async def _open_layers(
         for index in opened.values():
             index.close()
         if (first := _first_error(e)) is not None:
-            raise first from None
+            raise first from None  # noqa: ASYNC104 - never while cancelled: see _first_error
         raise
     return tuple(
         OpenLayer(opened[layer.index_digest], layer.layer_digest, layer.diff_id, repository)

@@ -169,7 +169,7 @@ def _fork_keeper(
         if not foreground:
             _leave_terminal(directory.log)
         status = keeper.keep_new_mount(directory, lock, theirs)
-    except BaseException as e:
+    except BaseException as e:  # noqa: ASYNC103 - the process ends right below, whatever it was
         keeper.tell_failure(theirs, e)
     finally:
         os._exit(status)
