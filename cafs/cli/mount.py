@@ -13,7 +13,7 @@ from cafs.errors import UsageError
 
 @click.command()
 @click.argument("source", required=False)
-@click.argument("directory", required=False, type=click.Path(path_type=Path))
+@click.argument("directory", required=False, type=Path)
 @click.option("--driver", type=click.Choice(["auto", "erofs", "fuse"]), default="auto", show_default=True,
               help="The kernel's EROFS (root), or everything through FUSE.")  # fmt: skip
 @click.option("--prefetch", type=click.Choice(["none", "profile", "all", "auto"]), default="auto",
@@ -45,7 +45,7 @@ def command(  # noqa: PLR0917  click calls it, by keyword
     the mount until 'cafs umount DIRECTORY'. A killed server is replaced at once, and readers only wait.
     """
     # Not at module level: listing commands must not load what mounts.
-    from cafs.node.mount import choose_driver, mount_image, wait_for_end  # noqa: PLC0415
+    from cafs.node.mount import choose_driver, mount_image, unmount_on_signals, wait_for_end  # noqa: PLC0415
     from cafs.node.mount_state import MountRequest  # noqa: PLC0415
 
     if source is None:
@@ -66,6 +66,8 @@ def command(  # noqa: PLR0917  click calls it, by keyword
         settings=context.settings,
     )
     mounted = mount_image(request, foreground=foreground)
+    if foreground:
+        unmount_on_signals(mounted)
     text = f"{mounted.image} is mounted at {request.target} (driver {request.driver})"
     document = {"image": mounted.image, "directory": str(request.target), "driver": request.driver,
                 "layers": list(mounted.layers), "state": str(mounted.directory.path)}  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -10,13 +11,15 @@ from cafs.cli.context import Context
 
 
 @click.command()
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("directory", type=Path)
 @click.option("--force", is_flag=True, help="Take it away even from those who still use it.")
 @click.pass_obj
 def command(context: Context, directory: Path, force: bool) -> None:
     """Unmount the image at DIRECTORY and wait until its server has ended."""
     from cafs.node.umount import unmount_image  # noqa: PLC0415  see cafs.cli.mount
 
-    target = directory.resolve()
+    # Not the directory itself: looking at it would wait for a server that hangs.
+    absolute = Path(os.path.abspath(directory))  # noqa: PTH100  unlike Path.absolute it takes away ".."
+    target = absolute.parent.resolve() / absolute.name
     unmount_image(context.settings.run_dir, target, force=force)
     context.note(f"{target} is unmounted")

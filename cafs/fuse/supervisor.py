@@ -129,6 +129,7 @@ class Supervisor:
         self._adopt = adopt
         self._starter = starter
         self._crashes = 0
+        self._abandoned = False
 
     def run(self) -> int:
         """Supervise until the mount is gone.
@@ -143,6 +144,8 @@ class Supervisor:
         while True:
             began = time.monotonic()
             status = self._one_server(wake_read)
+            if self._abandoned:
+                return GONE
             if status in {GONE, REFUSED}:
                 return status
             early = time.monotonic() - began < HEALTHY_S
@@ -168,20 +171,29 @@ class Supervisor:
                 ready = _wait([ended, wake, *([] if self._starter is None else [self._starter])])
                 if wake in ready:
                     os.read(wake, 64)
-                    self._stop_logged()
-                if self._starter in ready:
-                    self._hear_starter(self._starter)
+                    self._end(child)
+                if self._starter is not None and self._starter in ready:
+                    self._hear_starter(self._starter, child)
                 if ended in ready:
                     _pid, status = os.waitpid(child, 0)
                     return os.waitstatus_to_exitcode(status)
         finally:
             os.close(ended)
 
-    def _hear_starter(self, starter: int) -> None:
+    def _hear_starter(self, starter: int, child: int) -> None:
+        if os.read(starter, 1):
+            self._starter = None
+            return
+        log.warning("the command that asked for the mount ended early: unmounting")
+        self._end(child)
         self._starter = None
-        if not os.read(starter, 1):
-            log.warning("the command that asked for the mount ended early: unmounting")
-            self._stop_logged()
+
+    def _end(self, child: int) -> None:
+        """Unmount; the server ends when it sees that. One that may not serve yet cannot see it."""
+        self._stop_logged()
+        if self._starter is not None:
+            self._abandoned = True
+            os.kill(child, signal.SIGKILL)
 
     def _become_server(self, supervisor: int) -> NoReturn:
         status = 1

@@ -103,8 +103,8 @@ def mount_image(request: MountRequest, *, foreground: bool) -> Mounted:
         raise
 
 
-def wait_for_end(mounted: Mounted) -> None:
-    """Stay in the foreground until the mount is gone; SIGTERM and SIGINT unmount it."""
+def unmount_on_signals(mounted: Mounted) -> None:
+    """From now on SIGTERM and SIGINT unmount."""
 
     def forward(number: int, _frame: object) -> None:
         with suppress(ProcessLookupError):
@@ -112,6 +112,10 @@ def wait_for_end(mounted: Mounted) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, forward)
+
+
+def wait_for_end(mounted: Mounted) -> None:
+    """Stay in the foreground until the mount is gone."""
     os.waitpid(mounted.supervisor, 0)
 
 

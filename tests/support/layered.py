@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
+import zstandard
+
 from cafs.core.chunk import ChunkRef, Codec, chunk_digest
 from cafs.core.digest import sha256_digest
 from cafs.core.entry import Extent, Meta
@@ -14,6 +16,9 @@ from cafs.errors import RemoteError
 from cafs.index.header import ChunkingOptions
 from cafs.index.tree import INLINE_MAX_BYTES, LayerTree
 from cafs.index.writer import write_index
+from cafs.oci.descriptor import Descriptor
+from cafs.oci.repository import Repository
+from tests.support.converted import MadeLayer, push_converted
 
 CHUNK_BYTES = 16 << 10
 BLOCK = 4096
@@ -49,7 +54,7 @@ class Layer:
         blobs = [BlobRef(sha256_digest(data), len(data))] if data else []
         (directory / f"{number}.blob").write_bytes(data)
         path = directory / f"{number}.index"
-        diff_id = hashlib.sha256(f"layer {number} of {directory}".encode()).digest()
+        diff_id = hashlib.sha256(pretended_tar(number)).digest()
         with path.open("wb") as file:
             write_index(file, self.tree, rows, blobs, data_bytes=len(data), diff_id=diff_id, options=OPTIONS)
         return path
@@ -60,6 +65,26 @@ class Layer:
             extents.append(Extent(file_offset, len(self._data), len(content)))
             self._data += content + bytes(-len(content) % BLOCK)
         return extents
+
+
+def pretended_tar(number: int) -> bytes:
+    """What stands for the image layer's own bytes: nobody looks into it."""
+    return b"the tar of layer %d" % number
+
+
+async def push_layers(repository: Repository, directory: Path, tag: str = "v1") -> Descriptor:
+    """Push what ``Layer.write`` wrote, as a converted image; answers the image's descriptor."""
+    image, _artifact = await push_converted(repository, _made(directory), tag)
+    return image
+
+
+def _made(directory: Path) -> list[MadeLayer]:
+    made = []
+    for number in range(len(list(directory.glob("*.index")))):
+        index = (directory / f"{number}.index").read_bytes()
+        content = (directory / f"{number}.blob").read_bytes()
+        made.append(MadeLayer(pretended_tar(number), content, index, zstandard.compress(index)))
+    return made
 
 
 class FileSource:

@@ -1,0 +1,353 @@
+"""``cafs mount`` and ``cafs umount``: what a user meets, good and bad, and that nothing stays behind."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import select
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+from stat import S_ISREG
+
+import pytest
+import trio
+
+from cafs.core.settings import Settings
+from cafs.index.tree import INLINE_MAX_BYTES
+from cafs.oci.layout import LayoutRepository
+from cafs.oci.registry.repository import RegistryRepository
+from tests.support.faults import FaultyRegistry, Stall, Status
+from tests.support.layered import push_layers
+from tests.support.mounts import mounts_below
+from tests.support.observe import observe
+from tests.support.program import cafs_command, run_cafs
+from tests.support.random_layers import RandomImage
+
+DRIVERS = ("erofs", "fuse")
+NOBODY = 65534
+
+
+class Place:
+    """A folder with an image in an OCI layout, a mount point, and state and cache of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.target = path / "tree"
+        self.target.mkdir()
+        self.run_dir = path / "run"
+        self.cache_dir = path / "cache"
+        self.layout = path / "layout"
+        self.image = RandomImage(seed=11, layers=3, entries=120)
+        layers = path / "layers"
+        layers.mkdir()
+        self.image.write(layers)
+        trio.run(push_layers, LayoutRepository(self.layout), layers)
+        self.layers = layers
+
+    @property
+    def source(self) -> str:
+        return f"oci:{self.layout}:v1"
+
+    @property
+    def flags(self) -> list[str]:
+        settings = {"run_dir": self.run_dir, "cache_dir": self.cache_dir}
+        return [f"--set={key}={value}" for key, value in settings.items()]
+
+    def cafs(self, *arguments: str | Path, code: int = 0) -> str:
+        outcome = run_cafs(*arguments, *self.flags, code=code)
+        return outcome.out + outcome.err
+
+    def stored_files(self) -> list[Path]:
+        """The regular files whose content lies in chunks."""
+        return [
+            self.target / os.fsdecode(name)
+            for name, seen in self.image.expected().items()
+            if S_ISREG(seen.mode) and (seen.size or 0) > INLINE_MAX_BYTES
+        ]
+
+    def name(self, path: Path) -> bytes:
+        """The key of a path in what is expected."""
+        return os.fsencode(path.relative_to(self.target))
+
+    def state(self, name: str) -> Path:
+        (found,) = self.run_dir.glob(f"*/{name}")
+        return found
+
+    def kill(self, who: str) -> int:
+        pid = int(self.state(f"{who}.pid").read_text())
+        os.kill(pid, signal.SIGKILL)
+        return pid
+
+    def assert_clean(self) -> None:
+        assert mounts_below(self.path) == []
+        assert list(self.run_dir.glob("*")) == []
+        assert list(self.cache_dir.glob("mounted/*")) == []
+        assert list(self.target.iterdir()) == []
+
+
+@pytest.fixture
+def place(short_tmp_path: Path) -> Iterator[Place]:
+    place = Place(short_tmp_path)
+    yield place
+    for point in reversed(mounts_below(short_tmp_path)):
+        subprocess.run(["umount", "-l", point], check=False)
+
+
+@contextmanager
+def mounted(place: Place, *options: str) -> Iterator[Path]:
+    place.cafs("mount", place.source, place.target, *options)
+    try:
+        yield place.target
+    finally:
+        place.cafs("umount", place.target)
+    place.assert_clean()
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_the_tree_is_there_and_goes_without_a_trace(place: Place, driver: str) -> None:
+    with mounted(place, "--driver", driver, "--trusted") as tree:
+        assert observe(tree) == place.image.expected()
+        assert f"{place.source} on {place.target} ({driver})" in place.cafs("mount")
+    assert place.cafs("mount") == ""
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_an_untrusted_image_gets_no_devices_and_no_setuid(place: Place, driver: str) -> None:
+    with mounted(place, "--driver", driver):
+        lines = Path("/proc/self/mounts").read_text().splitlines()
+        (options,) = (line.split()[3].split(",") for line in lines if line.split()[1] == str(place.target))
+        assert {"ro", "nosuid", "nodev"} <= set(options)
+
+
+def forget(place: Place) -> None:
+    """Drop what the kernel has cached of the tree's data, so that the next reads come from the server."""
+    for path in place.stored_files() + list(place.run_dir.glob("*/fuse/layers/*")):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_killing_whoever_serves_is_not_noticed(place: Place, driver: str) -> None:
+    """Server, supervisor (its server takes its place), server of the new supervisor; with the image gone."""
+    expected = place.image.expected()
+    with mounted(place, "--driver", driver, "--trusted", "--prefetch", "none") as tree:
+        assert observe(tree) == expected
+        place.layout.rename(place.path / "moved")
+        for who in ("server", "server", "supervisor", "server", "supervisor"):
+            forget(place)
+            before = place.state("server.pid").read_text()
+            place.kill(who)
+            assert observe(tree) == expected
+            while place.state("server.pid").read_text() == before:
+                os.sched_yield()
+        assert "took over" in place.state("log").read_text()
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_when_everything_was_killed_umount_still_clears_up(place: Place, driver: str) -> None:
+    with mounted(place, "--driver", driver):
+        os.kill(int(place.state("supervisor.pid").read_text()), signal.SIGSTOP)
+        place.kill("server")
+        place.kill("supervisor")
+
+
+def test_a_mount_point_left_by_killed_processes_can_be_used_again(place: Place) -> None:
+    place.cafs("mount", place.source, place.target, "--driver", "fuse")
+    os.kill(int(place.state("supervisor.pid").read_text()), signal.SIGSTOP)
+    place.kill("server")
+    place.kill("supervisor")
+    subprocess.run(["umount", "-l", place.target], check=True)
+    with mounted(place, "--driver", "fuse", "--trusted") as tree:
+        assert observe(tree) == place.image.expected()
+
+
+def test_mount_points_that_cannot_be(place: Place) -> None:
+    missing, file, full = place.path / "missing", place.path / "file", place.path / "full"
+    file.touch()
+    (full / "x").mkdir(parents=True)
+    for point, code, message in (
+        (missing, 2, "does not exist"),
+        (file, 2, "is no directory"),
+        (full, 2, "is not empty"),
+        (Path("/proc"), 1, "in use"),
+    ):
+        assert message in place.cafs("mount", place.source, point, code=code)
+    with mounted(place):
+        assert "in use" in place.cafs("mount", place.source, place.target, code=1)
+    assert "no image is mounted" in place.cafs("umount", place.target, code=2)
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_sources_that_cannot_be(place: Place, driver: str) -> None:
+    for source, code in ((f"oci:{place.layout}:v2", 1), ("oci:/missing", 1), ("no such:reference", 2)):
+        place.cafs("mount", source, place.target, "--driver", driver, code=code)
+        place.assert_clean()
+
+
+def test_a_damaged_index_is_an_integrity_failure(place: Place) -> None:
+    for path in (place.layout / "blobs/sha256").iterdir():
+        content = path.read_bytes()
+        if content.startswith(b"\x28\xb5\x2f\xfd"):  # zstd: the layer indexes
+            path.write_bytes(content[:50] + bytes([content[50] ^ 1]) + content[51:])
+    place.cafs("mount", place.source, place.target, code=3)
+    place.assert_clean()
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_a_tree_in_use_is_unmounted_by_force_only(place: Place, driver: str) -> None:
+    place.cafs("mount", place.source, place.target, "--driver", driver)
+    user = os.open(place.target, os.O_RDONLY | os.O_DIRECTORY)
+    assert "in use" in place.cafs("umount", place.target, code=1)
+    assert place.target.is_mount()
+    assert os.listdir(user) != []  # noqa: PTH208  of an open directory
+    with ThreadPoolExecutor(1) as pool:
+        forced = pool.submit(place.cafs, "umount", place.target, "--force")
+        while place.target.is_mount():
+            os.sched_yield()
+        os.close(user)
+        forced.result()
+    place.assert_clean()
+
+
+def test_in_the_foreground_sigterm_unmounts(place: Place) -> None:
+    command = cafs_command("mount", place.source, place.target, "--foreground", *place.flags)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert "is mounted at" in process.stderr.readline()
+        assert place.target.is_mount()
+        process.terminate()
+        assert process.wait(20) == 0
+    place.assert_clean()
+
+
+def test_a_command_killed_half_way_leaves_nothing(place: Place, faulty_registry: FaultyRegistry) -> None:
+    source, _settings = pushed(place, faulty_registry, "half-way")
+    faulty_registry.fail(Stall(headers=False), path="/manifests/")
+    command = cafs_command("mount", source, place.target, "--driver", "fuse", *place.flags)
+    command += [f"--set=insecure_registries={faulty_registry.host}"]
+    for number in (signal.SIGKILL, signal.SIGINT):
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+            # Not by stat: nobody answers it yet.
+            while not mounts_below(place.target) or not list(place.run_dir.glob("*/server.pid")):
+                os.sched_yield()
+            keeper = int(place.state("supervisor.pid").read_text())
+            process.send_signal(number)
+            assert process.wait(20) == (-number if number == signal.SIGKILL else 130)
+            wait_for_end(keeper)
+        place.assert_clean()
+
+
+def wait_for_end(pid: int) -> None:
+    """Of a process that is no child of ours."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    with os.fdopen(descriptor):
+        poll = select.poll()
+        poll.register(descriptor)
+        assert poll.poll(20_000)
+
+
+def pushed(place: Place, registry: FaultyRegistry, name: str) -> tuple[str, Settings]:
+    """The image in a repository of its own, by digest."""
+    settings = Settings(
+        cache_dir=place.cache_dir, run_dir=place.run_dir, insecure_registries=(registry.host,)
+    )
+
+    async def push() -> str:
+        repository = RegistryRepository(registry.host, name, settings)
+        image = await push_layers(repository, place.layers)
+        await repository.aclose()
+        return f"{registry.host}/{name}@{image.digest}"
+
+    return trio.run(push), settings
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_failing_reads_are_eio_or_etimedout_and_pass(
+    place: Place, faulty_registry: FaultyRegistry, driver: str
+) -> None:
+    source, _settings = pushed(place, faulty_registry, f"failing-{driver}")
+    options = [f"--set=insecure_registries={faulty_registry.host}", "--set=read_deadline_s=1"]
+    options += ["--set=retries=0", "--set=stall_timeout_s=1", "--prefetch=none", "--trusted"]
+    place.cafs("mount", source, place.target, "--driver", driver, *options)
+    try:
+        expected = place.image.expected()
+        path = max(place.stored_files(), key=lambda path: path.stat().st_size)
+        for fault, error in ((Stall(), errno.ETIMEDOUT), (Status(404), errno.EIO)):
+            faulty_registry.fail(fault, path="/blobs/")
+            with pytest.raises(OSError, match=r"\[Errno") as failed:
+                path.read_bytes()
+            assert failed.value.errno in ({error} if driver == "fuse" else {errno.EIO})
+            faulty_registry.heal()
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == expected[place.name(path)].content
+        log = place.state("log").read_text()
+        assert re.search(r"Read of node 0x\w+ failed with ETIMEDOUT: .+", log)
+        assert re.search(r"Read of node 0x\w+ failed with EIO: .+", log)
+        assert observe(place.target) == expected
+        assert place.state("stats.json").exists()
+    finally:
+        place.cafs("umount", place.target)
+    place.assert_clean()
+
+
+def test_fifty_readers_while_the_server_is_killed_again_and_again(place: Place) -> None:
+    expected = place.image.expected()
+    with mounted(place, "--driver", "fuse", "--trusted"):
+        files = place.stored_files()
+        stop = threading.Event()
+        read = threading.Semaphore(0)
+
+        def read_at_random(seed: int) -> int:
+            rng, count = Random(seed), 0
+            while not stop.is_set():
+                path = rng.choice(files)
+                with path.open("rb") as file:
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                    assert hashlib.sha256(file.read()).hexdigest() == expected[place.name(path)].content
+                count += 1
+                read.release()
+            return count
+
+        with ThreadPoolExecutor(50) as pool:
+            readers = [pool.submit(read_at_random, seed) for seed in range(50)]
+            try:
+                for _ in range(12):
+                    for _ in range(60):
+                        assert read.acquire(timeout=30)
+                    place.kill("server")
+            finally:
+                stop.set()
+            assert sum(reader.result() for reader in readers) >= 12 * 60
+
+
+def test_an_ordinary_user_mounts_through_fusermount3(place: Place) -> None:
+    """As nobody, but with the right to read everything: Python itself may lie in root's home."""
+    device_mode = Path("/dev/fuse").stat().st_mode
+    Path("/dev/fuse").chmod(0o666)  # as udev makes it; containers often have no udev
+    place.path.parent.chmod(0o711)
+    for path in (place.path, *place.path.rglob("*")):
+        os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+    keep = "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"
+    user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *keep]
+    try:
+        run_cafs("mount", place.source, place.target, *place.flags, prefix=user)
+        seen = subprocess.run([*user, "find", str(place.target)], capture_output=True, check=True).stdout
+        assert seen.count(b"\0") == 0
+        assert len(seen) > 1000
+        place.kill("server")
+        again = subprocess.run([*user, "find", str(place.target)], capture_output=True, check=True).stdout
+        assert again == seen
+        run_cafs("umount", place.target, *place.flags, prefix=user)
+    finally:
+        Path("/dev/fuse").chmod(device_mode & 0o777)
+    place.assert_clean()
