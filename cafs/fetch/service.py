@@ -253,9 +253,7 @@ class ChunkService:
     def _finished(self, flight: Flight, plain: Plain | None, failure: CafsError | None) -> None:
         """A flight has ended, well or not."""
         del self._flights[flight.ref.digest]
-        if flight.priority is Priority.FILL:
-            plain = None  # nobody reads it; the window of the fill would keep it in memory
-        elif plain is not None:
+        if plain is not None and flight.priority is not Priority.FILL:
             self._memory.put(flight.ref.digest, plain)
         flight.finish(plain, failure)
 

@@ -210,8 +210,8 @@ BLOB = descriptor_of(CONTENT)
         (Status(307), ProtocolError, "no address"),
         (Status(307, {"Location": "/v2/"}), ProtocolError, "another length"),
         (Cut(3), ProtocolError, "bytes 0-9"),
-        (Stall(3), DeadlineError, "silent for 1 s"),
-        (Stall(headers=False), DeadlineError, "silent for 1 s"),
+        (Stall(3), DeadlineError, "no bytes for 1 s"),
+        (Stall(headers=False), DeadlineError, "no bytes for 1 s"),
     ],
 )
 async def test_ranges_of_a_registry_that_misbehaves(
@@ -251,7 +251,7 @@ async def test_ranges_outside_a_blob_are_never_asked_for(
         with pytest.raises(IntegrityError):
             await there.read_range(BLOB, offset, length)
     assert await there.read_range(BLOB, 5, 0) == b""
-    assert faulty_registry.settled() == []
+    assert faulty_registry.requests == []
 
 
 @pytest.mark.parametrize(
@@ -386,16 +386,9 @@ async def test_redirects_carry_no_credentials_to_another_host(
     await push_bytes(opened(docker_registry.host, repository.repository), CONTENT)
     path = f"/v2/{repository.repository}/blobs/{blob.digest}"
     front.fail(Status(307, {"Location": f"{elsewhere.url}{path}"}), path="/blobs/")
-    front.settled()
-    front.forget()
     assert await repository.read_range(blob, 10, 10) == CONTENT[10:20]
-    assert await repository.read_range(blob, 20, 10) == CONTENT[20:30]
-    assert len(front.settled()) == 1, "the second read goes straight to where the first one was sent"
-    elsewhere.fail(Status(403), path="/blobs/", times=1)
-    assert await repository.read_range(blob, 30, 10) == CONTENT[30:40]
-    assert len(front.settled()) == 2, "when that address is no longer good, the registry is asked again"
-    assert {request.authorization for request in elsewhere.settled()} == {None}
-    assert None not in {request.authorization for request in front.settled()}
+    assert [request.authorization for request in elsewhere.requests] == [None]
+    assert front.requests[-1].authorization is not None
 
 
 async def test_nobody_listens(opened: Opener) -> None:

@@ -16,7 +16,6 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, supp
 from dataclasses import dataclass, field
 
 import httpx2 as httpx
-import trio
 
 from cafs import __version__
 from cafs.core.settings import Settings
@@ -37,9 +36,6 @@ from cafs.oci.registry.credentials import load_credentials
 _MAX_REDIRECTS = 5
 _SPARE_CONNECTIONS = 8
 _KEEPALIVE_S = 60
-_LOCATED_FOR_S = 60.0
-"""Signed addresses are good for minutes at least; when one is not, the registry is asked again."""
-_MAX_LOCATED = 1000
 _HUB_HOST = "registry-1.docker.io"
 
 log = logging.getLogger(__name__)
@@ -62,17 +58,6 @@ class Request:
     """Statuses that are handed to the caller; every other becomes an error."""
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Body | bytes | None = None
-    answer_within_s: float | None = None
-    """How long the registry may think before it answers; None: as long as it may be silent anyway."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Located:
-    """Where a redirect led, for a while."""
-
-    url: str
-    until: float
-    """On trio's clock."""
 
 
 class RegistryClient:
@@ -83,11 +68,12 @@ class RegistryClient:
         self._settings = settings
         self._scheme, self._guessed = _scheme_for(host, settings.insecure_registries)
         self._auth = Authenticator(f"registry {host}", lambda: load_credentials(host), self._fetch_token)
-        self._located: dict[str, _Located] = {}
         connections = settings.fetch_concurrency + _SPARE_CONNECTIONS
         self._http = httpx.AsyncClient(
             verify=ssl.create_default_context(),
-            timeout=httpx.Timeout(settings.stall_timeout_s, connect=settings.connect_timeout_s),
+            timeout=httpx.Timeout(
+                settings.stall_timeout_s, connect=settings.connect_timeout_s, pool=settings.read_deadline_s
+            ),
             limits=httpx.Limits(
                 max_connections=connections,
                 max_keepalive_connections=connections,
@@ -165,42 +151,15 @@ class RegistryClient:
         self, stack: AsyncExitStack, request: Request, authorization: str | None
     ) -> httpx.Response:
         """Send, and follow redirects of reads. Credentials go to the registry's own origin only."""
-        url = asked = resolve_location(self.base, request.url, request.what)
-        if (known := await self._send_to_known(stack, request, asked)) is not None:
-            return known
+        url = resolve_location(self.base, request.url, request.what)
         for _ in range(_MAX_REDIRECTS):
             response = await self._send_once(stack, request, url, authorization)
             redirected = response.status_code in REDIRECTS and request.method in {"GET", "HEAD"}
             if not redirected or response.status_code in request.expect:
-                self._remember(request, asked, url, response.status_code)
                 return response
             url = resolve_location(url, response.headers.get("location", ""), request.what)
             await response.aclose()
         raise ProtocolError(f"{request.what}: more than {_MAX_REDIRECTS} redirects")
-
-    async def _send_to_known(
-        self, stack: AsyncExitStack, request: Request, asked: str
-    ) -> httpx.Response | None:
-        """Registries send every range request on to their storage: a blob's second one goes there at once.
-
-        None when nothing is known, or it is stale by now: then the registry is asked again.
-        """
-        known = self._located.get(asked) if request.method == "GET" else None
-        if known is None or known.until < trio.current_time():
-            return None
-        response = await self._send_once(stack, request, known.url, None)
-        if response.status_code in request.expect:
-            return response
-        del self._located[asked]
-        await response.aclose()
-        return None
-
-    def _remember(self, request: Request, asked: str, url: str, status: int) -> None:
-        if request.method != "GET" or origin_of(url) == origin_of(asked) or status not in request.expect:
-            return
-        if len(self._located) >= _MAX_LOCATED:
-            self._located.clear()
-        self._located[asked] = _Located(url, trio.current_time() + _LOCATED_FOR_S)
 
     async def _send_once(
         self, stack: AsyncExitStack, request: Request, url: str, authorization: str | None
@@ -210,21 +169,10 @@ class RegistryClient:
             headers["Authorization"] = authorization
         content = request.body() if callable(request.body) else request.body
         with self.translated(request.what):
-            built = self._http.build_request(
-                request.method, url, headers=headers, content=content, timeout=self._timeout(request)
-            )
+            built = self._http.build_request(request.method, url, headers=headers, content=content)
             response = await self._http.send(built, stream=True)
         stack.push_async_callback(response.aclose)
         return response
-
-    def _timeout(self, request: Request) -> httpx.Timeout:
-        settings = self._settings
-        return httpx.Timeout(
-            settings.stall_timeout_s,
-            read=max(settings.stall_timeout_s, request.answer_within_s or 0.0),
-            connect=settings.connect_timeout_s,
-            pool=settings.read_deadline_s,
-        )
 
     def _speaks_tls(self, body: bytes) -> bool:
         """Go's and nginx's servers say so in clear text; only believed of loopback, where we guessed."""
@@ -278,7 +226,7 @@ class RegistryClient:
         except httpx.PoolTimeout as e:
             raise DeadlineError(f"{what}: no free connection within {settings.read_deadline_s:g} s") from e
         except httpx.TimeoutException as e:
-            raise DeadlineError(f"{what}: the registry was silent for {settings.stall_timeout_s:g} s") from e
+            raise DeadlineError(f"{what}: no bytes for {settings.stall_timeout_s:g} s") from e
         except httpx.RemoteProtocolError as e:
             raise ProtocolError(f"{what}: {_one_line(e)}") from e
         except httpx.TransportError as e:

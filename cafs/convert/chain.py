@@ -1,0 +1,22 @@
+"""chainIDs: what a stack of layers is called (OCI image-spec, config.md, "Layer ChainID"). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cafs.core.digest import Digest, sha256_digest
+
+
+def parent_chain_ids(diff_ids: Sequence[Digest]) -> list[Digest | None]:
+    """For each layer the chainID of those below it; None for the lowest."""
+    chain: Digest | None = None
+    parents: list[Digest | None] = []
+    for diff_id in diff_ids:
+        parents.append(chain)
+        chain = diff_id if chain is None else sha256_digest(f"{chain} {diff_id}".encode())
+    return parents
+
+
+def raw_digest(digest: Digest | None) -> bytes | None:
+    """The 32 bytes of a sha256 digest."""
+    return None if digest is None else bytes.fromhex(digest.partition(":")[2])

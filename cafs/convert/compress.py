@@ -1,0 +1,163 @@
+"""Chunks into frames on worker threads, a batch at a time, and into the chunk blob in order.
+
+Owned by one layer's conversion. A hop to a thread costs as much as hashing several chunks, so whole
+buffers go; blake3 and zstd release the GIL. Frames are written in the order the batches were handed
+in, and a chunk is stored by the first that has it, so the blob does not depend on the number of threads
+or on their speed. At most a few batches are under way: memory does not grow with the layer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from typing import BinaryIO
+
+import blake3
+import zstandard
+
+from cafs.convert.known_chunks import KnownChunks
+from cafs.core.chunk import ChunkRef, Codec
+from cafs.core.chunking import ChunkingOptions, compression_parameters
+from cafs.core.digest import Digest
+from cafs.core.source import BlobRef
+
+BUFFER_BYTES = 4 << 20
+_BATCHES_UNDER_WAY = 5
+
+Bounds = list[tuple[int, int]]
+Frames = list[tuple[bytes, Codec, bytes | memoryview | None]]
+"""(digest, codec, frame) of each chunk; no frame when the chunk was known already."""
+
+
+def compress_batch(
+    buffer: bytearray, bounds: Bounds, known: KnownChunks, parameters: zstandard.ZstdCompressionParameters
+) -> Frames:
+    """Hash and compress chunks of ``buffer``. Runs on a worker thread.
+
+    A fresh compressor for each chunk costs 7% and guarantees that a frame depends on its chunk alone:
+    zstd's match finder may carry a salt from one use of a context to the next.
+    """
+    view = memoryview(buffer)
+    frames: Frames = []
+    for start, end in bounds:
+        plain = view[start:end]
+        digest = blake3.blake3(plain).digest()
+        if known.find(digest) is not None:
+            frames.append((digest, Codec.RAW, None))
+            continue
+        frame = zstandard.ZstdCompressor(compression_params=parameters).compress(plain)
+        if len(frame) < len(plain):
+            frames.append((digest, Codec.ZSTD, frame))
+        else:
+            frames.append((digest, Codec.RAW, plain))
+    return frames
+
+
+class ChunkWriter:
+    """Takes buffers with cut chunks, keeps the rows of the chunk table, writes the chunk blob.
+
+    Used by one thread. ``file`` belongs to the caller, who removes it after a failure.
+    """
+
+    def __init__(
+        self, file: BinaryIO, executor: Executor, known: KnownChunks, options: ChunkingOptions
+    ) -> None:
+        self._file = file
+        self._executor = executor
+        self._known = known
+        self._parameters = compression_parameters(options)
+        self._hash = hashlib.sha256()
+        self._blob_bytes = 0
+        self._under_way: deque[tuple[Future[Frames], bytearray, Bounds] | int] = deque()
+        self._batches = 0
+        self._spare: list[bytearray] = []
+        self._row_bytes = array("L")
+        self._row_chunks = array("L")
+        self._rows_handed_in = 0
+
+    @property
+    def rows_handed_in(self) -> int:
+        """How many chunks were given to ``submit`` and not dropped again."""
+        return self._rows_handed_in
+
+    def buffer(self) -> bytearray:
+        """A buffer to fill; its old content is still in it."""
+        return self._spare.pop() if self._spare else bytearray(BUFFER_BYTES)
+
+    def submit(self, buffer: bytearray, bounds: Bounds) -> None:
+        """Hand a buffer over, with its chunks in order. Waits while too many are under way."""
+        while self._batches >= _BATCHES_UNDER_WAY:
+            self._complete_one()
+        future = self._executor.submit(compress_batch, buffer, bounds, self._known, self._parameters)
+        self._under_way.append((future, buffer, bounds))
+        self._batches += 1
+        self._rows_handed_in += len(bounds)
+
+    def drop_rows(self, keep: int) -> None:
+        """Forget all rows from number ``keep`` on.
+
+        Only for a run of chunks that were all handed in before: their frames are in the blob once,
+        and stay.
+        """
+        self._rows_handed_in = keep
+        self._under_way.append(keep)
+
+    def add_known_row(self, chunk: int, plain_bytes: int) -> None:
+        """Append a row for a chunk of ``known`` by its number."""
+        self.drain()
+        self._row_bytes.append(plain_bytes)
+        self._row_chunks.append(chunk)
+        self._rows_handed_in += 1
+
+    def drain(self) -> None:
+        """Wait for everything handed in."""
+        while self._under_way:
+            self._complete_one()
+
+    def finish(self) -> BlobRef | None:
+        """The chunk blob's digest and size, after ``drain``; None when it has no byte."""
+        self.drain()
+        self._file.flush()
+        if not self._blob_bytes:
+            return None
+        return BlobRef(Digest("sha256:" + self._hash.hexdigest()), self._blob_bytes)
+
+    def close(self) -> None:
+        """Let go of what is under way, after a failure: nothing more is started or written."""
+        for item in self._under_way:
+            if not isinstance(item, int):
+                item[0].cancel()
+        self._under_way.clear()
+
+    def rows(self, blob_number: Callable[[int], int]) -> Iterator[tuple[int, ChunkRef]]:
+        """(end in the data region, chunk) of every row, with blob numbers passed through."""
+        end = 0
+        for plain_bytes, chunk in zip(self._row_bytes, self._row_chunks, strict=True):
+            end += plain_bytes
+            yield end, self._known.ref(chunk, plain_bytes, blob_number)
+
+    def chunks_used(self) -> array[int]:
+        """Numbers of the chunks of ``known`` that the rows refer to, in row order."""
+        return self._row_chunks
+
+    def _complete_one(self) -> None:
+        item = self._under_way.popleft()
+        if isinstance(item, int):
+            del self._row_bytes[item:], self._row_chunks[item:]
+            return
+        future, buffer, bounds = item
+        self._batches -= 1
+        for (start, end), (digest, codec, frame) in zip(bounds, future.result(), strict=True):
+            chunk = self._known.find(digest)
+            if chunk is None:
+                assert frame is not None, "a chunk that was known cannot be forgotten"
+                chunk = self._known.add_own(digest, self._blob_bytes, len(frame), codec)
+                self._file.write(frame)
+                self._hash.update(frame)
+                self._blob_bytes += len(frame)
+            self._row_bytes.append(end - start)
+            self._row_chunks.append(chunk)
+        self._spare.append(buffer)

@@ -1,0 +1,236 @@
+"""One image or artifact: its layers converted side by side, then published as one index artifact.
+
+Runs in one trio task tree. Blobs are pushed as layers finish; the artifact's manifest goes last, so a
+run that ends early has changed nothing that a reader could find.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import trio
+
+from cafs.convert.below import Below
+from cafs.convert.chain import parent_chain_ids, raw_digest
+from cafs.convert.dictionary import Dictionary
+from cafs.convert.layer import BelowLayer, Feed, Workshop, check_diff_id, convert_blob, file_feed, tar_feed
+from cafs.convert.memory import ConversionMemory, ConvertedLayer
+from cafs.convert.upload import push_layer
+from cafs.core.digest import Digest
+from cafs.core.progress import Progress, Step
+from cafs.core.source import BlobRef
+from cafs.errors import IntegrityError, NotFoundError, UsageError
+from cafs.fetch.index_cache import IndexCache
+from cafs.index.layer_index import LayerIndex
+from cafs.oci.annotations import TITLE
+from cafs.oci.artifact import IndexArtifact, find_artifact, publish_artifact
+from cafs.oci.descriptor import Descriptor
+from cafs.oci.image import Image, load_config
+from cafs.oci.media_types import LAYER_CHUNKS, is_layer
+from cafs.oci.repository import Repository, copy_blob
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one call of ``cafs convert`` has for all its images."""
+
+    shop: Workshop
+    options: str
+    """Key of the options: with the diffID, what a conversion can be used again for."""
+    dictionary: Dictionary
+    memory: ConversionMemory
+    indexes: IndexCache
+    progress: Progress
+    layers_at_once: trio.CapacityLimiter
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPlan:
+    """One layer to convert."""
+
+    number: int
+    blob: Descriptor
+    diff_id: Digest
+    parent: Digest | None
+    """chainID of the layers below."""
+    feed: Feed
+
+
+@dataclass(frozen=True, slots=True)
+class ImageResult:
+    """What became of one image."""
+
+    image: Digest | None
+    artifact: Digest
+    layers: tuple[ConvertedLayer, ...]
+    new_layers: int
+    """How many were converted now; the others had been before."""
+
+
+async def plan_layers(source: Repository, image: Image) -> list[LayerPlan]:
+    """What is to be converted.
+
+    Raises:
+        UsageError: there is nothing in it that can be.
+        IntegrityError: manifest and config do not agree.
+    """
+    manifest = image.manifest
+    if not manifest.is_image:
+        titled = [blob for blob in manifest.layers if blob.annotations.get(TITLE)]
+        if not titled:
+            raise UsageError(f"{source.name} is neither an image nor an artifact with titled files")
+        return [
+            LayerPlan(n, blob, blob.digest, None, file_feed(blob.annotations[TITLE].encode(), blob.size))
+            for n, blob in enumerate(titled)
+        ]
+    for blob in manifest.layers:
+        if not is_layer(blob.media_type):
+            raise UsageError(f"layer {blob.digest} of {source.name} is no tar but {blob.media_type!r}")
+    diff_ids = (await load_config(source, manifest)).diff_ids
+    parents = parent_chain_ids(diff_ids)
+    return [
+        LayerPlan(n, blob, diff_id, parent, tar_feed)
+        for n, (blob, diff_id, parent) in enumerate(zip(manifest.layers, diff_ids, parents, strict=True))
+    ]
+
+
+class ImageConversion:
+    """Converts one image of ``source`` into ``target``."""
+
+    def __init__(self, run: Run, source: Repository, image: Image, target: Repository) -> None:
+        self._run = run
+        self._source = source
+        self._image = image
+        self._target = target
+        self._plans: list[LayerPlan] = []
+        self._done: list[ConvertedLayer | None] = []
+        self._files: dict[int, Path] = {}
+        self._finished: list[trio.Event] = []
+        self._new = 0
+
+    async def run(self) -> ImageResult:
+        """Convert what is not converted yet, and publish."""
+        self._plans = await plan_layers(self._source, self._image)
+        self._done = [None] * len(self._plans)
+        self._finished = [trio.Event() for _ in self._plans]
+        existing = await self._existing()
+        if existing is not None and await self._reuse_all(*existing):
+            return ImageResult(self._image.descriptor.digest, existing[0].digest, self._layers(), 0)
+        async with trio.open_nursery() as nursery:
+            for plan in self._plans:
+                await self._run.layers_at_once.acquire_on_behalf_of(plan)
+                nursery.start_soon(self._convert_layer, plan)
+        layers = self._layers()
+        dictionary = await self._bring_dictionary(layers)
+        artifact = await publish_artifact(
+            self._target, self._image.descriptor, [layer.layer for layer in layers], dictionary
+        )
+        return ImageResult(self._image.descriptor.digest, artifact.digest, layers, self._new)
+
+    def _layers(self) -> tuple[ConvertedLayer, ...]:
+        return tuple(layer for layer in self._done if layer is not None)
+
+    async def _existing(self) -> tuple[Descriptor, IndexArtifact] | None:
+        try:
+            return await find_artifact(self._target, self._image)
+        except (NotFoundError, IntegrityError) as e:
+            log.debug("no conversion to use again: %s", e)
+            return None
+
+    async def _reuse_all(self, _descriptor: Descriptor, artifact: IndexArtifact) -> bool:
+        """Whether the artifact that is there already is what this run would make."""
+        others = tuple(blob.blob for blob in artifact.dictionary)
+        same = [
+            ConvertedLayer(layer, others)
+            for layer, plan in zip(artifact.layers, self._plans, strict=True)
+            if (layer.diff_id, layer.options) == (plan.diff_id, self._run.options)
+        ]
+        if len(same) < len(self._plans) or not await self._are_there(same):
+            return False
+        self._done = list(same)
+        return True
+
+    async def _are_there(self, layers: Sequence[ConvertedLayer]) -> bool:
+        for blob in {blob for layer in layers for blob in layer.blobs}:
+            if not await self._target.has_blob(blob):
+                return False
+        return True
+
+    async def _convert_layer(self, plan: LayerPlan) -> None:
+        step = self._run.progress.step(f"layer {plan.number + 1} of {len(self._plans)}", plan.blob.size)
+        note = "failed"
+        try:
+            known = await self._recall(plan)
+            note = "converted before" if known else ""
+            self._done[plan.number] = known or await self._convert_new(plan, step)
+            self._finished[plan.number].set()
+        finally:
+            step.finish(note)
+            self._run.layers_at_once.release_on_behalf_of(plan)
+
+    async def _recall(self, plan: LayerPlan) -> ConvertedLayer | None:
+        """A conversion of the same layer, if its blobs are in the target or can be taken over."""
+        run = self._run
+        found = await trio.to_thread.run_sync(run.memory.recall, plan.diff_id, run.options, plan.parent)
+        if found is None:
+            return None
+        converted, _where = found
+        if not await self._are_there([converted]):
+            return None
+        return replace(converted, layer=replace(converted.layer, layer_digest=plan.blob.digest))
+
+    async def _convert_new(self, plan: LayerPlan, step: Step) -> ConvertedLayer:
+        run = self._run
+        below = BelowLayer(lambda: trio.from_thread.run(self._below, plan.number), raw_digest(plan.parent))
+        name = f"{plan.number}-{plan.diff_id.partition(':')[2][:12]}"
+        blob = self._source.blob(plan.blob)
+        files = await convert_blob(run.shop, name, blob, plan.feed, step, below=below)
+        check_diff_id(files, plan.diff_id, plan.blob.digest)
+        if files.dropped_xattrs:
+            log.warning(
+                "layer %s: %d trusted.overlay.* attributes left out: they would steer overlayfs",
+                plan.blob.digest,
+                files.dropped_xattrs,
+            )
+        converted = await push_layer(self._target, files, plan.blob.digest, run.options, plan.parent)
+        files.chunks.unlink()
+        self._files[plan.number] = files.index
+        self._new += 1
+        await trio.to_thread.run_sync(run.memory.remember, converted, self._target.name)
+        return converted
+
+    async def _below(self, number: int) -> Below:
+        """The layers below ``number``, once they are converted."""
+        layers = []
+        for lower in range(number):
+            await self._finished[lower].wait()
+            layers.append(await self._open_index(lower))
+        return Below(layers)
+
+    async def _open_index(self, number: int) -> LayerIndex:
+        path, converted = self._files.get(number), self._done[number]
+        if path is not None:
+            return await trio.to_thread.run_sync(LayerIndex.open, path)
+        assert converted is not None, "its event was set"
+        return await self._run.indexes.open(self._target, converted.layer)
+
+    async def _bring_dictionary(self, layers: Sequence[ConvertedLayer]) -> list[Descriptor]:
+        """Chunk blobs of other images: into the target, so that its garbage collection keeps them."""
+        own = {layer.layer.chunks.blob for layer in layers if layer.layer.chunks}
+        needed = {blob for layer in layers for blob in layer.other_blobs} - own
+        ordered = sorted(needed, key=lambda blob: blob.digest)
+        for blob in ordered:
+            await self._bring(blob)
+        return [Descriptor(blob.digest, blob.size, LAYER_CHUNKS) for blob in ordered]
+
+    async def _bring(self, blob: BlobRef) -> None:
+        origin = self._run.dictionary.origin(blob)
+        if origin is not None:
+            await copy_blob(origin, self._target, blob, self._run.shop.folder)
+        elif not await self._target.has_blob(blob):
+            raise NotFoundError(f"chunk blob {blob.digest} is no longer in {self._target.name}")

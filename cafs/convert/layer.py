@@ -1,0 +1,199 @@
+"""One layer from its bytes to an index file and a chunk blob, both in a work directory.
+
+The conversion is plain synchronous code on one worker thread, fed through a bounded channel by a trio
+task that reads (and verifies) the blob; compression runs on the shared executor. Cancelling the task
+ends the thread at its next piece. Nothing is visible outside the work directory.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import stat
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import AbstractAsyncContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from cafs.convert.below import Below
+from cafs.convert.compress import ChunkWriter
+from cafs.convert.known_chunks import KnownChunks
+from cafs.convert.layer_builder import FinishedLayer, LayerBuilder
+from cafs.convert.plain_stream import PlainStream
+from cafs.convert.tar_reader import TarReader
+from cafs.core.chunking import ChunkingOptions
+from cafs.core.digest import Digest
+from cafs.core.entry import Meta
+from cafs.core.progress import Step
+from cafs.core.tar import Entry
+from cafs.errors import IntegrityError, StorageError
+
+_PIECE_BYTES = 1 << 20
+"""Pieces are gathered to this size: a hop to the thread costs as much as hashing several chunks."""
+_PIECES_AHEAD = 8
+
+BlobStream = AbstractAsyncContextManager[AsyncIterator[bytes]]
+Feed = Callable[[LayerBuilder, Iterator[bytes]], bytes]
+"""Adds the entries of a layer to a builder; returns its diffID as raw sha256."""
+
+
+@dataclass(frozen=True, slots=True)
+class BelowLayer:
+    """The layers below one, which may not be converted yet."""
+
+    wait: Callable[[], Below | None]
+    """Blocks until they are; called on the conversion thread."""
+    chain_id: bytes | None
+    """Raw sha256 of theirs; None: there are none."""
+
+
+NOTHING_BELOW = BelowLayer(lambda: None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What all layers of a run share."""
+
+    folder: Path
+    """Temporary files; removed by the owner whatever happens."""
+    executor: Executor
+    options: ChunkingOptions
+    new_known: Callable[[], KnownChunks]
+    """The chunks of the dictionary, for a layer to add its own to."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerFiles:
+    """A converted layer in the work directory."""
+
+    finished: FinishedLayer
+    diff_id: Digest
+    index: Path
+    chunks: Path
+    dropped_xattrs: int
+
+
+async def convert_blob(
+    shop: Workshop,
+    name: str,
+    blob: BlobStream,
+    feed: Feed,
+    step: Step,
+    *,
+    below: BelowLayer = NOTHING_BELOW,
+) -> LayerFiles:
+    """Convert one layer.
+
+    Args:
+        name: Of the layer's files in the work directory.
+        blob: The layer as it is stored, verified at its end.
+        feed: How its bytes become entries.
+        step: Told of the stored bytes that were taken.
+        below: The layers below, asked only when an entry speaks of them.
+
+    Raises:
+        IntegrityError, UsageError: the layer cannot be converted, or is not what its digest says.
+        StorageError: the disk is full.
+    """
+    send, receive = trio.open_memory_channel[bytes](_PIECES_AHEAD)
+
+    def work() -> LayerFiles:
+        return _convert(shop, name, feed, _pieces(receive), below)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_pump, blob, send, step)
+        files = await trio.to_thread.run_sync(work, limiter=trio.CapacityLimiter(1))
+    return files  # noqa: RET504  after the nursery: only then was the blob verified
+
+
+def tar_feed(builder: LayerBuilder, pieces: Iterator[bytes]) -> bytes:
+    """A tar in any compression."""
+    stream = PlainStream(pieces)
+    reader = TarReader(stream)
+    for entry in reader.entries():
+        builder.add(entry, reader.fill)
+    return stream.drain()
+
+
+def file_feed(title: bytes, size: int) -> Feed:
+    """A blob that is one file, as artifacts have them: readable by all, without a time."""
+
+    def feed(builder: LayerBuilder, pieces: Iterator[bytes]) -> bytes:
+        hasher = hashlib.sha256()
+
+        def hashed() -> Iterator[bytes]:
+            for piece in pieces:
+                hasher.update(piece)
+                yield piece
+
+        stream = PlainStream(hashed(), decode=False)
+        meta = Meta(stat.S_IFREG | 0o644)
+        entry = Entry(title, meta, size, size, b"", is_hard_link=False, runs=None, map_in_data=False)
+        builder.add(entry, stream.fill)
+        return stream.drain()
+
+    return feed
+
+
+def check_diff_id(files: LayerFiles, expected: Digest, layer: Digest) -> None:
+    """Compare a layer's diffID with what the image's config says.
+
+    Raises:
+        IntegrityError: they differ.
+    """
+    if files.diff_id != expected:
+        raise IntegrityError(
+            f"layer {layer} unpacks to {files.diff_id}, but the image's config says {expected}"
+        )
+
+
+def _convert(shop: Workshop, name: str, feed: Feed, pieces: Iterator[bytes], below: BelowLayer) -> LayerFiles:
+    index, chunks = shop.folder / f"{name}.index", shop.folder / f"{name}.chunks"
+    known = shop.new_known()
+    with _storage_errors(shop.folder), index.open("wb") as index_file, chunks.open("wb") as chunk_file:
+        writer = ChunkWriter(chunk_file, shop.executor, known, shop.options)
+        try:
+            builder = LayerBuilder(writer, known, shop.options)
+            diff_id = feed(builder, pieces)
+            tree = below.wait() if builder.needs_below else None
+            finished = builder.finish(index_file, diff_id, tree, below.chain_id)
+        finally:
+            writer.close()
+    return LayerFiles(finished, Digest("sha256:" + diff_id.hex()), index, chunks, builder.dropped_xattrs)
+
+
+async def _pump(blob: BlobStream, send: trio.MemorySendChannel[bytes], step: Step) -> None:
+    async with send, blob as pieces:
+        gathered: list[bytes] = []
+        size = 0
+        async for piece in pieces:
+            gathered.append(piece)
+            size += len(piece)
+            step.advance(len(piece))
+            if size >= _PIECE_BYTES:
+                await send.send(b"".join(gathered))
+                gathered, size = [], 0
+        # Here the blob has been verified. The thread's input ends with the channel, never before.
+        if gathered:
+            await send.send(b"".join(gathered))
+
+
+def _pieces(receive: trio.MemoryReceiveChannel[bytes]) -> Iterator[bytes]:
+    while True:
+        try:
+            yield trio.from_thread.run(receive.receive)
+        except trio.EndOfChannel:
+            return
+
+
+@contextmanager
+def _storage_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        if e.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise StorageError(f"no space left in {folder}: free some, or set cache_dir elsewhere") from e
+        raise StorageError(f"cannot write to {folder}: {e.strerror or e}") from e

@@ -1,0 +1,194 @@
+"""One layer on its way: entries in, then the index file and the chunk blob.
+
+Owned by one conversion thread. The rules that make a tree of entries are ``LayerTree``'s, where the
+bytes go is ``DataRegion``'s; this joins them. What only the layers below can answer (hard links across
+layers, directories that no entry describes) is settled in ``finish``.
+"""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass, replace
+from typing import BinaryIO
+
+from cafs.convert.below import Below, LowerFile, LowerRun
+from cafs.convert.compress import ChunkWriter
+from cafs.convert.known_chunks import OWN_BLOB, KnownChunks
+from cafs.convert.region import DataRegion, Fill
+from cafs.convert.sparse import aligned_runs, fill_run
+from cafs.core.chunking import ChunkingOptions
+from cafs.core.entry import Extent, Meta
+from cafs.core.erofs import sparse_granularity
+from cafs.core.paths import Effect, clean_path, parse_whiteout, show_path
+from cafs.core.source import BlobRef
+from cafs.core.tar import Entry
+from cafs.core.tar_sparse import Runs
+from cafs.errors import IntegrityError
+from cafs.index.header import ChunkingOptions as IndexOptions
+from cafs.index.header import IndexHeader
+from cafs.index.tree import INLINE_MAX_BYTES, LayerTree
+from cafs.index.writer import write_index
+
+_OVERLAY_XATTRS = b"trusted.overlay."
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedLayer:
+    """What ``LayerBuilder.finish`` made."""
+
+    header: IndexHeader
+    chunks: BlobRef | None
+    """The layer's own chunk blob."""
+    other_blobs: tuple[BlobRef, ...]
+    """Chunk blobs of other layers that the chunk table refers to."""
+
+
+class LayerBuilder:
+    """Takes entries in the order of the layer."""
+
+    def __init__(self, writer: ChunkWriter, known: KnownChunks, options: ChunkingOptions) -> None:
+        self._tree = LayerTree()
+        self._writer = writer
+        self._known = known
+        self._options = options
+        self._region = DataRegion(writer, options)
+        self._links: list[tuple[bytes, bytes]] = []
+        """(path, target) of hard links to what this layer does not have, in order."""
+        self.dropped_xattrs = 0
+        """``trusted.overlay.*`` attributes that were left out: they would steer overlayfs."""
+
+    def add(self, entry: Entry, fill: Fill) -> None:
+        """One entry.
+
+        Args:
+            entry: As the layer has it.
+            fill: Gives the stored bytes of a regular file in order.
+
+        Raises:
+            IntegrityError, UsageError: the entry cannot be; the message names it.
+        """
+        effect, path = parse_whiteout(clean_path(entry.name))
+        if effect is Effect.ADD and entry.is_hard_link:
+            self._link(path, clean_path(entry.link, is_link_target=True))
+        elif effect is Effect.ADD:
+            self._add(path, entry, self._own_xattrs(entry.meta), fill)
+        elif effect is Effect.WHITEOUT:
+            self._tree.whiteout(path)
+        elif effect is Effect.OPAQUE:
+            self._tree.opaque(path)
+
+    def finish(
+        self, index: BinaryIO, diff_id: bytes, below: Below | None, parent_chain_id: bytes | None
+    ) -> FinishedLayer:
+        """Write the index. ``parent_chain_id`` is recorded only if something was taken from below."""
+        follows = self._resolve_links(below)
+        follows = self._describe_implied(below) or follows
+        self._region.finish()
+        chunks = self._writer.finish()
+        rows = self._blob_rows(chunks)
+        blobs = list(rows.values())
+        row_of = {known: row for row, known in enumerate(rows)}
+        options = self._options
+        header = write_index(
+            index,
+            self._tree,
+            self._writer.rows(row_of.__getitem__),
+            blobs,
+            data_bytes=self._region.used_bytes,
+            diff_id=diff_id,
+            options=IndexOptions(options.min_bytes, options.avg_bytes, options.max_bytes, options.level),
+            parent_chain_id=parent_chain_id if follows else None,
+        )
+        return FinishedLayer(header, chunks, tuple(blob for known, blob in rows.items() if known != OWN_BLOB))
+
+    @property
+    def needs_below(self) -> bool:
+        """Whether ``finish`` has to ask the layers below."""
+        return bool(self._links) or next(self._tree.implied_directories(), None) is not None
+
+    def _link(self, path: bytes, target: bytes) -> None:
+        if not self._tree.link(path, target):
+            self._links.append((path, target))
+
+    def _add(self, path: bytes, entry: Entry, meta: Meta, fill: Fill) -> None:
+        kind, size = stat.S_IFMT(meta.mode), entry.size
+        if kind == stat.S_IFDIR:
+            self._tree.add_directory(path, meta)
+        elif kind == stat.S_IFLNK:
+            self._tree.add_symlink(path, meta, entry.link)
+        elif kind != stat.S_IFREG:
+            self._tree.add_node(path, meta)
+        elif entry.runs is not None:
+            self._add_sparse(path, meta, size, entry.runs, fill)
+        elif size <= INLINE_MAX_BYTES:
+            content = bytearray(size)
+            fill(memoryview(content))
+            self._tree.add_file(path, meta, size, content=bytes(content))
+        else:
+            offset = self._region.add_file(size, fill)
+            self._tree.add_file(path, meta, size, [Extent(0, offset, size)])
+
+    def _add_sparse(self, path: bytes, meta: Meta, size: int, runs: Runs, fill: Fill) -> None:
+        granularity = sparse_granularity(size)
+        extents = []
+        for start, end, parts in aligned_runs(runs, size, granularity):
+            offset = self._region.add_aligned(end - start, fill_run(start, parts, fill), granularity)
+            extents.append(Extent(start, offset, end - start))
+        self._tree.add_file(path, meta, size, extents)
+
+    def _own_xattrs(self, meta: Meta) -> Meta:
+        kept = tuple(pair for pair in meta.xattrs if not pair[0].startswith(_OVERLAY_XATTRS))
+        self.dropped_xattrs += len(meta.xattrs) - len(kept)
+        return meta if len(kept) == len(meta.xattrs) else replace(meta, xattrs=kept)
+
+    def _resolve_links(self, below: Below | None) -> bool:
+        for path, target in self._links:
+            if self._tree.link(path, target):
+                continue
+            found = below.file(target) if below else None
+            if found is None:
+                raise IntegrityError(
+                    f"{show_path(path)}: hard link to {show_path(target)}, which is nowhere in the image"
+                )
+            self._copy_up(target, found)
+            self._tree.link(path, target)
+        return bool(self._links)
+
+    def _copy_up(self, path: bytes, file: LowerFile) -> None:
+        kind = stat.S_IFMT(file.meta.mode)
+        if kind == stat.S_IFLNK:
+            self._tree.add_symlink(path, file.meta, file.content or b"")
+        elif kind != stat.S_IFREG:
+            self._tree.add_node(path, file.meta)
+        elif file.content is not None:
+            self._tree.add_file(path, file.meta, file.size, content=file.content)
+        else:
+            extents = [self._extent_of(run) for run in file.runs]
+            self._tree.add_file(path, file.meta, file.size, extents)
+
+    def _extent_of(self, run: LowerRun) -> Extent:
+        numbers = []
+        for ref, blob in run.chunks:
+            number = self._known.find(ref.digest)
+            if number is None:
+                place = self._known.blob_number(blob)
+                number = self._known.add(ref.digest, place, ref.offset, ref.frame_bytes, ref.codec)
+            numbers.append((number, ref.plain_bytes))
+        return Extent(run.file_offset, self._region.add_chunks(numbers) + run.skip, run.length)
+
+    def _describe_implied(self, below: Below | None) -> bool:
+        """Directories that no entry described keep what the layers below say of them."""
+        taken = False
+        for path in list(self._tree.implied_directories()):
+            meta = below.directory(path) if below else None
+            if meta is not None:
+                self._tree.add_directory(path, meta)
+                taken = True
+        return taken
+
+    def _blob_rows(self, own: BlobRef | None) -> dict[int, BlobRef]:
+        """The blob table by the numbers of ``KnownChunks``: the own blob, then those really referred to."""
+        used = {self._known.blob_of(chunk) for chunk in set(self._writer.chunks_used())}
+        others = enumerate(self._known.blobs, OWN_BLOB + 1)
+        rows = {OWN_BLOB: own} if own is not None else {}
+        return rows | {number: blob for number, blob in others if number in used}

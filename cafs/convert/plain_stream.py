@@ -1,0 +1,152 @@
+"""A layer's plain bytes as a forward-only stream: pieces in, decompressed, hashed, read in any size.
+
+Used by one conversion thread. The kind of compression is told by the first bytes, as every unpacker
+does. Everything is bounded: whatever a frame inflates to is handed on in small pieces and never held.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Iterator
+from typing import IO, cast
+
+import zstandard
+from isal import isal_zlib
+
+from cafs.errors import IntegrityError
+
+Pieces = Iterator[bytes]
+
+_OUT_BYTES = 1 << 20
+_GZIP_MAGIC = b"\x1f\x8b"
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_ZSTD_MAX_WINDOW_LOG = 27
+"""128 MiB, the window that zstd itself refuses to exceed without being told."""
+
+
+class PlainStream:
+    """Reads decompressed bytes in order. Raises IntegrityError for damaged or truncated input."""
+
+    def __init__(self, pieces: Pieces, *, decode: bool = True) -> None:
+        self._plain = decompressed(pieces) if decode else pieces
+        self._piece = memoryview(b"")
+        self._hash = hashlib.sha256()
+        self.plain_bytes = 0
+
+    def read(self, size: int) -> bytes:
+        """``size`` bytes, or fewer at the end."""
+        parts, left = [], size
+        while left and (part := self._take(left)):
+            parts.append(part)
+            left -= len(part)
+        return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
+
+    def fill(self, view: memoryview) -> None:
+        """Fill all of ``view``."""
+        at = 0
+        while at < len(view):
+            part = self._take(len(view) - at)
+            if not part:
+                raise IntegrityError("the layer ends in the middle of a file: it is truncated")
+            view[at : at + len(part)] = part
+            at += len(part)
+
+    def skip(self, size: int) -> None:
+        """Pass over ``size`` bytes."""
+        while size:
+            part = self._take(size)
+            if not part:
+                raise IntegrityError("the layer ends in the middle of a file: it is truncated")
+            size -= len(part)
+
+    def drain(self) -> bytes:
+        """Read to the end.
+
+        Returns:
+            sha256 of all plain bytes, raw: the layer's diffID.
+        """
+        while self._take(_OUT_BYTES):
+            pass
+        return self._hash.digest()
+
+    def _take(self, most: int) -> memoryview:
+        if not self._piece:
+            self._piece = memoryview(next(self._plain, b""))
+            self._hash.update(self._piece)
+            self.plain_bytes += len(self._piece)
+        part, self._piece = self._piece[:most], self._piece[most:]
+        return part
+
+
+def decompressed(pieces: Pieces) -> Iterator[bytes]:
+    """The plain bytes of ``pieces``, which are gzip, zstd or plain; no piece is empty."""
+    head = b""
+    for piece in pieces:
+        head += piece
+        if len(head) >= len(_ZSTD_MAGIC):
+            break
+    source = _chain(head, pieces)
+    if head.startswith(_GZIP_MAGIC):
+        return _gzip(source)
+    if head.startswith(_ZSTD_MAGIC):
+        return _zstd(source)
+    return source
+
+
+def _chain(head: bytes, pieces: Pieces) -> Iterator[bytes]:
+    if head:
+        yield head
+    yield from (piece for piece in pieces if piece)
+
+
+def _gzip_decoder() -> isal_zlib.Decompress:
+    return isal_zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+
+
+def _gzip(source: Pieces) -> Iterator[bytes]:
+    """Members one after the other; zeros behind the last are padding, as gzip itself has it."""
+    decoder, started = _gzip_decoder(), False
+    for piece in source:
+        data = piece
+        while data:
+            if not started and not (data := data.lstrip(b"\0")):
+                break
+            started = True
+            try:
+                plain = decoder.decompress(data, _OUT_BYTES)
+            except isal_zlib.error as e:  # type: ignore[misc]  # its stub says Any
+                raise IntegrityError(f"the layer is damaged: gzip: {e}") from e
+            if plain:
+                yield plain
+            data = decoder.unconsumed_tail
+            if decoder.eof:
+                data, decoder, started = decoder.unused_data, _gzip_decoder(), False
+    if started:
+        raise IntegrityError("the layer is truncated: its gzip stream does not end")
+
+
+def _zstd(source: Pieces) -> Iterator[bytes]:
+    decompressor = zstandard.ZstdDecompressor(max_window_size=1 << _ZSTD_MAX_WINDOW_LOG)
+    reader = decompressor.stream_reader(
+        cast(IO[bytes], _Readable(source)), read_size=_OUT_BYTES, read_across_frames=True
+    )
+    try:
+        while plain := reader.read(_OUT_BYTES):
+            yield plain
+    except zstandard.ZstdError as e:
+        raise IntegrityError(f"the layer is damaged: zstd: {e}") from e
+
+
+class _Readable:
+    """Pieces behind the ``read`` that zstandard asks for."""
+
+    def __init__(self, source: Pieces) -> None:
+        self._source = source
+        self._rest = memoryview(b"")
+
+    def read(self, size: int) -> bytes:
+        if not self._rest:
+            self._rest = memoryview(next(self._source, b""))
+        part, self._rest = self._rest[:size], self._rest[size:]
+        return bytes(part)
