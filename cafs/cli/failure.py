@@ -30,22 +30,6 @@ def exit_code(error: BaseException) -> int:
     return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILURE
 
 
-def leading_error(error: BaseException) -> BaseException:
-    """The one error of a (nested) group that says most: a nursery's failure is a group.
-
-    Ctrl-C first, since what else failed then failed because of it; then damage, then a mistake of the
-    user's, then any of ours, then the first of the rest.
-    """
-    if not isinstance(error, BaseExceptionGroup):
-        return error
-    leaves = [leading_error(inner) for inner in error.exceptions]
-    for kind in (KeyboardInterrupt, IntegrityError, UsageError, CafsError):
-        for leaf in leaves:
-            if isinstance(leaf, kind):
-                return leaf
-    return leaves[0]
-
-
 def one_line(error: BaseException) -> str:
     """The error's message for a person, in one line without control characters."""
     return _UNPRINTABLE.sub(" ", _message(error)).strip()

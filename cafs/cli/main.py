@@ -32,9 +32,9 @@ from cafs.cli.failure import (
     EXIT_OK,
     EXIT_USAGE,
     exit_code,
-    leading_error,
     one_line,
 )
+from cafs.errors import leading_error
 
 # name -> one line of help. The command is the object ``command`` of module ``cafs.cli.NAME``, which
 # prints through the ``Context`` it gets by ``@click.pass_obj``. To add one: write the module and add

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cafs.errors import CafsError
+from cafs.errors import CafsError, leading_error
 from cafs.fuse.device import DeviceOptions, may_mount, mount_device
 from cafs.fuse.outstanding import Outstanding
 from cafs.fuse.supervisor import REFUSED, Supervisor, Turn, answer_init
@@ -90,14 +90,6 @@ def tell_failure(starter: socket.socket | None, error: BaseException) -> None:
     if not isinstance(failure, CafsError):
         log.error("unexpected", exc_info=error)
     _tell(starter, {"error": str(failure), "kind": type(failure).__name__})
-
-
-def leading_error(error: BaseException) -> BaseException:
-    """The error of ours in a group that tasks left, or the first of it."""
-    if not isinstance(error, BaseExceptionGroup):
-        return error
-    leaves = [leading_error(inner) for inner in error.exceptions]
-    return next((leaf for leaf in leaves if isinstance(leaf, CafsError)), leaves[0])
 
 
 def _tell(starter: socket.socket | None, message: Message) -> None:

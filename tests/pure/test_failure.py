@@ -1,7 +1,7 @@
 import errno
 
-from cafs.cli.failure import exit_code, leading_error, one_line
-from cafs.errors import DeadlineError, IntegrityError, StateError, UsageError
+from cafs.cli.failure import exit_code, one_line
+from cafs.errors import DeadlineError, IntegrityError, StateError, UsageError, leading_error
 
 
 def test_each_kind_of_error_has_its_exit_code() -> None:
