@@ -8,22 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cafs.core.chunk import MAX_CHUNK_BYTES, Codec
-from cafs.core.chunk_table import ROW_BYTES
 from cafs.core.source import BlobRef
 from cafs.errors import IntegrityError
+from cafs.index.table_array import ROW
 
-_ROW = np.dtype(
-    [
-        ("end", "<u8"),
-        ("digest", "V32"),
-        ("offset", "<u8"),
-        ("frame_bytes", "<u4"),
-        ("blob", "<u4"),
-        ("codec", "u1"),
-        ("reserved", "u1", (7,)),
-    ]
-)
-assert _ROW.itemsize == ROW_BYTES
 _BATCH_ROWS = 1 << 18
 
 
@@ -33,7 +21,7 @@ def check_chunk_table(table: memoryview, data_start: int, data_end: int, blobs: 
     Raises:
         IntegrityError: a gap, an overlap, a row that no writer makes, a frame outside its blob.
     """
-    rows = np.frombuffer(table, dtype=_ROW)
+    rows = np.frombuffer(table, dtype=ROW)
     sizes = np.array([blob.size for blob in blobs], dtype=np.uint64)
     start = data_start
     for first in range(0, len(rows), _BATCH_ROWS):

@@ -197,7 +197,7 @@ def _add_file(tree: LayerTree, path: bytes, node: Node, data: bytearray) -> None
     tree.add_file(path, node.meta, size, extents)
 
 
-def index_bytes(tree: LayerTree, data: bytes, chunk_bytes: int = 5000) -> bytes:
+def index_bytes(tree: LayerTree, data: bytes, chunk_bytes: int = 5000, diff_id: bytes = bytes(32)) -> bytes:
     """An index whose chunks are raw, of ``chunk_bytes`` each, in one blob that is the data itself."""
     rows = []
     for start in range(0, len(data), chunk_bytes):
@@ -206,7 +206,7 @@ def index_bytes(tree: LayerTree, data: bytes, chunk_bytes: int = 5000) -> bytes:
         rows.append((start + len(plain), ref))
     blobs = [BlobRef(Digest("sha256:" + hashlib.sha256(data).hexdigest()), len(data))] if data else []
     file = io.BytesIO()
-    write_index(file, tree, rows, blobs, data_bytes=len(data), diff_id=bytes(32), options=OPTIONS)
+    write_index(file, tree, rows, blobs, data_bytes=len(data), diff_id=diff_id, options=OPTIONS)
     return file.getvalue()
 
 
