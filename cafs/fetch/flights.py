@@ -99,6 +99,7 @@ class Flight:
     def finish(self, plain: Plain | None, failure: CafsError | None = None) -> None:
         """The end: wake everybody who waits."""
         self.plain, self.failure, self.state = plain, failure, State.DONE
+        self.group = None  # breaks the cycle that would keep the bytes until the next garbage collection
         if self._arrived is not None:
             self._arrived.set()
 

@@ -37,7 +37,7 @@ class FetchLimits:
     demand_range_bytes: int = _MIB
     """Longer runs are split, so that their parts come in parallel and verify in parallel."""
     prefetch_range_bytes: int = 2 * _MIB
-    fill_range_bytes: int = 4 * _MIB
+    fill_range_bytes: int = 2 * _MIB
     gap_bytes: int = 16 * _KIB
     """About what a link of 200 Mbit/s brings in the time that one more request costs us."""
     readahead_bytes: int = 8 * _MIB

@@ -253,7 +253,9 @@ class ChunkService:
     def _finished(self, flight: Flight, plain: Plain | None, failure: CafsError | None) -> None:
         """A flight has ended, well or not."""
         del self._flights[flight.ref.digest]
-        if plain is not None and flight.priority is not Priority.FILL:
+        if flight.priority is Priority.FILL:
+            plain = None  # nobody reads it; the window of the fill would keep it in memory
+        elif plain is not None:
             self._memory.put(flight.ref.digest, plain)
         flight.finish(plain, failure)
 

@@ -31,6 +31,7 @@ from cafs.fuse.tree import FileTree
 from cafs.node.mount_state import MountDirectory, MountRequest, write_json
 from cafs.node.opening import ReadyImage, find_image_profile
 from cafs.store.chunk_store import ChunkStore
+from cafs.store.location import store_directory
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ def _open_store(request: MountRequest) -> ChunkStore | None:
     """The node's chunk store. A mount works without one, only not as fast."""
     settings = request.settings
     try:
-        return ChunkStore.open(settings.cache_dir / "chunks", settings.store_quota_bytes)
+        return ChunkStore.open(store_directory(settings.cache_dir), settings.store_quota_bytes)
     except CafsError as e:
         log.warning("mounting without the chunk store: %s", e)
         return None

@@ -11,6 +11,7 @@ from cafs.core.backoff import Answer
 from cafs.core.chunk import ChunkRef, Codec
 from cafs.core.digest import sha256_digest
 from cafs.core.entry import Extent, Meta
+from cafs.core.settings import Settings
 from cafs.core.source import BlobRef
 from cafs.errors import IntegrityError, RemoteError
 from cafs.fetch.explain import (
@@ -21,15 +22,17 @@ from cafs.fetch.explain import (
     group_failures,
 )
 from cafs.fetch.flights import Flight, Origin
-from cafs.fetch.journal import FULL_BYTES, Journal, read_journal
+from cafs.fetch.journal import FILE_NAME, FULL_BYTES, Journal, read_journal
 from cafs.fetch.limits import Priority
 from cafs.index.header import ChunkingOptions
 from cafs.index.layer_index import LayerIndex
 from cafs.index.reader import ErofsReader
 from cafs.index.tree import LayerTree
 from cafs.index.writer import write_index
+from cafs.node.mount_state import MountDirectory, MountedImage, MountedLayer, MountRequest
 from tests.support.fetching import ScriptedSource
 from tests.support.logs import ExpectedLogs
+from tests.support.program import Outcome, run_cafs
 
 FILE, DIRECTORY = Meta(stat.S_IFREG | 0o644), Meta(stat.S_IFDIR | 0o755)
 DIGESTS = [bytes([n]) * 32 for n in range(3)]
@@ -123,3 +126,54 @@ def test_a_full_disk_ends_the_journal_with_one_warning(tmp_path: Path, expected_
     journal = Journal(tmp_path / "missing" / "journal")
     journal.record(flight(), at=0.0, waited_s=0.0, reason="x")
     journal.record(flight(), at=100.0, waited_s=0.0, reason="x")
+
+
+class MountedCase:
+    """A mount's state as a server writes it, with one failed read of chunk 0."""
+
+    def __init__(self, tmp_path: Path, index: Path) -> None:
+        self.run_dir, self.target = tmp_path / "run", tmp_path / "image"
+        settings = Settings(cache_dir=tmp_path / "cache", run_dir=self.run_dir)
+        directory = MountDirectory.of(self.run_dir, self.target)
+        directory.path.mkdir(parents=True)
+        directory.write_request(
+            MountRequest(
+                source="docker://registry.example/app",
+                target=self.target,
+                driver="fuse",
+                platform=None,
+                prefetch="none",
+                record=None,
+                trusted=False,
+                settings=settings,
+            )
+        )
+        layer = MountedLayer(index=index, layer_digest="sha256:x", diff_id="sha256:layer")
+        directory.write_image(MountedImage(name="app", manifest_digest="sha256:m", layers=(layer,)))
+        failed = flight()
+        failed.answers.append(Answer(0, "docker://registry.example/app", RemoteError("503 busy"), 1.0))
+        journal = Journal(directory.path / FILE_NAME)
+        journal.record(failed, at=1_800_000_000.0, waited_s=60.0, reason="chunk did not come")
+
+    def explain(self, path: Path, *options: str, code: int = 0) -> Outcome:
+        return run_cafs("explain", path, *options, env={"CAFS_RUN_DIR": str(self.run_dir)}, code=code)
+
+
+def test_the_command_tells_of_a_mount_and_of_a_file(
+    tmp_path: Path, index: LayerIndex, expected_logs: ExpectedLogs
+) -> None:
+    expected_logs.expect("read failed")
+    mounted = MountedCase(tmp_path, tmp_path / "layer.index")
+    everything = mounted.explain(mounted.target).out
+    assert "files:   /d/a, /d/b" in everything
+    assert "docker://registry.example/app: 503 busy" in everything
+    assert mounted.explain(mounted.target / "d/b", "--json").json[0]["files"] == ["/d/a", "/d/b"]
+    assert mounted.explain(mounted.target / "c").out == "no read has failed\n"
+    assert "no file /nowhere" in mounted.explain(mounted.target / "nowhere", code=2).err
+    assert "not below a mount point" in mounted.explain(tmp_path, code=2).err
+
+
+def test_the_command_does_without_the_index(tmp_path: Path, expected_logs: ExpectedLogs) -> None:
+    expected_logs.expect("read failed")
+    mounted = MountedCase(tmp_path, tmp_path / "gone.index")
+    assert "not known" in mounted.explain(mounted.target).out
