@@ -6,7 +6,6 @@ Source: docker/cli, cli/config (configfile, credentials); credential helpers: do
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -68,7 +67,7 @@ def _stored(entry: Fields, where: str) -> Credentials | None:
     if auth := entry.long_text("auth", 65536):
         try:
             decoded = base64.b64decode(auth, validate=True).decode()
-        except (binascii.Error, UnicodeDecodeError) as e:
+        except ValueError as e:  # not ASCII, not base64, or not UTF-8
             raise UsageError(f"{where}: auth is not base64 of USER:PASSWORD; log in again") from e
         user, _, password = decoded.rstrip("\0").partition(":")
     identity, registry = entry.long_text("identitytoken", 65536), entry.long_text("registrytoken", 65536)
