@@ -11,7 +11,11 @@ from cafs.core.chunk import Chunk, Codec, chunk_digest
 
 def raw_chunk(seed: int, size: int = 20_000) -> Chunk:
     """Bytes that do not compress; the same for the same seed and size."""
-    plain = random.Random(f"{seed}/{size}").randbytes(size)
+    return raw_chunk_of(random.Random(f"{seed}/{size}").randbytes(size))
+
+
+def raw_chunk_of(plain: bytes) -> Chunk:
+    """These bytes, stored as they are."""
     return Chunk(chunk_digest(plain), Codec.RAW, plain, plain)
 
 
