@@ -11,6 +11,7 @@ CASES = {
     "erofs_warm": "driver erofs, page cache warm, against kernel EROFS",
     "erofs_cold": "driver erofs, page cache cold, against kernel EROFS",
     "fuse_driver": "driver fuse against squashfuse and squashfuse_ll",
+    "chunk_store": "the chunk store: put, get warm and cold, against decoding alone and plain files",
     "lazy_start": "start of a Python program over 200 Mbit/s, against pull, unpack, run",
 }
 """Name of the module -> one line for ``--help``."""

@@ -70,6 +70,8 @@ class ChunkStore:
         """Use ``ChunkStore.open``."""
         self._session = session
         self._warned: set[bytes] = set()
+        self._decoders: list[FrameDecoder] = []
+        """Not in use at the moment; each is for one thread at a time."""
 
     @classmethod
     def open(cls, directory: Path, quota_bytes: int, readonly: bool = False) -> Self:
@@ -122,7 +124,7 @@ class ChunkStore:
         found: list[bytes | None] = []
         read: list[bytes] = []
         rotten: list[tuple[bytes, str]] = []
-        decoder = FrameDecoder()
+        decoder = self._free_decoder()
         for start in range(0, len(wanted), READ_BATCH):
             with self._session.read() as txn:
                 for digest, plain_bytes in wanted[start : start + READ_BATCH]:
@@ -134,11 +136,18 @@ class ChunkStore:
                     else:
                         if found[-1] is not None:
                             read.append(digest)
+        self._decoders.append(decoder)
         if rotten:
             self._drop_rotten(rotten)
         if not self._session.readonly:
             self._session.accesses.note(read, len(read), len(wanted) - len(read))
         return found
+
+    def _free_decoder(self) -> FrameDecoder:
+        try:
+            return self._decoders.pop()
+        except IndexError:  # not asked for before: another thread could take the last one in between
+            return FrameDecoder()
 
     def _read(self, txn: Txn, decoder: FrameDecoder, digest: bytes, plain_bytes: int) -> bytes | None:
         row = txn.get(digest, db=self._session.tables.chunks)

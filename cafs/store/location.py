@@ -158,6 +158,17 @@ def lengthen(environment: Path) -> None:
         raise StorageError(f"chunk store {environment.parent}: {e.strerror}") from e
 
 
+def unreadable(file: Path) -> list[str]:
+    """Read a file from end to end; what stood in the way, or nothing."""
+    try:
+        with file.open("rb", buffering=0) as content:
+            while content.read(1 << 20):
+                pass
+    except OSError as e:
+        return [f"{file}: {e.strerror}"]
+    return []
+
+
 def _claimed_bytes(environment: Path) -> int:
     """How long the newest meta page says the file is; more than any file when there is no such page."""
     with (environment / "data.mdb").open("rb") as file:

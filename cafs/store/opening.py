@@ -18,11 +18,21 @@ from pathlib import Path
 
 from cafs.errors import IntegrityError, NotFoundError
 from cafs.store.environment import LOCK_FILE_BYTES, DamagedError, Environment
-from cafs.store.location import lacks_bytes, lengthen, prepare_directory, reserve_lock_file, set_aside
+from cafs.store.location import (
+    lacks_bytes,
+    lengthen,
+    prepare_directory,
+    reserve_lock_file,
+    set_aside,
+    unreadable,
+)
 from cafs.store.presence import Presence, entry_lock
 from cafs.store.records import State
 from cafs.store.tables import STATE_KEY, Tables
 
+THOROUGH_EVERY = 3
+"""Of so many deaths in a row the last makes us read the whole file: a sector that the disk cannot read any
+more, under a frame, is no damage of a page, and yet kills every server that touches it with a SIGBUS."""
 _SLACK_BYTES = 8 << 20
 _log = logging.getLogger(__name__)
 
@@ -51,7 +61,8 @@ def open_store(store: Path, map_bytes: int, *, readonly: bool) -> OpenStore:
             if verdict := presence.verdict():
                 _replace(store, verdict)
             elif presence.found_dead or lacks_bytes(store / "chunks"):
-                _check(store, map_bytes)
+                deaths = presence.count_death() if presence.found_dead else 0
+                _check(store, map_bytes, thorough=deaths > 0 and deaths % THOROUGH_EVERY == 0)
             presence.absolve()
             env, tables = _open_sound(store, map_bytes, readonly=readonly)
         except BaseException:
@@ -60,7 +71,7 @@ def open_store(store: Path, map_bytes: int, *, readonly: bool) -> OpenStore:
         return OpenStore(env, tables, presence)
 
 
-def _check(store: Path, map_bytes: int) -> None:
+def _check(store: Path, map_bytes: int, *, thorough: bool) -> None:
     environment = store / "chunks"
     if not (environment / "data.mdb").exists():
         return
@@ -73,6 +84,8 @@ def _check(store: Path, map_bytes: int) -> None:
             env.close()
     except DamagedError as e:
         findings = [str(e)]
+    if thorough and not findings:
+        findings = unreadable(environment / "data.mdb")
     if findings:
         _replace(store, findings[0])
     else:

@@ -12,12 +12,15 @@ it belongs to the open file, so a second open in the same process is noticed too
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from cafs.errors import StateError, StorageError
+
+_log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -48,6 +51,7 @@ class Presence:
         self._path = self._folder / str(os.getpid())
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
+            self._deaths = store / "deaths"
             self._dead = [path for path in self._folder.iterdir() if not _is_held(path)]
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as e:
@@ -60,6 +64,18 @@ class Presence:
     def found_dead(self) -> bool:
         """Did somebody die here, and nobody check the store since?"""
         return bool(self._dead)
+
+    def count_death(self) -> int:
+        """Note that somebody died here; returns how many did since anybody left in good order."""
+        try:
+            count = int(self._deaths.read_text()) + 1
+        except (OSError, ValueError):
+            count = 1
+        try:
+            self._deaths.write_text(str(count))
+        except OSError as e:
+            _log.debug("cannot count deaths in %s: %s", self._deaths, e)
+        return count
 
     def verdict(self) -> str:
         """What one of those who left their mark found wrong with the store; empty when nobody did."""
@@ -84,6 +100,7 @@ class Presence:
         """
         if clean:
             self._path.unlink(missing_ok=True)
+            self._deaths.unlink(missing_ok=True)
         else:
             os.write(self._fd, verdict.encode())
         os.close(self._fd)

@@ -16,6 +16,7 @@ from cafs.core.progress import SilentProgress
 from cafs.errors import StateError, StorageError
 from cafs.store.chunk_store import ChunkStore
 from cafs.store.environment import structure_findings
+from cafs.store.location import unreadable
 from tests.component.store.chunks import raw_chunk, wanted
 from tests.support.program import ROOT
 
@@ -65,6 +66,22 @@ def assert_sound(directory: Path) -> int:
 def test_killed_a_hundred_times_during_writes(tmp_path: Path) -> None:
     finish(start("crash", tmp_path / "store", QUOTA, 100))
     assert assert_sound(tmp_path / "store") > 100
+
+
+def test_the_whole_file_is_read_when_deaths_follow_each_other(tmp_path: Path) -> None:
+    directory = tmp_path / "store"
+    with ChunkStore.open(directory, QUOTA) as store:
+        store.put([raw_chunk(1)])
+    for deaths in range(1, 5):
+        with held_open(directory):
+            pass
+        with held_open(directory):
+            assert (directory / "deaths").read_text() == str(2 * deaths - 1)
+    with ChunkStore.open(directory, QUOTA) as store:
+        assert store.get([wanted(raw_chunk(1))]) == [raw_chunk(1).plain]
+    assert not (directory / "deaths").exists()
+    # What a disk answers that cannot read a sector any more; no page of this is mapped at 0.
+    assert unreadable(Path("/proc/self/mem")) == ["/proc/self/mem: Input/output error"]
 
 
 def test_four_processes_on_one_store(tmp_path: Path) -> None:

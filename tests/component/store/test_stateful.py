@@ -118,7 +118,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 TestStore = StoreMachine.TestCase
-TestStore.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
+TestStore.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
 
 
 def test_refilled_many_times_in_varied_sizes_it_keeps_finding_room(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_refilled_many_times_in_varied_sizes_it_keeps_finding_room(tmp_path: Pat
     with ChunkStore.open(tmp_path / "store", quota) as store:
         budget = budget_bytes(quota)
         written = 0
-        while written < 12 * quota:
+        while written < 6 * quota:
             batch = []
             for _ in range(16):
                 size = int(min(3 << 20, rng.paretovariate(0.7) * 3000))
