@@ -44,10 +44,6 @@ def command(  # noqa: PLR0917  click calls it, by keyword
     The image must have been converted ('cafs convert'). No daemon is needed: a small server stays with
     the mount until 'cafs umount DIRECTORY'. A killed server is replaced at once, and readers only wait.
     """
-    # Not at module level: listing commands must not load what mounts.
-    from cafs.node.mount import choose_driver, mount_image, unmount_on_signals, wait_for_end  # noqa: PLC0415
-    from cafs.node.mount_state import MountRequest  # noqa: PLC0415
-
     if source is None:
         _list(context)
         return
@@ -55,28 +51,35 @@ def command(  # noqa: PLR0917  click calls it, by keyword
         raise UsageError("where to mount it is missing: cafs mount SOURCE DIRECTORY")
     if trusted and os.geteuid() != 0:
         raise UsageError("--trusted needs root")
-    request = MountRequest(
-        source=source,
-        target=directory.resolve(),
-        driver=choose_driver(driver),
-        platform=platform,
-        prefetch=prefetch,
-        record=record.absolute() if record else None,
-        trusted=trusted,
-        settings=context.settings,
-    )
-    mounted = mount_image(request, foreground=foreground)
-    if foreground:
-        unmount_on_signals(mounted)
-    text = f"{mounted.image} is mounted at {request.target} (driver {request.driver})"
-    document = {"image": mounted.image, "directory": str(request.target), "driver": request.driver,
-                "layers": list(mounted.layers), "state": str(mounted.directory.path)}  # fmt: skip
-    if context.json:
-        context.result(document, text)
-    else:
-        context.note(text)
-    if foreground:
-        wait_for_end(mounted)
+    # Not at module level: nothing may be imported before the fork that the forked process does not need.
+    from cafs.node.prefork import Keeper  # noqa: PLC0415
+
+    with Keeper(foreground=foreground) as keeper:
+        from cafs.node.mount import choose_driver, mount_image, unmount_on_signals  # noqa: PLC0415
+        from cafs.node.mount_state import MountRequest  # noqa: PLC0415
+
+        request = MountRequest(
+            source=source,
+            target=directory.resolve(),
+            driver=choose_driver(driver),
+            platform=platform,
+            prefetch=prefetch,
+            record=record.absolute() if record else None,
+            trusted=trusted,
+            settings=context.settings,
+        )
+        mounted = mount_image(request, keeper)
+        if foreground:
+            unmount_on_signals(keeper)
+        text = f"{mounted.image} is mounted at {request.target} (driver {request.driver})"
+        document = {"image": mounted.image, "directory": str(request.target), "driver": request.driver,
+                    "layers": list(mounted.layers), "state": str(mounted.directory.path)}  # fmt: skip
+        if context.json:
+            context.result(document, text)
+        else:
+            context.note(text)
+        if foreground:
+            keeper.wait()
 
 
 def _list(context: Context) -> None:

@@ -1,7 +1,7 @@
 """Keeps a FUSE mount alive: holds the descriptor and forks a server whenever there is none.
 
 Owns the descriptor, the lock on the mount's state directory and the server's process. Used by
-``cafs.node``, which says what a server does. It must stay tiny and dull: one thread, no trio, no chunk
+``cafs.node``, which says what a server does. It must stay dull: one thread, no trio loop, no chunk
 store, nothing that can fail for want of memory or network. The server is forked, never spawned, before
 any thread exists.
 

@@ -1,12 +1,14 @@
 """The supervising process of one mount: mounts FUSE, supervises servers, cleans up at the end.
 
-``keep_new_mount`` runs in the process that ``cafs mount`` forks. Run as a program (``python -m
+``keep_when_told`` runs in the process that ``cafs mount`` forks. Run as a program (``python -m
 cafs.node.keeper``) it is what a server becomes whose supervisor was killed: it takes the descriptors and
-goes on. Imports nothing heavy: what a server needs is imported in the forked server.
+goes on. The code of a server is loaded here, so that a killed one is replaced within milliseconds, but
+nothing of it runs here.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -32,18 +34,59 @@ log = logging.getLogger(__name__)
 Message = dict[str, Any]
 
 
-def keep_new_mount(directory: MountDirectory, lock: int, starter: socket.socket) -> int:
-    """Mount FUSE and supervise until the mount is gone.
+def keep_when_told(channel: socket.socket, *, foreground: bool) -> int:
+    """Keep a new mount, as soon as the command has said which; see ``prefork``.
 
     Args:
-        directory: State of the mount, request written.
-        lock: Descriptor of its lock, held.
-        starter: To the command that waits: gets one JSON line when the first server serves or refused;
-            from it comes one byte when everything is mounted.
+        channel: To the command.
+        foreground: Log to standard error and stay in the terminal's process group.
 
     Returns:
         Exit status of this process.
     """
+    load_server_code()
+    path, descriptors, _flags, _address = socket.recv_fds(channel, 4096, 1)
+    if not descriptors:
+        return 1  # the command gave up
+    (lock,) = descriptors
+    os.set_inheritable(lock, False)
+    directory = MountDirectory(Path(os.fsdecode(path)))
+    try:
+        set_up_log(None if foreground else directory.log)
+        if not foreground:
+            _leave_terminal(directory.log)
+        return _keep_new_mount(directory, lock, channel)
+    except Exception as e:
+        tell_failure(channel, e)
+        return 1
+
+
+def load_server_code() -> None:
+    """Import what a server needs, so that forking one is enough. Loaded, not used: no thread, no file.
+
+    The collector would look through all these modules again and again, and touching them later would
+    copy pages that servers share.
+    """
+    gc.disable()
+    import cafs.node.mount_server  # noqa: PLC0415  heavy: only in a process that forks servers
+    import cafs.node.opening  # noqa: F401, PLC0415
+
+    gc.freeze()
+    gc.enable()
+
+
+def _leave_terminal(log_file: Path) -> None:
+    os.setsid()
+    os.chdir("/")
+    nothing = os.open(os.devnull, os.O_RDWR)
+    output = os.open(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    for source, number in ((nothing, 0), (output, 1), (output, 2)):
+        os.dup2(source, number)
+    os.close(nothing)
+    os.close(output)
+
+
+def _keep_new_mount(directory: MountDirectory, lock: int, starter: socket.socket) -> int:
     request = directory.read_request()
     target = directory.fuse_target(request)
     options = DeviceOptions(request.source, allow_other=may_mount(), trusted=request.trusted)
@@ -117,6 +160,7 @@ def main(arguments: Sequence[str]) -> int:
     stop_parent_death_signal()
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     set_up_log(directory.log)
+    load_server_code()
     log.warning("supervising in place of a killed supervisor")
     turn = Turn(descriptor, Outstanding(outstanding), bool(can_resend), takes_over=True)
     return _keep(directory, lock, turn, None)

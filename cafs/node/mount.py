@@ -1,7 +1,7 @@
 """Mounting an image: what ``cafs mount`` does around the mount's own processes.
 
-The command checks the mount point, takes the mount's state directory, forks the supervisor (see ``keeper``)
-and waits for the first server's word. With the driver ``erofs`` it then stacks the kernel's mounts on the
+The command checks the mount point, takes the mount's state directory, lets the forked ``keeper`` mount and
+waits for the first server's word. With the driver ``erofs`` it then stacks the kernel's mounts on the
 served files; it does that itself because no process that serves FUSE may touch its own mount. Until it
 has said that all is done, its death undoes everything.
 
@@ -15,7 +15,6 @@ import os
 import shutil
 import signal
 import socket
-import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +24,8 @@ from cafs import errors
 from cafs.errors import CafsError, NotFoundError, StateError, StorageError, UsageError
 from cafs.fuse.device import is_mount_point, raise_readahead
 from cafs.fuse.layers import READAHEAD_KB, kernel_can_stack, mount_layers
-from cafs.node import keeper
 from cafs.node.mount_state import MountDirectory, MountRequest
+from cafs.node.prefork import Keeper
 from cafs.node.take_down import take_down
 
 DRIVERS = ("auto", "erofs", "fuse")
@@ -39,8 +38,6 @@ class Mounted:
     directory: MountDirectory
     image: str
     layers: tuple[str, ...]
-    supervisor: int
-    """Process id; a child of this process."""
 
 
 def choose_driver(wanted: str) -> str:
@@ -75,48 +72,41 @@ def check_target(target: Path) -> None:
         raise UsageError(f"{target} cannot be read: {e.strerror}") from e
 
 
-def mount_image(request: MountRequest, *, foreground: bool) -> Mounted:
+def mount_image(request: MountRequest, keeper: Keeper) -> Mounted:
     """Mount; returns when the tree can be used.
 
     Args:
         request: What to mount; ``target`` absolute and resolved, ``driver`` chosen.
-        foreground: Log to standard error and stay in the terminal's process group.
+        keeper: The process that will keep it.
 
     Raises:
         CafsError: it cannot be; nothing is left mounted or written.
     """
     check_target(request.target)
     directory, lock = _claim_directory(request)
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    pid = _fork_keeper(directory, lock, ours, theirs, foreground=foreground)
-    theirs.close()
-    os.close(lock)
     try:
-        with ours:
-            return _finish(directory, request, ours, pid)
+        keeper.begin(str(directory.path), lock)
+        os.close(lock)
+        return _finish(directory, request, keeper)
     except BaseException:
-        # Closing our end tells the supervisor to undo everything; what it left when it died, we do.
-        os.waitpid(pid, 0)
+        # Closing our end tells the keeper to undo everything; what it left when it died, we do.
+        keeper.channel.close()
+        keeper.wait()
         with suppress(CafsError, OSError):
             take_down(directory, lazy=True)
         directory.remove()
         raise
 
 
-def unmount_on_signals(mounted: Mounted) -> None:
+def unmount_on_signals(keeper: Keeper) -> None:
     """From now on SIGTERM and SIGINT unmount."""
 
     def forward(number: int, _frame: object) -> None:
         with suppress(ProcessLookupError):
-            os.kill(mounted.supervisor, number)
+            os.kill(keeper.pid, number)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, forward)
-
-
-def wait_for_end(mounted: Mounted) -> None:
-    """Stay in the foreground until the mount is gone."""
-    os.waitpid(mounted.supervisor, 0)
 
 
 def list_mounts(run_dir: Path) -> list[MountRequest]:
@@ -157,42 +147,9 @@ def clear_leftovers(directory: MountDirectory) -> None:
             path.unlink()
 
 
-def _fork_keeper(
-    directory: MountDirectory, lock: int, ours: socket.socket, theirs: socket.socket, *, foreground: bool
-) -> int:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    pid = os.fork()
-    if pid:
-        return pid
-    status = 1
-    try:
-        ours.close()
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        keeper.set_up_log(None if foreground else directory.log)
-        if not foreground:
-            _leave_terminal(directory.log)
-        status = keeper.keep_new_mount(directory, lock, theirs)
-    except BaseException as e:  # noqa: ASYNC103 - the process ends right below, whatever it was
-        keeper.tell_failure(theirs, e)
-    finally:
-        os._exit(status)
-
-
-def _leave_terminal(log: Path) -> None:
-    os.setsid()
-    os.chdir("/")
-    nothing = os.open(os.devnull, os.O_RDWR)
-    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    for source, number in ((nothing, 0), (output, 1), (output, 2)):
-        os.dup2(source, number)
-    os.close(nothing)
-    os.close(output)
-
-
-def _finish(directory: MountDirectory, request: MountRequest, channel: socket.socket, pid: int) -> Mounted:
+def _finish(directory: MountDirectory, request: MountRequest, keeper: Keeper) -> Mounted:
     """Wait for the first server's word, then do what only this process can."""
-    message = _receive(channel)
+    message = _receive(keeper.channel)
     if "error" in message:
         raise _as_error(message)
     if request.driver == "erofs":
@@ -201,8 +158,8 @@ def _finish(directory: MountDirectory, request: MountRequest, channel: socket.so
         mount_layers(directory.path, files, request.target, name=message["image"], trusted=request.trusted)
     else:
         _raise_readahead(request.target)
-    channel.sendall(b"+")
-    return Mounted(directory, message["image"], tuple(message["layers"]), pid)
+    keeper.channel.sendall(b"+")
+    return Mounted(directory, message["image"], tuple(message["layers"]))
 
 
 def _raise_readahead(path: Path) -> None:

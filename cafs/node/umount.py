@@ -45,7 +45,10 @@ def unmount_image(run_dir: Path, target: Path, *, force: bool) -> None:
                 os.close(lock)
                 return
         if not _wait_for_supervisor(directory, deadline - time.monotonic()):
-            raise StateError(f"{target} is unmounted, but something still holds its files open")
+            raise StateError(
+                f"{target} is unmounted, but something still holds its files open (a program,"
+                " or another mount namespace); its server ends with the last of them"
+            )
 
 
 def _wait_for_supervisor(directory: MountDirectory, timeout_s: float) -> bool:
