@@ -27,16 +27,16 @@ from cafs.oci.repository import Repository
 from cafs.oci.spans import DirectoryTree
 
 _LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
-_LOCK_DEADLINE_S = 30.0
 _LOCK_PAUSE_S = 0.02
 
 
 class LayoutRepository(LayoutReader):
     """A ``Repository`` in a directory. The directory is made by the first push."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, lock_deadline_s: float = 30.0) -> None:
         super().__init__(DirectoryTree(root, f"oci:{root}"))
         self.root = root
+        self._lock_deadline_s = lock_deadline_s
 
     async def push_blob(self, content: Path | bytes, blob: AnyBlob) -> None:
         """See ``Repository``. A file on the same filesystem is linked instead of copied."""
@@ -80,7 +80,7 @@ class LayoutRepository(LayoutReader):
         change: Callable[[Sequence[Descriptor]], list[Descriptor]],
     ) -> None:
         self._store(content, descriptor)
-        with _storage_errors(self.root), _locked(self.root):
+        with _storage_errors(self.root), _locked(self.root, self._lock_deadline_s):
             known = read_entries(self._tree) if self._tree.find("index.json") else ()
             replace_file(self.root / "index.json", encode_index(change(known)))
 
@@ -124,17 +124,17 @@ def _storage_errors(root: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(root: Path) -> Iterator[None]:
+def _locked(root: Path, deadline_s: float) -> Iterator[None]:
     """Hold the layout's lock. Polled, because a blocking flock in a thread could not be given up."""
     descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        give_up = time.monotonic() + _LOCK_DEADLINE_S
+        give_up = time.monotonic() + deadline_s
         while True:
             with suppress(BlockingIOError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             if time.monotonic() > give_up:
-                raise StateError(f"oci:{root} is locked by another process for {_LOCK_DEADLINE_S:.0f} s")
+                raise StateError(f"oci:{root} is locked by another process for {deadline_s:g} s")
             time.sleep(_LOCK_PAUSE_S)
         yield
     finally:

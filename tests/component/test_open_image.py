@@ -224,11 +224,12 @@ async def test_a_pinned_image_asks_nobody_the_second_time(
         digest = opened.manifest_digest
     async with await open_image(f"docker://{pushed}@{digest}", settings):
         pass
+    faulty_registry.settled()
     faulty_registry.forget()
     async with await open_image(f"docker://{pushed}@{digest}", settings) as opened:
         assert opened.manifest_digest == digest
         assert len(opened.layers) == 2
-    assert faulty_registry.requests == []
+    assert faulty_registry.settled() == []
 
 
 async def test_a_registry_that_cannot_be_reached(

@@ -17,6 +17,7 @@ from cafs.errors import (
     ProtocolError,
     RemoteError,
 )
+from cafs.oci.registry.address import address_of, scheme_for
 from cafs.oci.registry.answers import (
     ContentRange,
     LastingError,
@@ -302,3 +303,31 @@ def test_next_links() -> None:
     assert parse_next_link('</v2/x?n=1&last=a>; rel="next"') == "/v2/x?n=1&last=a"
     assert parse_next_link("<u>;rel=next") == "u"
     assert parse_next_link("<u>; rel=prev") is None
+
+
+@pytest.mark.parametrize(
+    ("host", "scheme"),
+    [
+        ("docker.io", ("https", False)),
+        ("example.org:5000", ("https", False)),
+        ("10.0.0.1:5000", ("https", False)),
+        ("localhost", ("http", True)),
+        ("localhost:5000", ("http", True)),
+        ("127.3.2.1:5000", ("http", True)),
+        ("[::1]:5000", ("http", True)),
+        ("[2001:db8::1]", ("https", False)),
+        ("localhost.example.org", ("https", False)),
+        ("127.0.0.1.example.org", ("https", False)),
+        ("plain.org", ("http", False)),
+        ("plain.org:80", ("http", False)),
+        ("other.org:80", ("http", False)),
+        ("other.org", ("https", False)),
+    ],
+)
+def test_plain_http_only_when_asked_and_on_loopback(host: str, scheme: tuple[str, bool]) -> None:
+    assert scheme_for(host, ("plain.org", "other.org:80")) == scheme
+
+
+def test_docker_hub_answers_elsewhere() -> None:
+    assert address_of("docker.io") == "registry-1.docker.io"
+    assert address_of("a.io:1") == "a.io:1"

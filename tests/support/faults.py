@@ -115,6 +115,8 @@ class FaultyRegistry:
         self.upstream_host = upstream_host
         self.closing = threading.Event()
         self._lock = threading.Lock()
+        self._under_way = 0
+        self._none_under_way = threading.Condition(self._lock)
         self._rules: list[_Rule] = []
         self._requests: list[Request] = []
         self._expired: set[str] = set()
@@ -158,6 +160,12 @@ class FaultyRegistry:
         fitting = (r for r in self.requests if r.method == method and re.search(path, r.path))
         return sum(request.body_bytes for request in fitting)
 
+    def settled(self) -> list[Request]:
+        """``requests`` once all that came in are answered: a client may have its answer a moment earlier."""
+        with self._none_under_way:
+            assert self._none_under_way.wait_for(lambda: not self._under_way, timeout=10), "still answering"
+            return list(self._requests)
+
     def stop(self) -> None:
         """Let stalled requests go, close every connection and stop."""
         self.closing.set()
@@ -175,6 +183,7 @@ class FaultyRegistry:
     def choose(self, method: str, path: str, authorization: str | None) -> Fault | None:
         """The fault for one request; counts it as used."""
         with self._lock:
+            self._under_way += 1
             rule = next((rule for rule in self._rules if rule.fits(method, path)), None)
             if rule is not None and rule.left is not None:
                 rule.left -= 1
@@ -191,8 +200,10 @@ class FaultyRegistry:
 
     def record(self, request: Request) -> None:
         """Add one answered request."""
-        with self._lock:
+        with self._none_under_way:
             self._requests.append(request)
+            self._under_way -= 1
+            self._none_under_way.notify_all()
 
 
 class _Server(ThreadingHTTPServer):

@@ -134,7 +134,7 @@ def _wait_for_port(process: subprocess.Popen[bytes], log_path: Path) -> int:
         try:
             while time.monotonic() < give_up:
                 text = log_path.read_text()
-                if found := re.search(r'listening on [^"]*:(\d+)"', text):
+                if found := re.search(r'listening on [^"]*:(\d+)(?:, tls)?"', text):
                     return int(found[1])
                 # A file cannot be waited for; the end of the process can.
                 if selector.select(timeout=0.02):

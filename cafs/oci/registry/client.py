@@ -7,7 +7,6 @@ host and repository. Any call may be cancelled at any time; its connection is th
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import ssl
 import time
@@ -16,11 +15,12 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, supp
 from dataclasses import dataclass, field
 
 import httpx2 as httpx
+import trio
 
 from cafs import __version__
 from cafs.core.settings import Settings
 from cafs.errors import AuthError, CafsError, DeadlineError, ProtocolError, RemoteError
-from cafs.oci.reference import DOCKER_HUB
+from cafs.oci.registry.address import address_of, is_loopback, scheme_for
 from cafs.oci.registry.answers import (
     MAX_ERROR_BODY,
     REDIRECTS,
@@ -36,7 +36,10 @@ from cafs.oci.registry.credentials import load_credentials
 _MAX_REDIRECTS = 5
 _SPARE_CONNECTIONS = 8
 _KEEPALIVE_S = 60
-_HUB_HOST = "registry-1.docker.io"
+_LOCATED_FOR_S = 60.0
+"""Signed addresses are good for minutes at least; when one is not, the registry is asked again."""
+_MAX_LOCATED = 1000
+_MAX_CAUSES = 8
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +61,17 @@ class Request:
     """Statuses that are handed to the caller; every other becomes an error."""
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Body | bytes | None = None
+    answer_within_s: float | None = None
+    """How long the registry may think before it answers; None: as long as it may be silent anyway."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Located:
+    """Where a redirect led, for a while."""
+
+    url: str
+    until: float
+    """On trio's clock."""
 
 
 class RegistryClient:
@@ -66,27 +80,26 @@ class RegistryClient:
     def __init__(self, host: str, settings: Settings) -> None:
         self._host = host
         self._settings = settings
-        self._scheme, self._guessed = _scheme_for(host, settings.insecure_registries)
+        self._scheme, self._guessed = scheme_for(host, settings.insecure_registries)
         self._auth = Authenticator(f"registry {host}", lambda: load_credentials(host), self._fetch_token)
+        self._located: dict[str, _Located] = {}
         connections = settings.fetch_concurrency + _SPARE_CONNECTIONS
         self._http = httpx.AsyncClient(
             verify=ssl.create_default_context(),
-            timeout=httpx.Timeout(
-                settings.stall_timeout_s, connect=settings.connect_timeout_s, pool=settings.read_deadline_s
-            ),
+            timeout=httpx.Timeout(settings.stall_timeout_s, connect=settings.connect_timeout_s),
             limits=httpx.Limits(
                 max_connections=connections,
                 max_keepalive_connections=connections,
                 keepalive_expiry=_KEEPALIVE_S,
             ),
             headers={"User-Agent": f"cafs/{__version__}", "Accept-Encoding": "identity"},
-            trust_env=not _is_loopback(host),
+            trust_env=not is_loopback(host),
         )
 
     @property
     def base(self) -> str:
         """The registry's address."""
-        return f"{self._scheme}://{_HUB_HOST if self._host == DOCKER_HUB else self._host}"
+        return f"{self._scheme}://{address_of(self._host)}"
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -134,7 +147,7 @@ class RegistryClient:
     async def _send_authenticated(self, stack: AsyncExitStack, request: Request) -> httpx.Response:
         header = await self._auth.header(request.scopes)
         response = await self._send(stack, request, header)
-        if response.status_code == 400 and self._speaks_tls(await self._peek(response, request)):
+        if response.status_code == 400 and self._guessed and await self._speaks_tls(stack, request):
             self._scheme, self._guessed = "https", False
             response = await self._send(stack, request, header)
         if response.status_code == 401 and origin_of(str(response.url)) == origin_of(self.base):
@@ -151,15 +164,42 @@ class RegistryClient:
         self, stack: AsyncExitStack, request: Request, authorization: str | None
     ) -> httpx.Response:
         """Send, and follow redirects of reads. Credentials go to the registry's own origin only."""
-        url = resolve_location(self.base, request.url, request.what)
+        url = asked = resolve_location(self.base, request.url, request.what)
+        if (known := await self._send_to_known(stack, request, asked)) is not None:
+            return known
         for _ in range(_MAX_REDIRECTS):
             response = await self._send_once(stack, request, url, authorization)
             redirected = response.status_code in REDIRECTS and request.method in {"GET", "HEAD"}
             if not redirected or response.status_code in request.expect:
+                self._remember(request, asked, url, response.status_code)
                 return response
             url = resolve_location(url, response.headers.get("location", ""), request.what)
             await response.aclose()
         raise ProtocolError(f"{request.what}: more than {_MAX_REDIRECTS} redirects")
+
+    async def _send_to_known(
+        self, stack: AsyncExitStack, request: Request, asked: str
+    ) -> httpx.Response | None:
+        """Registries send every range request on to their storage: a blob's second one goes there at once.
+
+        None when nothing is known, or it is stale by now: then the registry is asked again.
+        """
+        known = self._located.get(asked) if request.method == "GET" else None
+        if known is None or known.until < trio.current_time():
+            return None
+        response = await self._send_once(stack, request, known.url, None)
+        if response.status_code in request.expect:
+            return response
+        del self._located[asked]
+        await response.aclose()
+        return None
+
+    def _remember(self, request: Request, asked: str, url: str, status: int) -> None:
+        if request.method != "GET" or origin_of(url) == origin_of(asked) or status not in request.expect:
+            return
+        if len(self._located) >= _MAX_LOCATED:
+            self._located.clear()
+        self._located[asked] = _Located(url, trio.current_time() + _LOCATED_FOR_S)
 
     async def _send_once(
         self, stack: AsyncExitStack, request: Request, url: str, authorization: str | None
@@ -169,17 +209,28 @@ class RegistryClient:
             headers["Authorization"] = authorization
         content = request.body() if callable(request.body) else request.body
         with self.translated(request.what):
-            built = self._http.build_request(request.method, url, headers=headers, content=content)
+            built = self._http.build_request(
+                request.method, url, headers=headers, content=content, timeout=self._timeout(request)
+            )
             response = await self._http.send(built, stream=True)
         stack.push_async_callback(response.aclose)
         return response
 
-    def _speaks_tls(self, body: bytes) -> bool:
-        """Go's and nginx's servers say so in clear text; only believed of loopback, where we guessed."""
-        return self._guessed and b"HTTPS" in body
+    def _timeout(self, request: Request) -> httpx.Timeout:
+        settings = self._settings
+        return httpx.Timeout(
+            settings.stall_timeout_s,
+            read=max(settings.stall_timeout_s, request.answer_within_s or 0.0),
+            connect=settings.connect_timeout_s,
+            pool=settings.read_deadline_s,
+        )
 
-    async def _peek(self, response: httpx.Response, request: Request) -> bytes:
-        return await self.read_body(response, MAX_ERROR_BODY, request.what) if self._guessed else b""
+    async def _speaks_tls(self, stack: AsyncExitStack, request: Request) -> bool:
+        """Whether our guess of plain HTTP on loopback was wrong: Go's and nginx's servers answer in clear
+        text that they want HTTPS. Asked by GET, since an answer to HEAD has no body."""
+        probe = Request("GET", "/v2/", request.what, (), frozenset())
+        response = await self._send_once(stack, probe, f"{self.base}/v2/", None)
+        return b"HTTPS" in await self.read_body(response, MAX_ERROR_BODY, request.what)
 
     async def _failure(self, response: httpx.Response, request: Request) -> CafsError:
         body = b""
@@ -226,37 +277,20 @@ class RegistryClient:
         except httpx.PoolTimeout as e:
             raise DeadlineError(f"{what}: no free connection within {settings.read_deadline_s:g} s") from e
         except httpx.TimeoutException as e:
-            raise DeadlineError(f"{what}: no bytes for {settings.stall_timeout_s:g} s") from e
+            raise DeadlineError(f"{what}: the registry was silent for {settings.stall_timeout_s:g} s") from e
         except httpx.RemoteProtocolError as e:
             raise ProtocolError(f"{what}: {_one_line(e)}") from e
         except httpx.TransportError as e:
-            raise RemoteError(f"{what}: {_one_line(e) or type(e).__name__}") from e
+            raise RemoteError(f"{what}: {_one_line(e)}") from e
         except httpx.InvalidURL as e:
             raise ProtocolError(f"{what}: not an address") from e
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
-
-
-def _scheme_for(host: str, insecure: tuple[str, ...]) -> tuple[str, bool]:
-    """Scheme, and whether it is only a guess: loopback is plain HTTP unless it turns out to speak TLS."""
-    if host in insecure or _hostname(host) in insecure:
-        return "http", False
-    if _is_loopback(host):
-        return "http", True
-    return "https", False
-
-
-def _hostname(host: str) -> str:
-    return host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host
-
-
-def _is_loopback(host: str) -> bool:
-    name = _hostname(host).strip("[]")
-    if name == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
+    """What went wrong: the HTTP library's error often says nothing, but one of its causes does."""
+    cause: BaseException | None = error
+    for _ in range(_MAX_CAUSES):
+        if cause is None or str(cause):
+            break
+        cause = cause.__cause__ or cause.__context__
+    return " ".join(str(cause or type(error).__name__).split())[:200]

@@ -44,7 +44,9 @@ class ReferrersRepository(Protocol):
 
     async def get_manifest(self, selector: str) -> tuple[bytes, str]: ...
 
-    async def push_manifest(self, content: bytes, media_type: str, tag: str | None = None) -> Descriptor: ...
+    async def put_manifest(
+        self, content: bytes, media_type: str, tag: str | None
+    ) -> tuple[Descriptor, httpx.Headers]: ...
 
 
 class ReferrersOfRegistry:
@@ -120,7 +122,7 @@ class ReferrersOfRegistry:
                 if any(e.digest == entry.digest for e in known):
                     return
                 merged = encode_index(merge_referrers(known, [entry]))
-                await self._repository.push_manifest(merged, OCI_INDEX, referrers_tag(subject))
+                await self._repository.put_manifest(merged, OCI_INDEX, referrers_tag(subject))
         raise RemoteError(
             f"{self._repository.name}: the referrers tag of {subject} is overwritten by others"
             f" faster than we can add to it"

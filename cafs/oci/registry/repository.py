@@ -290,7 +290,7 @@ class RegistryRepository:
         """See ``Repository``."""
         descriptor, headers = await self.patiently(lambda: self.put_manifest(content, media_type, None))
         if "oci-subject" not in headers:
-            await self._referrers.list_by_tag(content, descriptor, subject.digest)
+            await self.patiently(lambda: self._referrers.list_by_tag(content, descriptor, subject.digest))
         return descriptor
 
     async def patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:

@@ -18,6 +18,8 @@ from cafs.oci.descriptor import AnyBlob
 from cafs.oci.registry.client import Body, RegistryClient, Request
 
 _PIECE_BYTES = 512 << 10
+_VERIFY_S = 600.0
+"""A registry may hash and copy the whole blob before it answers the PUT."""
 
 
 class UploadTarget(Protocol):
@@ -51,7 +53,9 @@ async def push_blob(target: UploadTarget, content: Path | bytes, blob: AnyBlob) 
     location = _with_digest(response, blob, what)
     headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
     body = content if isinstance(content, bytes) else _body_of(content, size)
-    sending = Request("PUT", location, what, target.push_scopes, frozenset((201, 204)), headers, body)
+    sending = Request(
+        "PUT", location, what, target.push_scopes, frozenset((201, 204)), headers, body, _VERIFY_S
+    )
     answer, _ = await target.client.call(sending)
     stored = answer.headers.get("docker-content-digest")
     if stored and stored != blob.digest:
