@@ -127,6 +127,12 @@ def _gzip(source: Pieces) -> Iterator[bytes]:
 
 
 def _zstd(source: Pieces) -> Iterator[bytes]:
+    """Frames one after the other.
+
+    Of zstandard's interfaces only the reader bounds what one call gives out, however far a frame
+    inflates. It takes a frame that breaks off for the end of its input: that the layer is truncated is
+    then said by the tar, which lacks its end, and by the diffID.
+    """
     decompressor = zstandard.ZstdDecompressor(max_window_size=1 << _ZSTD_MAX_WINDOW_LOG)
     reader = decompressor.stream_reader(
         cast(IO[bytes], _Readable(source)), read_size=_OUT_BYTES, read_across_frames=True
