@@ -93,7 +93,7 @@ class Fetcher:
             flight.group.scope.cancel()
 
     def _enqueue(self, flight: Flight) -> None:
-        if not flight.waiters:
+        if not flight.waiters and not flight.rides:
             self._drop(flight)
         elif not flight.origin.sources:
             self._done(flight, None, RemoteError(f"{flight.what}: there is no source to fetch it from"))
@@ -110,6 +110,12 @@ class Fetcher:
 
     def _start_requests(self) -> None:
         while (group := self._queue.take(self._active, self._fill_bytes)) is not None:
+            for flight in group.flights:
+                flight.rides = False
+            if not group.wanted():  # riders that missed their request
+                for flight in group.flights:
+                    self._drop(flight)
+                continue
             self._active[group.priority] += 1
             self._nursery.start_soon(self._run, group)
 

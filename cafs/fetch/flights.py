@@ -63,6 +63,7 @@ class Flight:
         "priority",
         "recorded",
         "ref",
+        "rides",
         "state",
         "waiters",
     )
@@ -80,6 +81,8 @@ class Flight:
         """The request that brings it, while it is FETCHING."""
         self.plain: Plain | None = None
         self.failure: CafsError | None = None
+        self.rides = False
+        """It may travel in a reader's next request, though nobody waits for it."""
         self.recorded = False
         """Its failure is in the journal."""
         self._arrived: trio.Event | None = None
@@ -180,8 +183,8 @@ class FlightQueue:
     def _take_around(self, first: Flight, priority: Priority, longest: int) -> Group:
         """``first`` and what is queued near it, as one request.
 
-        A request for a reader brings nothing that no reader waits for: that would delay him. A retry
-        travels with those that have come to the same source.
+        A request for a reader brings nothing but its riders that no reader waits for: that would delay
+        him. A retry travels with those that have come to the same source.
         """
         places = self._by_place[first.origin]
         begin = bisect_left(places, (first.ref.offset - longest,))
@@ -189,7 +192,7 @@ class FlightQueue:
             flight
             for *_, flight in places[begin : bisect_left(places, (first.ref.offset + longest,))]
             if flight.next_source == first.next_source
-            and (priority is not Priority.DEMAND or flight.priority is priority)
+            and (priority is not Priority.DEMAND or flight.priority is priority or flight.rides)
         ]
         ranges = coalesce(
             [(f.ref.offset, f.ref.frame_bytes) for f in near],

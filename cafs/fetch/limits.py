@@ -40,6 +40,9 @@ class FetchLimits:
     fill_range_bytes: int = 2 * _MIB
     gap_bytes: int = 16 * _KIB
     """About what a link of 200 Mbit/s brings in the time that one more request costs us."""
+    rider_bytes: int = 128 * _KIB
+    """Compressed bytes that may travel along with a reader's request: he waits 5 ms longer for them on a
+    link of 200 Mbit/s."""
     readahead_bytes: int = 8 * _MIB
     write_behind_bytes: int = 32 * _MIB
     """Plain bytes of verified chunks that wait to be stored."""

@@ -58,6 +58,10 @@ class ChunkBroker(Protocol):
         """Which of these the store holds."""
         ...
 
+    def note_ahead(self, layer: LayerReader, row: int, ref: ChunkRef) -> None:
+        """A row is fetched that nobody has asked for."""
+        ...
+
     def launch(self, wanted: Sequence[tuple[LayerReader, ChunkRef]], priority: Priority) -> list[Flight]:
         """Fetch these."""
         ...
@@ -120,6 +124,8 @@ class Prefetcher:
                 layer.local[row] = 1
             else:
                 missing.append((layer, ref))
+                if priority is Priority.READAHEAD:
+                    self._broker.note_ahead(layer, row, ref)
         return self._broker.launch(missing, priority)
 
     async def _follow(self, profile: Profile, layers: Sequence[LayerReader]) -> None:

@@ -76,6 +76,8 @@ class LayerReader:
         self._readahead = ReadaheadDetector(readahead_bytes)
         self.local = bytearray(len(index.table))
         """1 for rows that were fetched or found in the store once: prefetching need not look again."""
+        self.ahead = bytearray(len(index.table))
+        """1 for rows that were fetched before a reader asked (kept by ``AheadAccount``)."""
         self._touched = bytearray(len(index.table))
         self.touched_frame_bytes = 0
         """Compressed bytes of the chunks that readers have read at all."""
@@ -176,4 +178,4 @@ class LayerReader:
                 self._touched[part.row] = 1
                 ref = self.ref(part.row)
                 self.touched_frame_bytes += ref.frame_bytes
-                self._service.note_touched(self, ref)
+                self._service.note_touched(self, part.row, ref)

@@ -11,11 +11,11 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 import trio
 
@@ -32,19 +32,16 @@ from cafs.fetch.plain_cache import Plain, PlainCache
 from cafs.fetch.prefetch import Prefetch, Prefetcher
 from cafs.fetch.reader import LayerFile, LayerReader
 from cafs.fetch.record import Recorder
+from cafs.fetch.riders import AheadAccount, find_riders
 from cafs.fetch.stats import Counters, ServiceStats
+from cafs.fetch.store_reader import StoreReader
 from cafs.fetch.verify import FrameStore
 from cafs.fetch.write_behind import StoreWriter
 
 log = logging.getLogger(__name__)
 
-Asked = TypeVar("Asked")
-Answered = TypeVar("Answered")
-
 DRAIN_S = 5.0
 """How long closing waits for fetched chunks to be stored."""
-LOOKUP_THREADS = 4
-"""Store lookups at once: two keep both cores busy, more hide the disk's latency."""
 
 
 class ChunkService:
@@ -57,7 +54,7 @@ class ChunkService:
     """
 
     def __init__(self, store: FrameStore | None, limits: FetchLimits, journal: Journal | None = None) -> None:
-        self._store = store
+        self._kept = StoreReader(store)
         self._limits = limits
         self._journal = journal or Journal(None)
         self._memory = PlainCache(limits.memory_cache_bytes)
@@ -66,10 +63,9 @@ class ChunkService:
         self._flights: dict[bytes, Flight] = {}
         self._layers: list[LayerReader] = []
         self._touched_bytes = self._data_bytes = 0
-        self._lookups = trio.CapacityLimiter(LOOKUP_THREADS)
-        self._store_readable = store is not None
         self._tasks = AsyncExitStack()
         self.prefetcher = Prefetcher(self, limits)
+        self._ahead = AheadAccount()
         self._recorder: Recorder | None = None
         self._fetcher: Fetcher
         self._nursery: trio.Nursery
@@ -144,8 +140,13 @@ class ChunkService:
         """Is there a store that takes chunks?"""
         return self._writer.usable
 
-    def note_touched(self, layer: LayerReader, ref: ChunkRef) -> None:
+    def note_ahead(self, layer: LayerReader, row: int, ref: ChunkRef) -> None:
+        """A row is fetched that nobody has asked for."""
+        self._ahead.note_ahead(layer, row, ref)
+
+    def note_touched(self, layer: LayerReader, row: int, ref: ChunkRef) -> None:
         """A reader reads this chunk for the first time."""
+        self._ahead.note_touched(layer, row, ref)
         if self._recorder is not None:
             self._recorder.note(layer.name, ref.digest)
         self._touched_bytes += ref.plain_bytes
@@ -157,19 +158,24 @@ class ChunkService:
 
     async def kept(self, digests: Sequence[bytes]) -> Sequence[bool]:
         """Which of these the store holds."""
-        if self._store is None or not self._store_readable:
-            return [False] * len(digests)
-        return await trio.to_thread.run_sync(self._guard, self._store.has, digests, False)
+        return await self._kept.has(digests)
 
     def launch(self, wanted: Sequence[tuple[LayerReader, ChunkRef]], priority: Priority) -> list[Flight]:
         """Fetch for prefetching what is not near yet; the flights count prefetching as their waiter."""
+        flights = self._new_flights(wanted, priority)
+        for flight in flights:
+            flight.waiters = 1
+        self._fetcher.submit(flights)
+        return flights
+
+    def _new_flights(
+        self, wanted: Sequence[tuple[LayerReader, ChunkRef]], priority: Priority
+    ) -> list[Flight]:
         flights: list[Flight] = []
         for layer, ref in wanted:
             if not self.is_near(ref.digest):
                 flight = self._flights[ref.digest] = Flight(ref, layer.origin(ref.blob), priority)
-                flight.waiters = 1
                 flights.append(flight)
-        self._fetcher.submit(flights)
         return flights
 
     async def chunks(self, layer: LayerReader, rows: Sequence[int], deadline: float | None) -> list[Plain]:
@@ -182,7 +188,7 @@ class ChunkService:
         try:
             with trio.move_on_at(began + self._limits.read_deadline_s if deadline is None else deadline):
                 if fresh:
-                    await self._look_up(fresh)
+                    await self._look_up(layer, rows[-1], fresh)
                 for place, flight in joined:
                     await flight.wait()
                     found[place] = flight.plain
@@ -216,39 +222,32 @@ class ChunkService:
             joined.append((place, flight))
         return joined, fresh
 
-    async def _look_up(self, fresh: Sequence[Flight]) -> None:
-        """Ask the store for new flights, and have fetched what it does not hold."""
-        missing: Sequence[Flight] = fresh
-        if self._store is not None and self._store_readable:
-            wanted = [(flight.ref.digest, flight.ref.plain_bytes) for flight in fresh]
-            # Shielded: others may have joined these flights meanwhile. It waits for the local disk only.
-            with trio.CancelScope(shield=True):
-                kept = await trio.to_thread.run_sync(
-                    self._guard, self._store.get, wanted, None, limiter=self._lookups
-                )
-            missing = []
-            for flight, plain in zip(fresh, kept, strict=True):
-                if plain is None:
-                    missing.append(flight)
-                else:
-                    self._counters.store_hits += 1
-                    self._finished(flight, plain, None)
+    async def _look_up(self, layer: LayerReader, last_row: int, fresh: Sequence[Flight]) -> None:
+        """Ask the store for new flights, and have fetched what it does not hold, and riders with it."""
+        riders = find_riders(layer, last_row, self._rider_room(), self.is_near)
+        kept, kept_riders = await self._kept.get([f.ref for f in fresh], [ref for _, ref in riders])
+        missing: list[Flight] = []
+        for flight, plain in zip(fresh, kept, strict=True):
+            if plain is None:
+                missing.append(flight)
+            else:
+                self._counters.store_hits += 1
+                self._finished(flight, plain, None)
+        if missing and missing[-1].ref.digest == layer.ref(last_row).digest:
+            riders = [rider for rider, here in zip(riders, kept_riders, strict=True) if not here]
+            missing += self._board(layer, riders)
         self._fetcher.submit(missing)
 
-    def _guard(
-        self,
-        ask: Callable[[Sequence[Asked]], Sequence[Answered]],
-        wanted: Sequence[Asked],
-        otherwise: Answered,
-    ) -> Sequence[Answered]:
-        """In a worker thread. A store that cannot be read is given up with one warning."""
-        try:
-            return ask(wanted)
-        except Exception as e:  # whatever ails the store, the flights must get an answer
-            if self._store_readable:
-                self._store_readable = False
-                log.warning("the chunk store cannot be read, going on without it: %s", e)
-            return [otherwise] * len(wanted)
+    def _rider_room(self) -> int:
+        return min(self._limits.rider_bytes, self._ahead.allowance_bytes)
+
+    def _board(self, layer: LayerReader, riders: Sequence[tuple[int, ChunkRef]]) -> list[Flight]:
+        flights = self._new_flights([(layer, ref) for _, ref in riders], Priority.READAHEAD)
+        for flight in flights:
+            flight.rides = True
+        for row, ref in riders:
+            self._ahead.note_ahead(layer, row, ref)
+        return flights
 
     def _finished(self, flight: Flight, plain: Plain | None, failure: CafsError | None) -> None:
         """A flight has ended, well or not."""

@@ -73,7 +73,7 @@ async def test_metadata_needs_neither_store_nor_source(layer: MemoryLayer) -> No
 
 async def test_neighbours_are_fetched_in_one_request(layer: MemoryLayer) -> None:
     source = ScriptedSource(layer.blob)
-    async with ChunkService(None, FetchLimits()) as service:
+    async with ChunkService(None, FetchLimits(rider_bytes=0)) as service:
         reader = service.add_layer(layer, [source], "layer")
         await reader.read(*chunk_span(layer, 3, 9))
     refs = layer.table.refs
@@ -109,7 +109,7 @@ async def test_a_cancelled_reader_does_not_cancel_anothers_fetch(
         return right
 
     source = ScriptedSource(layer.blob, slow)
-    async with ChunkService(None, FetchLimits()) as service, trio.open_nursery() as nursery:
+    async with ChunkService(None, FetchLimits(rider_bytes=0)) as service, trio.open_nursery() as nursery:
         reader = service.add_layer(layer, [source], "layer")
 
         async def impatient() -> None:

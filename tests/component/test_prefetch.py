@@ -57,6 +57,24 @@ async def test_a_sequential_reader_finds_its_chunks_there(
         assert service.stats().fetched_bytes == len(layer.blob)
 
 
+async def test_riders_come_with_a_readers_request_within_their_allowance(layer: MemoryLayer) -> None:
+    source, store = ScriptedSource(layer.blob), MemoryStore()
+    store.put([layer.chunk(13)])
+    async with ChunkService(store, FetchLimits()) as service:
+        reader = service.add_layer(layer, [source], layer.diff_id)
+        await reader.read(layer.table.start(10), 64 * KIB)
+        frame = layer.table.row(0).frame_bytes
+        # Rows 11 and 12 ride along, 13 is in the store.
+        assert source.requests == [(10 * frame, 3 * frame)]
+        for row in (11, 12):
+            assert reader.try_read(layer.table.start(row), 64 * KIB) is not None
+        for row in range(20, 95, 5):
+            await reader.read(layer.table.start(row), 64 * KIB)
+        stats = service.stats()
+    assert stats.fetched_bytes <= 1.4 * stats.touched_frame_bytes + 256 * KIB
+    assert len(source.requests) == 16
+
+
 async def test_a_profile_is_fetched_and_nothing_else(
     layer: MemoryLayer, clock: trio.testing.MockClock
 ) -> None:
@@ -92,7 +110,7 @@ async def test_auto_fetches_the_rest_once_a_large_part_was_read(
     layer: MemoryLayer, clock: trio.testing.MockClock
 ) -> None:
     store = MemoryStore()
-    async with ChunkService(store, FetchLimits(fill_after_fraction=0.3)) as service:
+    async with ChunkService(store, FetchLimits(fill_after_fraction=0.3, rider_bytes=0)) as service:
         reader = service.add_layer(layer, [ScriptedSource(layer.blob)], layer.diff_id)
         service.start_prefetch(Prefetch.AUTO)
         for row in range(0, 58, 2):

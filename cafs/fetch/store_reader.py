@@ -1,0 +1,78 @@
+"""Asking the chunk store, in worker threads, once for each read; and doing without it when it fails.
+
+Owned by ``ChunkService``. A store that cannot be read costs one warning and is not asked again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import trio
+
+from cafs.core.chunk import ChunkRef
+from cafs.fetch.verify import FrameStore
+
+log = logging.getLogger(__name__)
+
+Asked = TypeVar("Asked")
+Answered = TypeVar("Answered")
+
+THREADS = 4
+"""Lookups at once: two keep both cores busy, more hide the disk's latency."""
+
+
+class StoreReader:
+    """The reading side of a ``FrameStore``, or of none."""
+
+    def __init__(self, store: FrameStore | None) -> None:
+        self._store = store
+        self._threads = trio.CapacityLimiter(THREADS)
+        self._usable = store is not None
+
+    async def get(
+        self, wanted: Sequence[ChunkRef], riders: Sequence[ChunkRef]
+    ) -> tuple[Sequence[bytes | None], Sequence[bool]]:
+        """The chunks that the store has; and if the last is missing, which of the riders it has.
+
+        Not interrupted by the caller's cancellation, as others may wait for the same chunks. It waits for
+        the local disk only.
+        """
+        if self._store is None or not self._usable:
+            return [None] * len(wanted), [False] * len(riders)
+        with trio.CancelScope(shield=True):
+            answer = await trio.to_thread.run_sync(
+                self._get, self._store, wanted, riders, limiter=self._threads
+            )
+        return answer  # noqa: RET504 - to mypy, a cancel scope may swallow what is raised in it
+
+    async def has(self, digests: Sequence[bytes]) -> Sequence[bool]:
+        """Which of these the store has."""
+        if self._store is None or not self._usable:
+            return [False] * len(digests)
+        return await trio.to_thread.run_sync(
+            self._guard, self._store.has, digests, False, limiter=self._threads
+        )
+
+    def _get(
+        self, store: FrameStore, wanted: Sequence[ChunkRef], riders: Sequence[ChunkRef]
+    ) -> tuple[Sequence[bytes | None], Sequence[bool]]:
+        kept = self._guard(store.get, [(ref.digest, ref.plain_bytes) for ref in wanted], None)
+        if kept[-1] is not None or not riders:
+            return kept, [True] * len(riders)
+        return kept, self._guard(store.has, [ref.digest for ref in riders], False)
+
+    def _guard(
+        self,
+        ask: Callable[[Sequence[Asked]], Sequence[Answered]],
+        wanted: Sequence[Asked],
+        otherwise: Answered,
+    ) -> Sequence[Answered]:
+        try:
+            return ask(wanted)
+        except Exception as e:  # whatever ails the store, the readers must get an answer
+            if self._usable:
+                self._usable = False
+                log.warning("the chunk store cannot be read, going on without it: %s", e)
+            return [otherwise] * len(wanted)
