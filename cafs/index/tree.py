@@ -13,16 +13,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cafs.core.entry import S_IFMT_TYPES, Extent, Meta
-from cafs.core.erofs import (
-    BLOCK_BYTES,
-    NAME_MAX_BYTES,
-    OPAQUE_XATTR,
-    SYMLINK_MAX_BYTES,
-    encode_device,
-    encode_xattrs,
-)
+from cafs.core.erofs import OPAQUE_XATTR, SYMLINK_MAX_BYTES
 from cafs.errors import UsageError
 from cafs.index.columns import NO_INODE, Content, InodeColumns, NameTable
+from cafs.index.tree_rules import check_meta, check_name, merge_extents, show_path
 
 INLINE_MAX_BYTES = 32
 """Files up to this size are kept in the index: an inode of 64 bytes, a slot of 32 for the content, and
@@ -34,8 +28,6 @@ _IMPLIED, _OPAQUE = 1, 2
 _IMPLIED_META = Meta(mode=stat.S_IFDIR | 0o755)
 _ROOT = 0
 _CACHED_DIRECTORIES = 4096
-_NO_ID = 0xFFFFFFFF
-_PATH_MAX_BYTES = 4095
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +68,7 @@ class LayerTree:
 
     def add_directory(self, path: bytes, meta: Meta) -> None:
         """Add a directory, or update one that is there and keep its children."""
-        _check_meta(path, meta, {stat.S_IFDIR})
+        check_meta(path, meta, {stat.S_IFDIR})
         if not path:
             self._update_directory(_ROOT, meta)
             return
@@ -107,34 +99,34 @@ class LayerTree:
             meta: With a regular file's mode.
             size: Of the file, in bytes.
             extents: Its runs in the data region, in file order; what they leave out is a hole. Each
-                starts, in file and region, at a multiple of ``sparse_granularity(size)`` (of 4096 at
-                least), and the region holds zeros from its end to the next multiple. Runs that
-                continue each other count as one.
+                starts at a multiple of ``sparse_granularity(size)`` in the file and of 4096 in the
+                region, and the region holds zeros from its end to the next multiple of that
+                granularity. Runs that continue each other count as one.
             content: The whole content instead, at most INLINE_MAX_BYTES.
         """
-        _check_meta(path, meta, {stat.S_IFREG})
+        check_meta(path, meta, {stat.S_IFREG})
         if content is not None:
             if len(content) != size or size > INLINE_MAX_BYTES or extents:
                 raise ValueError(f"inline content of {len(content)} bytes for a file of {size}")
             kind, data = (Content.INLINE, self._pool(content)) if content else (Content.NONE, 0)
         else:
-            kind, data = self._place(size, _merge_extents(size, extents))
+            kind, data = self._place(size, merge_extents(size, extents))
         parent, name = self._parent_of(path)
         self._bind(parent, name, self.inodes.append(meta, size, kind, data))
 
     def add_symlink(self, path: bytes, meta: Meta, target: bytes) -> None:
         """Add a symlink; its target is kept as it is, never followed."""
-        _check_meta(path, meta, {stat.S_IFLNK})
+        check_meta(path, meta, {stat.S_IFLNK})
         if not 0 < len(target) <= SYMLINK_MAX_BYTES or b"\0" in target:
             raise UsageError(
-                f"{_show(path)}: a symlink target of {len(target)} bytes or with a NUL cannot be"
+                f"{show_path(path)}: a symlink target of {len(target)} bytes or with a NUL cannot be"
             )
         parent, name = self._parent_of(path)
         self._bind(parent, name, self.inodes.append(meta, len(target), Content.INLINE, self._pool(target)))
 
     def add_node(self, path: bytes, meta: Meta) -> None:
         """Add a device, fifo or socket."""
-        _check_meta(path, meta, S_IFMT_TYPES - {stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK})
+        check_meta(path, meta, S_IFMT_TYPES - {stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK})
         parent, name = self._parent_of(path)
         self._bind(parent, name, self.inodes.append(meta, 0, Content.NONE, 0))
 
@@ -148,7 +140,7 @@ class LayerTree:
         if inode is None or self._is_whiteout(inode):
             return False
         if stat.S_ISDIR(self.inodes.mode[inode]):
-            raise UsageError(f"{_show(path)}: a hard link to the directory {_show(target)} cannot be")
+            raise UsageError(f"{show_path(path)}: a hard link to the directory {show_path(target)} cannot be")
         if path != target:
             parent, name = self._parent_of(path)
             self._bind(parent, name, inode)
@@ -256,10 +248,10 @@ class LayerTree:
     def _parent_of(self, path: bytes) -> tuple[int, bytes]:
         """(directory inode, last component) of a path, with the directories on the way made."""
         head, _, name = path.rpartition(b"/")
-        _check_name(name, path)
+        check_name(name, path)
         if not head:
             if path.startswith(b"/"):
-                raise UsageError(f"{_show(path)}: an absolute path cannot be")
+                raise UsageError(f"{show_path(path)}: an absolute path cannot be")
             return _ROOT, name
         parent = self._directories.get(head)
         if parent is None:
@@ -272,7 +264,7 @@ class LayerTree:
     def _walk(self, head: bytes, path: bytes) -> int:
         components = head.split(b"/")
         for component in components:
-            _check_name(component, path)
+            check_name(component, path)
         parent = _ROOT
         for component in components:
             parent = self._directory_in(parent, component, path)
@@ -284,7 +276,7 @@ class LayerTree:
             return current
         if current is not None and not self._is_whiteout(current):
             what = "symlink" if stat.S_ISLNK(self.inodes.mode[current]) else "file"
-            raise UsageError(f"{_show(path)}: lies below {_show(name)}, which is a {what}")
+            raise UsageError(f"{show_path(path)}: lies below {show_path(name)}, which is a {what}")
         inode = self.inodes.append(_IMPLIED_META, 0, Content.NONE, 0, _IMPLIED)
         self._bind(parent, name, inode)
         if current is not None:
@@ -299,53 +291,3 @@ class LayerTree:
                 return None
             inode = found
         return inode
-
-
-def _check_name(name: bytes, path: bytes) -> None:
-    if name in {b"", b".", b".."} or b"\0" in name:
-        raise UsageError(f"{_show(path)}: a path with an empty, '.' or '..' component or a NUL cannot be")
-    if len(path) > _PATH_MAX_BYTES:
-        raise UsageError(f"{_show(path)}: a path of {len(path)} bytes is over the limit of {_PATH_MAX_BYTES}")
-    if len(name) > NAME_MAX_BYTES:
-        raise UsageError(f"{_show(path)}: a name of {len(name)} bytes is over the limit of {NAME_MAX_BYTES}")
-
-
-def _check_meta(path: bytes, meta: Meta, types: set[int] | frozenset[int]) -> None:
-    try:
-        if stat.S_IFMT(meta.mode) not in types or meta.mode >> 16:
-            raise UsageError(f"mode {meta.mode:#o} is not one for this entry")
-        # The highest number is "nobody at all" to the kernel (chown's -1).
-        if not 0 <= meta.uid < _NO_ID or not 0 <= meta.gid < _NO_ID:
-            raise UsageError(f"owner {meta.uid}:{meta.gid} does not fit 32 bits")
-        if meta.rdev:
-            encode_device(meta.rdev)
-        if meta.xattrs:
-            encode_xattrs(meta.xattrs)
-    except UsageError as e:
-        raise UsageError(f"{_show(path)}: {e}") from e
-
-
-def _merge_extents(size: int, extents: Sequence[Extent]) -> tuple[Extent, ...]:
-    merged: list[Extent] = []
-    for extent in extents:
-        last = merged[-1] if merged else None
-        if (
-            last
-            and last.file_offset + last.length == extent.file_offset
-            and last.data_offset + last.length == extent.data_offset
-        ):
-            merged[-1] = Extent(last.file_offset, last.data_offset, last.length + extent.length)
-        elif extent.length:
-            merged.append(extent)
-    end = 0
-    for extent in merged:
-        if extent.file_offset % BLOCK_BYTES or extent.data_offset % BLOCK_BYTES or extent.file_offset < end:
-            raise ValueError(f"{extent} does not start at a block or overlaps the one before")
-        end = extent.file_offset + extent.length
-    if end > size:
-        raise ValueError(f"extents end at {end}, the file at {size}")
-    return tuple(merged)
-
-
-def _show(path: bytes) -> str:
-    return repr(path[:200].decode("utf-8", "backslashreplace"))

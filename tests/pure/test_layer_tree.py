@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -203,6 +204,28 @@ def test_a_hard_link_needs_a_file_of_this_layer() -> None:
 def test_extents_off_the_blocks_or_the_file_are_a_mistake_of_the_caller(extents: list[Extent]) -> None:
     with pytest.raises(ValueError, match=r"block|end"):
         LayerTree().add_file(b"f", FILE, 50_000, extents)
+
+
+def test_a_large_sparse_file_has_coarse_runs() -> None:
+    """Runs of blocks would not say what lies between a run's end and the next coarse chunk."""
+    size = 1 << 40
+    with pytest.raises(ValueError, match="block"):
+        LayerTree().add_file(b"f", FILE, size, [Extent(0, 0, 4096), Extent(8192, 4096, 4096)])
+    granularity = sparse_granularity(size)
+    LayerTree().add_file(b"f", FILE, size, [Extent(granularity, 0, 4096)])
+
+
+def test_a_tree_is_small_in_memory() -> None:
+    """At most 250 bytes an inode, so that a million of them fit into a converter of 400 MiB."""
+    count = 20_000
+    tracemalloc.start()
+    tree = LayerTree()
+    for number in range(count):
+        path = b"usr/lib/directory%03d/some_module_%06d.py" % (number // 100, number)
+        tree.add_file(path, FILE, 5000, [Extent(0, number * 8192, 5000)])
+    size_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert size_bytes / count < 250
 
 
 @given(st.integers(1, 1 << 62))
