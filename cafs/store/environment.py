@@ -156,6 +156,13 @@ class Environment:
             self._env.reader_check()
             return self._env.begin(write=write, buffers=True)
 
+    def grow_map(self, map_bytes: int) -> None:
+        """Make the map at least so large: another process may have raised the quota since we opened."""
+        self.check_process()
+        with _translated(self._path), self._gate.alone():
+            if self._env.info()["map_size"] < map_bytes:
+                self._env.set_mapsize(map_bytes)
+
     def clear_dead_readers(self) -> int:
         """Free the reader slots of processes that died inside a read: they would pin old pages for ever."""
         self.check_process()

@@ -13,6 +13,7 @@ import ctypes
 import os
 import shutil
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from cafs.errors import NotFoundError, StorageError
@@ -158,12 +159,13 @@ def lengthen(environment: Path) -> None:
         raise StorageError(f"chunk store {environment.parent}: {e.strerror}") from e
 
 
-def unreadable(file: Path) -> list[str]:
+def unreadable(file: Path, advance: Callable[[int], object] = lambda _: None) -> list[str]:
     """Read a file from end to end; what stood in the way, or nothing."""
+    buffer = bytearray(1 << 20)
     try:
         with file.open("rb", buffering=0) as content:
-            while content.read(1 << 20):
-                pass
+            while count := content.readinto(buffer):
+                advance(count)
     except OSError as e:
         return [f"{file}: {e.strerror}"]
     return []

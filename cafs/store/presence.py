@@ -58,7 +58,8 @@ class Presence:
             raise StorageError(f"chunk store {store}: cannot mark it as used: {e.strerror}") from e
         if not _try_lock(self._fd):
             os.close(self._fd)
-            raise StateError(f"the chunk store {store} is already open in this process")
+            # Also for a process of another pid namespace that has our number: LMDB would mix us up as well.
+            raise StateError(f"the chunk store {store} is already open in this process (pid {os.getpid()})")
 
     @property
     def found_dead(self) -> bool:

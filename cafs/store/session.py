@@ -153,6 +153,7 @@ class Session:
     def make_room(self, want_bytes: int) -> None:
         """LMDB found no run of free pages: evict more, and let what was freed become usable."""
         self.clear_dead_readers()
+        self._env.grow_map(self.state().quota_bytes)
         with self.catalog() as catalog:
             catalog.evict(want_bytes, unpinned_budget(catalog.state))
         # LMDB hands a page out again in the second transaction after the one that freed it.
@@ -204,13 +205,11 @@ class Session:
         with entry_lock(self.directory):
             if self._presence.others():
                 return False
-            state = self.state()
+            state = self.state().without_chunks()
             with self._env.alone():
                 self._env.end()
                 (self.directory / "chunks" / "data.mdb").unlink()
-                self._reopen()
-        with self.catalog() as catalog:
-            catalog.state = state.without_chunks()
+                self._reopen(state)
         return True
 
     def _replace_file(self, beside: Path) -> None:
@@ -219,8 +218,13 @@ class Session:
         _sync(self.directory / "chunks")
         self._reopen()
 
-    def _reopen(self) -> None:
-        opened, self.tables = open_environment(self.directory, self._given_quota, readonly=False)
+    def _reopen(self, state: State | None = None) -> None:
+        opened, tables = open_environment(self.directory, self._given_quota, readonly=False)
+        if state is not None:
+            # Before any of our threads can look: a store without counters has no quota.
+            with opened.write() as txn:
+                txn.put(STATE_KEY, state.encode(), db=tables.state)
+        self.tables = tables
         self._env.take_over(opened)
 
 

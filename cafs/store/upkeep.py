@@ -15,7 +15,7 @@ from cafs.core.progress import Progress, Step
 from cafs.core.s3fifo import Queue
 from cafs.errors import IntegrityError
 from cafs.store.environment import Txn
-from cafs.store.location import remove_damaged
+from cafs.store.location import remove_damaged, unreadable
 from cafs.store.pins import Pins, pin_sets
 from cafs.store.records import Header, queue_key
 from cafs.store.recount import recount
@@ -60,11 +60,7 @@ class Cleared:
 
 def verify(session: Session, progress: Progress) -> Verified:
     """See ``ChunkStore.verify``."""
-    with _step(progress, "pages", None, "pages") as step:
-        findings = session.structure_findings()
-        if findings:
-            raise _condemned(session, findings[0])
-        step.advance(session.file_bytes() // 4096)
+    _check_file(session, progress)
     chunks = plain_bytes = 0
     rotten: list[str] = []
     with _step(progress, "chunks", session.row_count(), "chunks") as step:
@@ -79,6 +75,18 @@ def verify(session: Session, progress: Progress) -> Verified:
                         catalog.drop_rotten(digest)
             step.advance(len(batch))
     return Verified(chunks, plain_bytes, tuple(rotten), 0 if session.readonly else _repair(session))
+
+
+def _check_file(session: Session, progress: Progress) -> None:
+    """All of it is read plainly before anything is touched through LMDB's map, where a bad sector kills."""
+    with _step(progress, "file", session.file_bytes(), "bytes") as step:
+        findings = unreadable(session.directory / "chunks" / "data.mdb", step.advance)
+    if not findings:
+        with _step(progress, "pages", None, "pages") as step:
+            findings = session.structure_findings()
+            step.advance(session.file_bytes() // 4096)
+    if findings:
+        raise _condemned(session, findings[0])
 
 
 @contextmanager
@@ -172,7 +180,7 @@ def clear(session: Session, *, pinned: bool) -> Cleared:
         chunks, before = session.state().chunks, session.file_bytes()
         returned = remove_damaged(session.directory)
         if session.start_afresh():
-            return Cleared(chunks, returned + before - session.file_bytes(), 0, in_use=False)
+            return Cleared(chunks, returned + max(0, before - session.file_bytes()), 0, in_use=False)
     if pinned:
         for name in names:
             remove_pin_set(session, name)
@@ -222,4 +230,4 @@ def _give_back(session: Session) -> tuple[int, bool]:
         return returned, False
     if not session.compact():
         return returned, True
-    return returned + before - session.file_bytes(), False
+    return returned + max(0, before - session.file_bytes()), False

@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -52,13 +54,13 @@ def held_open(store: Path) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def assert_sound(directory: Path) -> int:
+def assert_sound(directory: Path, quota: int = QUOTA) -> int:
     """Every page and every chunk; returns how many chunks there are."""
     assert not (directory / "damaged").exists()
-    with ChunkStore.open(directory, QUOTA) as store:
+    with ChunkStore.open(directory, quota) as store:
         found = store.verify(SilentProgress())
         assert (found.rotten, found.repaired) == ((), 0)
-        assert store.stats().file_bytes <= QUOTA
+        assert store.stats().file_bytes <= quota
     assert structure_findings(directory / "chunks") == []
     return found.chunks
 
@@ -131,6 +133,41 @@ def test_another_process_may_raise_the_quota(tmp_path: Path) -> None:
         assert store.get([wanted(raw_chunk(3))]) == [raw_chunk(3).plain]
         store.put([raw_chunk(-1)])
         assert store.get([wanted(raw_chunk(-1))]) == [raw_chunk(-1).plain]
+
+
+def test_a_raised_quota_is_used_by_who_opened_before(tmp_path: Path) -> None:
+    with ChunkStore.open(tmp_path / "store", QUOTA) as store:
+        store.put([raw_chunk(1)])
+        finish(start("work", tmp_path / "store", 4 * QUOTA, 5, 1))
+        for start_at in range(0, 3000, 300):
+            store.put([raw_chunk(seed) for seed in range(start_at, start_at + 300)])
+        assert store.stats().used_bytes > 2 * QUOTA
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+def test_threads_go_on_while_the_file_is_replaced_and_compacted(tmp_path: Path, pinned: bool) -> None:
+    over = threading.Event()
+
+    def read_and_write(store: ChunkStore, first: int) -> int:
+        chunks = [raw_chunk(seed) for seed in range(first, first + 500)]
+        rounds = 0
+        while not (over.is_set() and rounds):
+            store.put(chunks)
+            got = store.get([wanted(chunk) for chunk in chunks])
+            assert all(plain in (None, chunk.plain) for chunk, plain in zip(chunks, got, strict=True))
+            rounds += 1
+        return rounds
+
+    with ChunkStore.open(tmp_path / "store", 4 * QUOTA) as store, ThreadPoolExecutor(3) as pool:
+        if pinned:  # then rows are removed and the rest is copied; else the file is replaced
+            store.pin("keep", [raw_chunk(7).digest])
+        workers = [pool.submit(read_and_write, store, first) for first in (0, 1000, 2000)]
+        returned = 0
+        while returned < 16 << 20 and not any(worker.done() for worker in workers):
+            returned += store.clear().returned_bytes
+        over.set()
+        assert all(worker.result() > 0 for worker in workers)
+    assert_sound(tmp_path / "store", 4 * QUOTA)
 
 
 def test_a_forked_child_is_refused_and_harms_nothing(tmp_path: Path) -> None:
