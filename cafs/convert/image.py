@@ -204,13 +204,13 @@ class ImageConversion:
         await trio.to_thread.run_sync(run.memory.remember, converted, self._target.name)
         return converted
 
-    async def _below(self, number: int) -> Below:
-        """The layers below ``number``, once they are converted."""
+    async def _below(self, number: int) -> Below | None:
+        """The layers below ``number``, once they are converted; None for the lowest."""
         layers = []
         for lower in range(number):
             await self._finished[lower].wait()
             layers.append(await self._open_index(lower))
-        return Below(layers)
+        return Below(layers) if layers else None
 
     async def _open_index(self, number: int) -> LayerIndex:
         path, converted = self._files.get(number), self._done[number]
