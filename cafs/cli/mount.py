@@ -57,9 +57,10 @@ def command(  # noqa: PLR0917  click calls it, by keyword
     with Keeper(foreground=foreground) as keeper:
         from cafs.node.mount import choose_driver, mount_image, unmount_on_signals  # noqa: PLC0415
         from cafs.node.mount_state import MountRequest  # noqa: PLC0415
+        from cafs.oci.reference import absolute_reference  # noqa: PLC0415
 
         request = MountRequest(
-            source=source,
+            source=absolute_reference(source),  # the server works in "/"
             target=directory.resolve(),
             driver=choose_driver(driver),
             platform=platform,

@@ -7,7 +7,7 @@ Sources: distribution/reference (grammar, docker.io defaults), containers/image 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -108,6 +108,14 @@ def parse_reference(text: str) -> Reference:
     if text.startswith(("/", "./", "../", "~")):
         raise UsageError(f"{text!r} is a path: write dir:{text}, tar:{text} or oci:{text}")
     return _parse_registry(text, text)
+
+
+def absolute_reference(text: str) -> str:
+    """The same reference, for a process that works in another directory."""
+    reference = parse_reference(text)
+    if isinstance(reference, PathReference):
+        reference = replace(reference, path=reference.path.absolute())
+    return str(reference)
 
 
 def _parse_path(transport: Transport, rest: str, text: str) -> PathReference:

@@ -135,7 +135,7 @@ class RegistryClient:
         finally:
             await response.aclose()
             with suppress(httpx.TransportError, httpx.StreamError):
-                async for _ in raw:
+                async for _ in raw:  # noqa: ASYNC102 - the connection is closed: it cannot wait
                     pass
 
     @asynccontextmanager
