@@ -11,8 +11,9 @@ prefetch, recording and statistics are logged and disturb no reader.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import trio
@@ -30,12 +31,14 @@ from cafs.fuse.supervisor import GONE, Turn, claim_unanswered
 from cafs.fuse.tree import FileTree
 from cafs.node.mount_state import MountDirectory, MountRequest, write_json
 from cafs.node.opening import ReadyImage, find_image_profile
+from cafs.node.resident import release_mapped_pages
 from cafs.store.chunk_store import ChunkStore
 from cafs.store.location import store_directory
 
 log = logging.getLogger(__name__)
 
 STATS_EVERY_S = 1.0
+MAX_LOG_BYTES = 4 << 20
 
 Opener = Callable[[MountDirectory, MountRequest], Awaitable[ReadyImage]]
 
@@ -88,7 +91,7 @@ async def _serve(
             claim_unanswered(turn)
             announce({"image": image.described.name, "layers": [layer.diff_id for layer in image.layers]})
             nursery.start_soon(_prefetch, service, request, image)
-            nursery.start_soon(_write_stats, directory, service)
+            nursery.start_soon(_keep_house, directory, service)
             await session.run()
             nursery.cancel_scope.cancel()
         _save_stats(directory, service)
@@ -126,14 +129,24 @@ async def _prefetch(service: ChunkService, request: MountRequest, image: ReadyIm
     service.start_prefetch(mode, profile)
 
 
-async def _write_stats(directory: MountDirectory, service: ChunkService) -> None:
+async def _keep_house(directory: MountDirectory, service: ChunkService) -> None:
+    """What is done now and then: statistics written, memory given back, the log kept short."""
     before: dict[str, Any] = {}
     while True:
         now = service.stats().to_json()
         if now != before:
-            await trio.to_thread.run_sync(_save_stats, directory, service)
+            await trio.to_thread.run_sync(_tidy, directory, service)
             before = now
         await trio.sleep(STATS_EVERY_S)
+
+
+def _tidy(directory: MountDirectory, service: ChunkService) -> None:
+    _save_stats(directory, service)
+    release_mapped_pages()
+    with suppress(OSError):
+        # Written with O_APPEND, so that it can be emptied under its writers; it lies in memory (/run).
+        if directory.log.stat().st_size > MAX_LOG_BYTES:
+            os.truncate(directory.log, 0)
 
 
 def _save_stats(directory: MountDirectory, service: ChunkService) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import zstandard
 
@@ -45,6 +46,14 @@ class Layer:
 
     def write(self, directory: Path, number: int) -> Path:
         """Write ``NUMBER.index`` and ``NUMBER.blob``."""
+        (directory / f"{number}.blob").write_bytes(self._data)
+        path = directory / f"{number}.index"
+        with path.open("wb") as file:
+            self.write_to(file, number)
+        return path
+
+    def write_to(self, file: BinaryIO, number: int) -> None:
+        """Write the index."""
         data = bytes(self._data)
         rows = []
         for start in range(0, len(data), CHUNK_BYTES):
@@ -52,12 +61,8 @@ class Layer:
             ref = ChunkRef(chunk_digest(plain), len(plain), 0, start, len(plain), Codec.RAW)
             rows.append((start + len(plain), ref))
         blobs = [BlobRef(sha256_digest(data), len(data))] if data else []
-        (directory / f"{number}.blob").write_bytes(data)
-        path = directory / f"{number}.index"
         diff_id = hashlib.sha256(pretended_tar(number)).digest()
-        with path.open("wb") as file:
-            write_index(file, self.tree, rows, blobs, data_bytes=len(data), diff_id=diff_id, options=OPTIONS)
-        return path
+        write_index(file, self.tree, rows, blobs, data_bytes=len(data), diff_id=diff_id, options=OPTIONS)
 
     def _extents(self, pieces: list[tuple[int, bytes]]) -> list[Extent]:
         extents = []

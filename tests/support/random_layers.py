@@ -19,7 +19,7 @@ from tests.support.observe import Seen
 
 NAMES = [b"a", b"b", b"c", b"d", b"e", b"long " * 40, b"\xff\xfe", b"new\nline", b"...", b"z" * 255]
 TYPES = [stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK]
-WEIGHTS = [8, 8, 2, 1, 1, 1, 1]
+WEIGHTS = [8, 14, 2, 1, 1, 1, 1]
 
 
 @dataclass
@@ -47,6 +47,10 @@ class RandomImage:
     @property
     def layers(self) -> int:
         return len(self._layers)
+
+    @property
+    def layer_list(self) -> list[Layer]:
+        return self._layers
 
     def expected(self) -> dict[bytes, Seen]:
         """What ``observe`` must find."""
@@ -149,7 +153,9 @@ class RandomImage:
         lists such a name though nothing can be found there.
         """
         hidden = [path for path in self._tree if path and path not in mine and self._parent(path) in mine]
-        if hidden and self._rng.random() < 0.8:
+        if self._rng.random() < 0.85:
+            if not hidden:
+                return
             path = self._rng.choice(hidden)
             if any(path.startswith(directory + b"/") for directory in opaque):
                 return

@@ -1,0 +1,170 @@
+"""The trees that FUSE shows, without a kernel: damage is an error of ours, a new server knows every node."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+from collections.abc import Sequence
+from functools import cache
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cafs.errors import CafsError, DeadlineError, IntegrityError, NotFoundError, RemoteError
+from cafs.fuse import abi, protocol
+from cafs.fuse.answers import NoSuchNodeError, answer, errno_of
+from cafs.fuse.flat import FlatTree
+from cafs.fuse.merged import MergedFileTree, MergedLayer
+from cafs.fuse.outstanding import Outstanding
+from cafs.fuse.supervisor import LONGEST_PAUSE_S, PROMPT_RESTARTS, pause_before_restart
+from cafs.index.header import HEADER_BYTES, parse_header
+from tests.support.random_layers import RandomImage
+
+
+class Image:
+    """A virtual image of zeros."""
+
+    def __init__(self, virtual_bytes: int) -> None:
+        self.virtual_bytes = virtual_bytes
+
+    def try_read(self, offset: int, size: int) -> Sequence[bytes] | None:
+        return [bytes(max(0, min(size, self.virtual_bytes - offset)))]
+
+    async def read(self, offset: int, size: int) -> Sequence[bytes]:
+        raise AssertionError("everything is in memory")
+
+
+class MemoryIndex(NamedTuple):
+    """What the tree uses of a ``LayerIndex``."""
+
+    metadata: memoryview
+    virtual_bytes: int
+    header: object
+
+
+@cache
+def indexes() -> tuple[bytes, ...]:
+    files = []
+    for layer in RandomImage(2, 3, 60).layer_list:
+        file = io.BytesIO()
+        layer.write_to(file, 0)
+        files.append(file.getvalue())
+    return tuple(files)
+
+
+def tree_of(files: Sequence[bytes]) -> MergedFileTree:
+    layers = []
+    for content in files:
+        header = parse_header(content[:HEADER_BYTES], len(content))
+        metadata = memoryview(content)[HEADER_BYTES : HEADER_BYTES + header.metadata_bytes]
+        index = MemoryIndex(metadata, header.virtual_bytes, header)
+        layers.append(MergedLayer(index, Image(header.virtual_bytes)))  # type: ignore[arg-type]
+    return MergedFileTree(layers)
+
+
+def walk(tree: MergedFileTree, limit: int = 5000) -> dict[int, bytes]:
+    """Ask everything of every node; (node, listing) of the directories."""
+    listings: dict[int, bytes] = {}
+    pending = [abi.ROOT_ID]
+    seen = 0
+    while pending and seen < limit:
+        node = pending.pop()
+        seen += 1
+        mode = abi.ATTR.unpack(tree.attributes(node))[9]
+        tree.xattr_names(node)
+        match mode & 0o170000:
+            case 0o040000 if node not in listings:
+                listings[node] = tree.listing(node).records
+                pending += children(listings[node])
+            case 0o120000:
+                tree.symlink_target(node)
+            case 0o100000:
+                for offset in (0, 1, 5000, 1 << 40):
+                    tree.try_read(node, offset, 1 << 17)
+    return listings
+
+
+def children(records: bytes) -> list[int]:
+    found, at = [], 0
+    while at < len(records):
+        node = abi.ENTRY_HEAD.unpack_from(records, at)[0]
+        length = abi.DIRENT.unpack_from(records, at + 128)[2]
+        if node:
+            found.append(node)
+        at += (152 + length + 7) & ~7
+    return found
+
+
+def test_a_new_server_answers_for_every_node_of_the_one_before() -> None:
+    listings = walk(tree_of(indexes()))
+    assert any(node >> 56 for node in listings), "no merged directory in this image"
+    for node, records in listings.items():
+        assert tree_of(indexes()).listing(node).records == records
+
+
+@given(st.data())
+def test_damaged_metadata_is_an_error_of_ours(data: st.DataObject) -> None:
+    files = list(indexes())
+    number = data.draw(st.integers(0, len(files) - 1))
+    damaged = bytearray(files[number])
+    for _ in range(data.draw(st.integers(1, 8))):
+        at = data.draw(
+            st.integers(HEADER_BYTES + 1024, HEADER_BYTES + 12_000).filter(lambda at: at < len(damaged))
+        )
+        damaged[at] = data.draw(st.integers(0, 255))
+    files[number] = bytes(damaged)
+    with contextlib.suppress(CafsError):
+        walk(tree_of(files), limit=400)
+
+
+@given(st.integers(0, 2**64 - 1))
+def test_no_node_id_is_more_than_an_error(node: int) -> None:
+    tree = tree_of(indexes())
+    for request in (
+        protocol.GetAttr(1, node),
+        protocol.ReadDir(1, node, 0, 4096, plus=True),
+        protocol.Read(1, node, 0, 4096, 0),
+        protocol.ReadLink(1, node),
+        protocol.Lookup(1, node, b"a"),
+        protocol.ListXattr(1, node, 0),
+    ):
+        for any_tree in (tree, FlatTree([("x", Image(4096))])):
+            with contextlib.suppress(CafsError):
+                answer(any_tree, request)
+
+
+@pytest.mark.parametrize(
+    ("failure", "error"),
+    [
+        (DeadlineError("late"), errno.ETIMEDOUT),
+        (RemoteError("away"), errno.EIO),
+        (IntegrityError("rotten"), errno.EIO),
+        (NotFoundError("a chunk that no source has"), errno.EIO),
+        (NoSuchNodeError("node"), errno.ESTALE),
+        (MemoryError(), errno.ENOMEM),
+        (ValueError("what nobody thought of"), errno.EIO),
+    ],
+)
+def test_each_failure_has_its_errno(failure: Exception, error: int) -> None:
+    assert errno_of(failure) == error
+
+
+def test_restarts_are_prompt_first_and_never_far_apart() -> None:
+    pauses = [pause_before_restart(crashes) for crashes in range(1, 40)]
+    assert pauses[:PROMPT_RESTARTS] == [0.0] * PROMPT_RESTARTS
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == LONGEST_PAUSE_S
+
+
+def test_the_next_server_finds_what_was_unanswered() -> None:
+    first = Outstanding()
+    for unique in (10, 12, 14):
+        first.add(unique)
+    first.remove(12)
+    first.buffer[:40] = abi.IN_HEADER.pack(40, 3, 16, 1, 0, 0, 0, 0, 0)
+    second = Outstanding(first.descriptor)
+    assert sorted(second.take_all()) == [10, 14, 16]
+    assert Outstanding(first.descriptor).take_all() == []
