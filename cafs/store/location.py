@@ -131,6 +131,14 @@ def remove_damaged(store: Path) -> int:
     return size
 
 
+def data_bytes(environment: Path) -> int:
+    """Length of the data file; 0 when there is none."""
+    try:
+        return (environment / "data.mdb").stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def lacks_bytes(environment: Path) -> bool:
     """Is the data file shorter than its own meta pages say? Reading behind its end would be a SIGBUS.
 
@@ -138,8 +146,7 @@ def lacks_bytes(environment: Path) -> bool:
         StorageError: it cannot be read.
     """
     try:
-        size = (environment / "data.mdb").stat().st_size
-        return 0 < size < _claimed_bytes(environment)
+        return 0 < data_bytes(environment) < _claimed_bytes(environment)
     except FileNotFoundError:
         return False
     except OSError as e:

@@ -3,8 +3,8 @@
 The order, all of it behind the store's door lock:
 
 1. the directory is private and on a filesystem that LMDB can bear;
-2. our mark is left; marks of processes that died make the store suspect, so does a data file that is
-   shorter than its meta pages say;
+2. our mark is left; marks of processes that died, or that met an error, make the store suspect, and so
+   does a data file that is shorter than its meta pages say;
 3. a suspect store is checked page by page with plain reads (a damaged page kills who meets it in LMDB's
    memory map, but not who reads it);
 4. a damaged store is set aside and a fresh one made: it is a cache, and nothing of value is lost.
@@ -19,6 +19,7 @@ from pathlib import Path
 from cafs.errors import IntegrityError, NotFoundError
 from cafs.store.environment import LOCK_FILE_BYTES, DamagedError, Environment
 from cafs.store.location import (
+    data_bytes,
     lacks_bytes,
     lengthen,
     prepare_directory,
@@ -26,13 +27,16 @@ from cafs.store.location import (
     set_aside,
     unreadable,
 )
-from cafs.store.presence import Presence, entry_lock
+from cafs.store.presence import SUSPECT, Presence, entry_lock
 from cafs.store.records import State
 from cafs.store.tables import STATE_KEY, Tables
 
 THOROUGH_EVERY = 3
 """Of so many deaths in a row the last makes us read the whole file: a sector that the disk cannot read any
 more, under a frame, is no damage of a page, and yet kills every server that touches it with a SIGBUS."""
+QUICKLY_CHECKED_BYTES = 1 << 30
+"""A larger store is checked from the second death in a row on: nearly always the first was a kill -9, which
+does no harm, and readers of a mount that is being taken over wait for the check (7 s a million chunks)."""
 _SLACK_BYTES = 8 << 20
 _log = logging.getLogger(__name__)
 
@@ -58,17 +62,26 @@ def open_store(store: Path, map_bytes: int, *, readonly: bool) -> OpenStore:
     with entry_lock(store):
         presence = Presence(store)
         try:
-            if verdict := presence.verdict():
-                _replace(store, verdict)
-            elif presence.found_dead or lacks_bytes(store / "chunks"):
-                deaths = presence.count_death() if presence.found_dead else 0
-                _check(store, map_bytes, thorough=deaths > 0 and deaths % THOROUGH_EVERY == 0)
+            _judge(store, presence, map_bytes)
             presence.absolve()
             env, tables = _open_sound(store, map_bytes, readonly=readonly)
         except BaseException:
             presence.withdraw(clean=not presence.found_dead)
             raise
         return OpenStore(env, tables, presence)
+
+
+def _judge(store: Path, presence: Presence, map_bytes: int) -> None:
+    """Check or replace the environment as far as its last users give reason to."""
+    environment = store / "chunks"
+    verdict = presence.verdict()
+    if verdict and verdict != SUSPECT:
+        _replace(store, verdict)
+        return
+    deaths = presence.count_death() if presence.found_dead else 0
+    reason = verdict or lacks_bytes(environment) or deaths > 1
+    if reason or (deaths and data_bytes(environment) <= QUICKLY_CHECKED_BYTES):
+        _check(store, map_bytes, thorough=deaths > 0 and deaths % THOROUGH_EVERY == 0)
 
 
 def _check(store: Path, map_bytes: int, *, thorough: bool) -> None:
@@ -129,10 +142,7 @@ def _roomy(environment: Path, map_bytes: int) -> int:
 
     Evicting has to copy pages before it can free any.
     """
-    try:
-        file_bytes = (environment / "data.mdb").stat().st_size
-    except FileNotFoundError:
-        return map_bytes
+    file_bytes = data_bytes(environment)
     return max(map_bytes, file_bytes + _SLACK_BYTES) if file_bytes > map_bytes else map_bytes
 
 

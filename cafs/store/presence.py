@@ -22,6 +22,9 @@ from cafs.errors import StateError, StorageError
 
 _log = logging.getLogger(__name__)
 
+SUSPECT = "?"
+"""The verdict of who met an error of LMDB and does not know what is wrong."""
+
 
 @contextmanager
 def entry_lock(store: Path) -> Iterator[None]:
@@ -103,7 +106,7 @@ class Presence:
             self._path.unlink(missing_ok=True)
             self._deaths.unlink(missing_ok=True)
         else:
-            os.write(self._fd, verdict.encode())
+            os.write(self._fd, (verdict or SUSPECT).encode())
         os.close(self._fd)
 
 

@@ -22,6 +22,8 @@ from cafs.store.recount import recount
 from cafs.store.session import Session
 
 BATCH = 256
+"""Chunks read in one transaction; frames of so many are decoded meanwhile."""
+REMOVED_AT_ONCE = 2048
 _WORTH_COMPACTING_BYTES = 16 << 20
 
 
@@ -203,7 +205,7 @@ def remove_pin_set(session: Session, name: str) -> None:
     while left:
         with session.catalog() as catalog:
             pins = Pins(catalog)
-            some = pins.some_members(name, BATCH)
+            some = pins.some_members(name, REMOVED_AT_ONCE)
             pins.unpin(name, some)
             left = bool(some)
             if not left:
@@ -216,7 +218,7 @@ def _empty(session: Session, queue: Queue) -> None:
     left = True
     while left:
         with session.catalog() as catalog:
-            rows = [row for row in islice(catalog.queued(queue), BATCH) if row[0] <= last]
+            rows = [row for row in islice(catalog.queued(queue), REMOVED_AT_ONCE) if row[0] <= last]
             for key, digest in rows:
                 catalog.forget(key, digest)
             left = bool(rows)

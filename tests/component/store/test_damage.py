@@ -14,8 +14,10 @@ from cafs.core.chunk import Chunk
 from cafs.core.progress import SilentProgress
 from cafs.errors import IntegrityError, StorageError
 from cafs.store.chunk_store import MIN_QUOTA_BYTES, ChunkStore
+from cafs.store.opening import QUICKLY_CHECKED_BYTES
 from tests.component.store.chunks import raw_chunk, wanted, zstd_chunk
 from tests.component.store.damage import data_file, flip, flip_in_frame
+from tests.component.store.test_crashes import held_open
 from tests.support.logs import ExpectedLogs
 from tests.support.program import ROOT
 
@@ -94,6 +96,17 @@ def test_verify_finds_a_damaged_page_and_the_next_use_starts_afresh(
     assert not (filled / "damaged").exists()
 
 
+def test_a_large_store_is_checked_from_the_second_death_on(filled: Path, expected_logs: ExpectedLogs) -> None:
+    flip(filled, page_of_a_row(filled) + 10, 0x03)
+    os.truncate(data_file(filled), QUICKLY_CHECKED_BYTES + 4096)
+    for _ in range(2):
+        with held_open(filled):
+            assert not (filled / "damaged").exists()
+    expected_logs.expect("is damaged .* set aside")
+    with ChunkStore.open(filled, QUOTA) as store:
+        assert store.stats().chunks == 0
+
+
 def test_an_error_of_lmdb_makes_the_store_suspect(filled: Path, expected_logs: ExpectedLogs) -> None:
     flip(filled, page_of_a_row(filled) + 10, 0x03)
     with ChunkStore.open(filled, QUOTA) as store, pytest.raises(StorageError):
@@ -134,7 +147,7 @@ def verify_and_go_on(directory: Path) -> bool:
 
 def test_no_damage_of_a_file_gives_a_wrong_byte_or_a_store_that_stays_broken(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.component.store.survive", tmp_path, "100"],
+        [sys.executable, "-m", "tests.component.store.survive", tmp_path, "60"],
         cwd=ROOT,
         capture_output=True,
         text=True,
