@@ -186,14 +186,16 @@ class ChunkService:
         joined, fresh = self._join(wanted, found)
         self._counters.memory_hits += len(rows) - len(joined)
         try:
-            with trio.move_on_at(began + self._limits.read_deadline_s if deadline is None else deadline):
-                if fresh:
-                    await self._look_up(layer, rows[-1], fresh)
-                for place, flight in joined:
-                    await flight.wait()
-                    found[place] = flight.plain
+            if fresh:
+                await self._look_up(layer, rows[-1], fresh)
+            if not all(flight.done for _, flight in joined):
+                with trio.move_on_at(began + self._limits.read_deadline_s if deadline is None else deadline):
+                    for _, flight in joined:
+                        await flight.wait()
         finally:
             self._leave(joined)
+        for place, flight in joined:
+            found[place] = flight.plain
         waited_s = trio.current_time() - began
         self._raise_failures([flight for _, flight in joined], waited_s)
         if joined:
@@ -224,24 +226,29 @@ class ChunkService:
 
     async def _look_up(self, layer: LayerReader, last_row: int, fresh: Sequence[Flight]) -> None:
         """Ask the store for new flights, and have fetched what it does not hold, and riders with it."""
-        riders = find_riders(layer, last_row, self._rider_room(), self.is_near)
-        kept, kept_riders = await self._kept.get([f.ref for f in fresh], [ref for _, ref in riders])
-        missing: list[Flight] = []
-        for flight, plain in zip(fresh, kept, strict=True):
-            if plain is None:
-                missing.append(flight)
-            else:
-                self._counters.store_hits += 1
-                self._finished(flight, plain, None)
-        if missing and missing[-1].ref.digest == layer.ref(last_row).digest:
-            riders = [rider for rider, here in zip(riders, kept_riders, strict=True) if not here]
-            missing += self._board(layer, riders)
-        self._fetcher.submit(missing)
+        missing = list(fresh)
+        try:
+            kept = await self._kept.get([(flight.ref.digest, flight.ref.plain_bytes) for flight in fresh])
+            missing = [flight for flight, plain in zip(fresh, kept, strict=True) if plain is None]
+            self._counters.store_hits += len(fresh) - len(missing)
+            for flight, plain in zip(fresh, kept, strict=True):
+                if plain is not None:
+                    self._finished(flight, plain, None)
+            if missing and missing[-1].ref.digest == layer.ref(last_row).digest:
+                missing += await self._board(layer, last_row)
+        finally:
+            # Also when this reader was cancelled: others may have joined the flights meanwhile.
+            if missing:
+                self._fetcher.submit(missing)
 
-    def _rider_room(self) -> int:
-        return min(self._limits.rider_bytes, self._ahead.allowance_bytes)
-
-    def _board(self, layer: LayerReader, riders: Sequence[tuple[int, ChunkRef]]) -> list[Flight]:
+    async def _board(self, layer: LayerReader, last_row: int) -> list[Flight]:
+        """Flights of riders behind this row, as far as the store does not hold them."""
+        room = min(self._limits.rider_bytes, self._ahead.allowance_bytes)
+        riders = find_riders(layer, last_row, room, self.is_near)
+        if not riders:
+            return []
+        kept = await self._kept.has([ref.digest for _, ref in riders])
+        riders = [rider for rider, here in zip(riders, kept, strict=True) if not here]
         flights = self._new_flights([(layer, ref) for _, ref in riders], Priority.READAHEAD)
         for flight in flights:
             flight.rides = True

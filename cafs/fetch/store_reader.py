@@ -11,7 +11,6 @@ from typing import TypeVar
 
 import trio
 
-from cafs.core.chunk import ChunkRef
 from cafs.fetch.verify import FrameStore
 
 log = logging.getLogger(__name__)
@@ -31,21 +30,13 @@ class StoreReader:
         self._threads = trio.CapacityLimiter(THREADS)
         self._usable = store is not None
 
-    async def get(
-        self, wanted: Sequence[ChunkRef], riders: Sequence[ChunkRef]
-    ) -> tuple[Sequence[bytes | None], Sequence[bool]]:
-        """The chunks that the store has; and if the last is missing, which of the riders it has.
-
-        Not interrupted by the caller's cancellation, as others may wait for the same chunks. It waits for
-        the local disk only.
-        """
+    async def get(self, wanted: Sequence[tuple[bytes, int]]) -> Sequence[bytes | None]:
+        """The verified plain bytes by (digest, size); None for what the store lacks."""
         if self._store is None or not self._usable:
-            return [None] * len(wanted), [False] * len(riders)
-        with trio.CancelScope(shield=True):
-            answer = await trio.to_thread.run_sync(
-                self._get, self._store, wanted, riders, limiter=self._threads
-            )
-        return answer  # noqa: RET504 - to mypy, a cancel scope may swallow what is raised in it
+            return [None] * len(wanted)
+        return await trio.to_thread.run_sync(
+            self._guard, self._store.get, wanted, None, limiter=self._threads
+        )
 
     async def has(self, digests: Sequence[bytes]) -> Sequence[bool]:
         """Which of these the store has."""
@@ -54,14 +45,6 @@ class StoreReader:
         return await trio.to_thread.run_sync(
             self._guard, self._store.has, digests, False, limiter=self._threads
         )
-
-    def _get(
-        self, store: FrameStore, wanted: Sequence[ChunkRef], riders: Sequence[ChunkRef]
-    ) -> tuple[Sequence[bytes | None], Sequence[bool]]:
-        kept = self._guard(store.get, [(ref.digest, ref.plain_bytes) for ref in wanted], None)
-        if kept[-1] is not None or not riders:
-            return kept, [True] * len(riders)
-        return kept, self._guard(store.has, [ref.digest for ref in riders], False)
 
     def _guard(
         self,
