@@ -40,6 +40,8 @@ _LOCATED_FOR_S = 60.0
 """Signed addresses are good for minutes at least; when one is not, the registry is asked again."""
 _MAX_LOCATED = 1000
 _MAX_CAUSES = 8
+_CLOSE_S = 2
+"""Closing waits for nobody but the kernel; the bound is for what we did not think of."""
 
 log = logging.getLogger(__name__)
 
@@ -133,9 +135,9 @@ class RegistryClient:
             with self.translated(what):
                 yield raw
         finally:
-            await response.aclose()
-            with suppress(httpx.TransportError, httpx.StreamError):
-                async for _ in raw:  # noqa: ASYNC102 - the connection is closed: it cannot wait
+            with trio.move_on_after(_CLOSE_S, shield=True), suppress(httpx.TransportError, httpx.StreamError):
+                await response.aclose()
+                async for _ in raw:
                     pass
 
     @asynccontextmanager
