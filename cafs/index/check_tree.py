@@ -20,7 +20,7 @@ from cafs.index.check_inodes import Bools, InodeChecker, Inodes, Ints, flat_rang
 
 MAX_DEPTH = 2048
 """Levels of directories: a path of PATH_MAX bytes cannot have more."""
-_BATCH_BLOCKS = 1024
+_BATCH_BLOCKS = 128
 _DIRECTORY = FILE_TYPES[stat.S_IFDIR]
 _KIND_OF_MODE = np.zeros(16, dtype=np.int64)
 for _mode, _kind in FILE_TYPES.items():
