@@ -20,7 +20,7 @@ from cafs.core.digest import Digest
 from cafs.errors import IntegrityError, NotFoundError, StorageError
 from cafs.index.layer_index import LayerIndex
 from cafs.oci.artifact import MAX_INDEX_BYTES, ArtifactLayer
-from cafs.oci.durable import write_all, write_beside
+from cafs.oci.durable import sweep_unfinished, write_all, write_beside
 from cafs.oci.repository import Repository
 
 _PIECE_BYTES = 1 << 20
@@ -72,13 +72,17 @@ class IndexCache:
     def _open_fetched(self, layer: ArtifactLayer) -> LayerIndex:
         return _open(self._path(layer), layer)
 
+    def _prepare(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        sweep_unfinished(self._folder)
+
     async def _fetch(self, repository: Repository, layer: ArtifactLayer) -> None:
         """Bring the index into the cache: download, decompress, verify, check, rename."""
         what = f"layer index {layer.index.digest} of {repository.name}"
         if max(layer.index.size, layer.index_size) > MAX_INDEX_BYTES:
             raise IntegrityError(f"{what} is larger than the {MAX_INDEX_BYTES} bytes allowed")
         try:
-            await trio.to_thread.run_sync(lambda: self._folder.mkdir(parents=True, exist_ok=True))
+            await trio.to_thread.run_sync(self._prepare)
             with tempfile.TemporaryFile(dir=self._folder) as packed:
                 async with repository.blob(layer.index) as pieces:
                     async for piece in pieces:

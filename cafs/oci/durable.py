@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cafs.oci.blob_check import BlobCheck
 
 _PIECE_BYTES = 1 << 20
+_PREFIX = ".new-"
+_DEAD_AFTER_S = 86400
+"""Nobody writes one file for so long without its time stamp moving."""
 
 
 @contextmanager
@@ -23,7 +27,7 @@ def write_beside(path: Path) -> Iterator[int]:
 
     Readers see the old file or the whole new one. After any failure nothing new is left.
     """
-    descriptor, name = tempfile.mkstemp(prefix=".new-", dir=path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=_PREFIX, dir=path.parent)
     try:
         yield descriptor
         os.fchmod(descriptor, 0o644)
@@ -43,6 +47,14 @@ def write_all(descriptor: int, content: bytes | memoryview) -> None:
         view = view[os.write(descriptor, view) :]
 
 
+def sweep_unfinished(folder: Path) -> None:
+    """Remove what writers left that were killed: only a kill -9 leaves anything."""
+    for path in folder.glob(_PREFIX + "*"):
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > _DEAD_AFTER_S:
+                path.unlink()
+
+
 def replace_file(path: Path, content: bytes) -> None:
     """``path`` gets ``content``, whole or not at all."""
     with write_beside(path) as descriptor:
@@ -56,7 +68,7 @@ def adopt_file(source: Path, target: Path, check: BlobCheck) -> None:
         IntegrityError: ``source`` is not what ``check`` expects.
         OSError: as the filesystem says.
     """
-    descriptor, name = tempfile.mkstemp(prefix=".new-", dir=target.parent)
+    descriptor, name = tempfile.mkstemp(prefix=_PREFIX, dir=target.parent)
     beside = Path(name)
     try:
         linked = _link_over(source, beside)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import uuid
 from collections.abc import Callable
@@ -205,6 +206,19 @@ async def test_a_cache_that_cannot_be_written(layout: LayoutRepository, settings
     settings.cache_dir.write_bytes(b"a file where the directory should be")
     with pytest.raises(StorageError, match=r"cannot write layer indexes|cannot read"):
         await open_image(f"oci:{layout.root}", settings)
+
+
+async def test_what_killed_writers_left_is_swept_away(layout: LayoutRepository, settings: Settings) -> None:
+    await push_converted(layout, MADE)
+    folder = settings.cache_dir / "index"
+    folder.mkdir(parents=True)
+    dead, alive = folder / ".new-dead", folder / ".new-alive"
+    dead.touch()
+    os.utime(dead, (0, 0))
+    alive.touch()
+    await (await open_image(f"oci:{layout.root}", settings)).aclose()
+    assert not dead.exists()
+    assert alive.exists()
 
 
 @pytest.fixture
