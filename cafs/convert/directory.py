@@ -26,10 +26,11 @@ _ENTRY = struct.Struct("<IIIqQQ")
 
 
 def directory_feed(root: Path, step: Step) -> Callable[[LayerBuilder, Iterator[bytes]], bytes]:
-    """Feeds everything below ``root``; takes no blob."""
+    """Feeds everything below ``root``. Takes nothing from the pieces, but asks for one at every entry and
+    every read: so a cancelled conversion ends there."""
 
-    def feed(builder: LayerBuilder, _pieces: Iterator[bytes]) -> bytes:
-        return _Walk(builder, step).run(os.fsencode(root))
+    def feed(builder: LayerBuilder, pieces: Iterator[bytes]) -> bytes:
+        return _Walk(builder, step, pieces).run(os.fsencode(root))
 
     return feed
 
@@ -37,9 +38,10 @@ def directory_feed(root: Path, step: Step) -> Callable[[LayerBuilder, Iterator[b
 class _Walk:
     """One pass over a tree."""
 
-    def __init__(self, builder: LayerBuilder, step: Step) -> None:
+    def __init__(self, builder: LayerBuilder, step: Step, heartbeat: Iterator[bytes]) -> None:
         self._builder = builder
         self._step = step
+        self._heartbeat = heartbeat
         self._hash = hashlib.sha256()
         self._linked: dict[tuple[int, int], bytes] = {}
 
@@ -61,6 +63,7 @@ class _Walk:
 
     def _add(self, full: bytes, path: bytes) -> bool:
         """Add one entry; whether it is a directory."""
+        next(self._heartbeat)
         found = os.lstat(full)
         kind = stat.S_IFMT(found.st_mode)
         if kind != stat.S_IFDIR and found.st_nlink > 1:
@@ -107,6 +110,7 @@ class _Walk:
                     at, end = next(places)
                     self._hash.update(struct.pack("<QQ", at, end))
                 part = view[filled : filled + end - at]
+                next(self._heartbeat)
                 got = os.preadv(descriptor, [part], at)
                 if not got:
                     raise StorageError(f"{os.fsdecode(entry.name)} shrank while it was read: convert again")

@@ -109,6 +109,20 @@ async def convert_blob(
     return files  # noqa: RET504  after the nursery: only then was the blob verified
 
 
+async def convert_local(shop: Workshop, name: str, file: Path | None, feed: Feed, step: Step) -> LayerFiles:
+    """Convert a local tar, or what ``feed`` finds by itself; see ``convert_blob``.
+
+    The conversion thread reads the file itself: no hop for each piece.
+    """
+
+    def work() -> LayerFiles:
+        return _convert(
+            shop, name, feed, _heartbeat() if file is None else _file_pieces(file, step), NOTHING_BELOW
+        )
+
+    return await trio.to_thread.run_sync(work, limiter=trio.CapacityLimiter(1))
+
+
 def tar_feed(builder: LayerBuilder, pieces: Iterator[bytes]) -> bytes:
     """A tar in any compression."""
     stream = PlainStream(pieces)
@@ -187,6 +201,24 @@ def _pieces(receive: trio.MemoryReceiveChannel[bytes]) -> Iterator[bytes]:
             yield trio.from_thread.run(receive.receive)
         except trio.EndOfChannel:
             return
+
+
+def _heartbeat() -> Iterator[bytes]:
+    """Empty pieces without end; taking one notices a cancelled conversion."""
+    while True:
+        trio.from_thread.check_cancelled()
+        yield b""
+
+
+def _file_pieces(path: Path, step: Step) -> Iterator[bytes]:
+    try:
+        with path.open("rb", buffering=0) as file:
+            while piece := file.read(_PIECE_BYTES):
+                trio.from_thread.check_cancelled()
+                step.advance(len(piece))
+                yield piece
+    except OSError as e:
+        raise StorageError(f"cannot read {path}: {e.strerror}") from e
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 
 import trio
 
@@ -14,14 +13,14 @@ from cafs.convert.copy_image import copy_images
 from cafs.convert.dictionary import Dictionary
 from cafs.convert.directory import directory_feed
 from cafs.convert.image import ImageConversion, ImageResult, Run
-from cafs.convert.layer import Feed, Workshop, convert_blob, tar_feed
+from cafs.convert.layer import Feed, Workshop, convert_local, tar_feed
 from cafs.convert.memory import ConversionMemory
 from cafs.convert.upload import push_layer
 from cafs.convert.workshop import work_folder
 from cafs.core.chunking import ChunkingOptions
 from cafs.core.progress import Progress
 from cafs.core.settings import Settings
-from cafs.errors import NotFoundError, StorageError, UsageError
+from cafs.errors import NotFoundError, UsageError
 from cafs.fetch.index_cache import IndexCache
 from cafs.fetch.open_image import open_image
 from cafs.oci.artifact import publish_artifact
@@ -32,7 +31,6 @@ from cafs.oci.open_source import open_repository
 from cafs.oci.reference import PathReference, Reference, RegistryReference, Transport, parse_reference
 from cafs.oci.repository import Repository
 
-_READ_BYTES = 1 << 20
 _WRITABLE = "a registry (HOST/REPOSITORY:TAG) or oci:DIR:TAG"
 
 
@@ -138,7 +136,7 @@ async def _convert_tree(run: Run, origin: PathReference, target: Repository, goa
     note = "failed"
     try:
         feed: Feed = tar_feed if is_tar else directory_feed(path, step)
-        files = await convert_blob(run.shop, "layer", _file_pieces(path if is_tar else None), feed, step)
+        files = await convert_local(run.shop, "layer", path if is_tar else None, feed, step)
         note = ""
     finally:
         step.finish(note)
@@ -146,27 +144,3 @@ async def _convert_tree(run: Run, origin: PathReference, target: Repository, goa
     others = [Descriptor(blob.digest, blob.size, LAYER_CHUNKS) for blob in converted.other_blobs]
     artifact = await publish_artifact(target, None, [converted.layer], others, tag=_tag(goal))
     return ImageResult(None, artifact.digest, (converted,), 1)
-
-
-@asynccontextmanager
-async def _file_pieces(path: Path | None) -> AsyncIterator[AsyncIterator[bytes]]:
-    """A local file as a blob stream; None: nothing at all."""
-    if path is None:
-        yield _nothing()
-        return
-    try:
-        file = await trio.open_file(path, "rb")
-    except OSError as e:
-        raise StorageError(f"cannot read {path}: {e.strerror}") from e
-
-    async def pieces() -> AsyncIterator[bytes]:
-        while piece := await file.read(_READ_BYTES):
-            yield piece
-
-    async with file:
-        yield pieces()
-
-
-async def _nothing() -> AsyncIterator[bytes]:
-    return
-    yield b""

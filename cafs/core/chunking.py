@@ -18,7 +18,7 @@ BLOCK_BYTES = 4096
 WRITER_VERSION = 1
 """Must grow whenever the same layer and options would give other bytes."""
 
-_LEVEL = 5
+_LEVEL = 4
 _NORMALISATION: Literal[2] = 2
 
 
@@ -58,10 +58,10 @@ def compression_parameters(options: ChunkingOptions) -> zstandard.ZstdCompressio
         window_log=19,
         chain_log=17,
         hash_log=17,
-        search_log=3,
+        search_log=1,
         min_match=4,
         target_length=0,
-        strategy=zstandard.STRATEGY_GREEDY,
+        strategy=zstandard.STRATEGY_DFAST,
         write_content_size=True,
         write_checksum=False,
     )
