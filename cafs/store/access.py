@@ -43,6 +43,11 @@ class AccessLog:
             notes.hits += hits
             notes.misses += misses
 
+    def is_empty(self) -> bool:
+        """Nothing was noted since the last ``take``."""
+        with self._lock:
+            return not self._notes
+
     def take(self) -> Accesses:
         """Everything so far; the caller writes it or gives it back."""
         with self._lock:

@@ -136,6 +136,8 @@ class Session:
         Raises:
             StorageError: it cannot be written; the notes are kept for the next time.
         """
+        if self.accesses.is_empty():
+            return  # an idle mount must not keep the disk awake
         with self.catalog():
             pass
 

@@ -123,3 +123,17 @@ def test_the_directory_is_private(tmp_path: Path) -> None:
 def test_a_tiny_quota_is_the_users_mistake(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="16 MiB"):
         ChunkStore.open(tmp_path / "store", 1 << 20)
+
+
+def test_a_flush_with_nothing_to_tell_writes_nothing(tmp_path: Path) -> None:
+    with ChunkStore.open(tmp_path / "store", 64 << 20) as store:
+        store.put([raw_chunk(1)])
+        store.get([wanted(raw_chunk(1))])
+        store.flush()
+        (data,) = (tmp_path / "store").rglob("data.mdb")
+        before = data.stat().st_mtime_ns
+        store.flush()
+        assert data.stat().st_mtime_ns == before
+        store.get([wanted(raw_chunk(1))])
+        store.flush()
+        assert data.stat().st_mtime_ns > before
