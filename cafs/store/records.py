@@ -21,7 +21,6 @@ SEGMENT_BYTES = 32 * PAGE_BYTES - 16
 """Frames are cut into segments of 32 pages at most (LMDB heads each run of pages with 16 bytes). LMDB needs
 a run of free pages that lie together for each value: with short runs, a store that is deleted and refilled
 in varied sizes keeps finding them."""
-MAX_SEGMENTS = MAX_CHUNK_BYTES // SEGMENT_BYTES + 2
 INLINE_BYTES = 2000
 """A smaller value lies inside a leaf page of LMDB's tree and needs no run of its own."""
 ROW_BYTES = 256

@@ -203,15 +203,21 @@ class Session:
 
         Returns:
             Whether it was done.
+
+        Raises:
+            StorageError: the file cannot be removed, or made anew.
         """
         with entry_lock(self.directory):
             if self._presence.others():
                 return False
             state = self.state().without_chunks()
-            with self._env.alone():
-                self._env.end()
-                (self.directory / "chunks" / "data.mdb").unlink()
-                self._reopen(state)
+            try:
+                with self._env.alone():
+                    self._env.end()
+                    (self.directory / "chunks" / "data.mdb").unlink()
+                    self._reopen(state)
+            except OSError as e:
+                raise StorageError(f"chunk store {self.directory}: cannot clear: {e.strerror}") from e
         return True
 
     def _replace_file(self, beside: Path) -> None:
