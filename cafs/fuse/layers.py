@@ -35,9 +35,14 @@ def overlay_options(layers: int) -> str:
 
     The empty directory makes one layer an overlay too, so that whiteouts are never shown. ``xino=on``
     gives all files one device and an inode number that is theirs alone, so that hard links are
-    recognised across the whole tree.
+    recognised across the whole tree. An index comes from outside: whatever it says in overlayfs's own
+    attributes, a directory stands for itself (no redirects) and a file has its own data (no metacopy).
     """
-    return "lowerdir=" + ":".join([*map(str, range(layers)), EMPTY]) + ",xino=on"
+    return (
+        "lowerdir="
+        + ":".join([*map(str, range(layers)), EMPTY])
+        + ",xino=on,redirect_dir=nofollow,metacopy=off"
+    )
 
 
 def kernel_can_stack() -> bool:

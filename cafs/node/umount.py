@@ -12,7 +12,7 @@ from cafs.errors import StateError, UsageError
 from cafs.node.mount_state import MountDirectory
 from cafs.node.take_down import take_down
 
-END_TIMEOUT_S = 30.0
+END_TIMEOUT_S = 15.0
 """A server first stores what it had fetched."""
 BETWEEN_S = 0.02
 """Before looking again for a supervisor, while a server is taking the place of a killed one."""
