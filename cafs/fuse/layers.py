@@ -16,8 +16,8 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from cafs.errors import StateError, StorageError
-from cafs.fuse.device import may_mount, raise_readahead
+from cafs.errors import StateError
+from cafs.fuse.device import may_mount
 from cafs.fuse.loop import attach_loop
 from cafs.fuse.syscalls import MountFlag, UnmountFlag, mount, unmount
 
@@ -25,7 +25,11 @@ MAX_LAYERS = 500
 """OVL_MAX_STACK of the kernel, which also takes 500 short names in one page."""
 LAYERS = "l"
 EMPTY = "e"
-READAHEAD_KB = 1024
+FUSE_READAHEAD_KB = 1024
+"""Of the mount that EROFS reads from: fewer, larger requests for whoever reads much in a row."""
+EROFS_READAHEAD_KB = 64
+"""Half the kernel's default. What a start reads lies scattered: a page fault that reads less around it
+fetched 10% fewer bytes (import of a large Python program), and reading in a row was as fast."""
 
 _SAFE = MountFlag.RDONLY | MountFlag.NOSUID | MountFlag.NODEV
 
@@ -76,9 +80,9 @@ def mount_layers(directory: Path, files: Sequence[Path], target: Path, *, name: 
         for position, file in enumerate(reversed(files)):
             point = base / str(position)
             point.mkdir()
+            before = _erofs_devices()
             _mount_erofs(file, point)
-            with contextlib.suppress(StorageError):  # slower, not wrong
-                raise_readahead(point, READAHEAD_KB)
+            _limit_readahead(_erofs_devices() - before)
         flags = MountFlag.RDONLY if trusted else _SAFE
         with _inside(base):
             mount(name, target, "overlay", flags, overlay_options(len(files)))
@@ -127,6 +131,18 @@ def mount_erofs_by_loop(file: Path, point: Path) -> None:
         mount(name, point, "erofs", _SAFE, "")
     finally:
         os.close(device)
+
+
+def _erofs_devices() -> frozenset[Path]:
+    """The kernel's knobs of mounted EROFS; which is whose it does not say."""
+    return frozenset(Path("/sys/class/bdi").glob("erofs-*"))
+
+
+def _limit_readahead(devices: frozenset[Path]) -> None:
+    """Of the devices that appeared while we mounted; somebody else's would do no worse with it."""
+    for device in devices:
+        with contextlib.suppress(OSError):  # it fetches more, nothing else
+            (device / "read_ahead_kb").write_text(str(EROFS_READAHEAD_KB))
 
 
 def _module_exists(name: str) -> bool:

@@ -23,7 +23,7 @@ from typing import Any
 from cafs import errors
 from cafs.errors import CafsError, NotFoundError, StateError, StorageError, UsageError
 from cafs.fuse.device import is_mount_point, raise_readahead
-from cafs.fuse.layers import READAHEAD_KB, kernel_can_stack, mount_layers
+from cafs.fuse.layers import FUSE_READAHEAD_KB, kernel_can_stack, mount_layers
 from cafs.node.mount_state import MountDirectory, MountRequest
 from cafs.node.prefork import Keeper
 from cafs.node.take_down import take_down
@@ -154,17 +154,12 @@ def _finish(directory: MountDirectory, request: MountRequest, keeper: Keeper) ->
         raise _as_error(message)
     if request.driver == "erofs":
         files = [directory.fuse / "layers" / diff_id for diff_id in message["layers"]]
-        _raise_readahead(files[0])
+        with suppress(StorageError):  # slower, not wrong
+            raise_readahead(files[0], FUSE_READAHEAD_KB)
         mount_layers(directory.path, files, request.target, name=message["image"], trusted=request.trusted)
-    else:
-        _raise_readahead(request.target)
+    # The driver ``fuse`` keeps the kernel's 128 KiB: page faults of a program read that much around them.
     keeper.channel.sendall(b"+")
     return Mounted(directory, message["image"], tuple(message["layers"]))
-
-
-def _raise_readahead(path: Path) -> None:
-    with suppress(StorageError):  # only root may; slower, not wrong
-        raise_readahead(path, READAHEAD_KB)
 
 
 def _receive(channel: socket.socket) -> dict[str, Any]:
