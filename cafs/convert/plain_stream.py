@@ -1,15 +1,17 @@
 """A layer's plain bytes as a forward-only stream: pieces in, decompressed, hashed, read in any size.
 
 Used by one conversion thread. The kind of compression is told by the first bytes, as every unpacker
-does. Everything is bounded: whatever a frame inflates to is handed on in small pieces and never held.
+does. Everything is bounded: whatever a frame inflates to is handed on in small pieces and never held,
+and a stream that inflates beyond all reason is refused (``MAX_RATIO``).
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import zlib
 from collections.abc import Iterator
-from typing import IO, cast
+from typing import IO, Self, cast
 
 import zstandard
 from isal import isal_zlib
@@ -18,9 +20,15 @@ from cafs.errors import IntegrityError
 
 Pieces = Iterator[bytes]
 
+MAX_RATIO = 1100
+"""Deflate cannot exceed 1032 to 1. zstd can, for gigabytes of zeros, so a layer may, up to a size:"""
+FREE_PLAIN_BYTES = 4 << 30
+"""So much may come out of any blob, however small: it costs seconds, and no memory or disk."""
 _OUT_BYTES = 1 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_ZSTD_SKIPPABLE_MAGIC = b"\x2a\x4d\x18"
+"""Behind a byte 0x50 to 0x5f: a frame without content, which some writers put first (RFC 8878, 3.1.2)."""
 _ZSTD_MAX_WINDOW_LOG = 27
 """128 MiB, the window that zstd itself refuses to exceed without being told."""
 
@@ -79,25 +87,54 @@ class PlainStream:
         return part
 
 
-def decompressed(pieces: Pieces) -> Iterator[bytes]:
-    """The plain bytes of ``pieces``, which are gzip, zstd or plain; no piece is empty."""
+def decompressed(pieces: Pieces, free_bytes: int = FREE_PLAIN_BYTES) -> Iterator[bytes]:
+    """The plain bytes of ``pieces``, which are gzip, zstd or plain; no piece is empty.
+
+    Raises:
+        IntegrityError: damaged or truncated; or over ``free_bytes`` and MAX_RATIO times what went in.
+    """
     head = b""
     for piece in pieces:
         head += piece
         if len(head) >= len(_ZSTD_MAGIC):
             break
-    source = _chain(head, pieces)
+    source = _Counted(head, pieces)
     if head.startswith(_GZIP_MAGIC):
-        return _gzip(source)
-    if head.startswith(_ZSTD_MAGIC):
-        return _zstd(source)
-    return source
+        plain = _gzip(source)
+    elif head.startswith(_ZSTD_MAGIC) or (head[1:4] == _ZSTD_SKIPPABLE_MAGIC and head[0] >> 4 == 5):
+        plain = _zstd(source)
+    else:
+        return source
+    return _bounded(plain, source, free_bytes)
 
 
-def _chain(head: bytes, pieces: Pieces) -> Iterator[bytes]:
-    if head:
-        yield head
-    yield from (piece for piece in pieces if piece)
+class _Counted:
+    """The pieces of a blob, none of them empty, and how many bytes were taken."""
+
+    def __init__(self, head: bytes, pieces: Pieces) -> None:
+        self._pieces = itertools.chain([head], pieces)
+        self.taken = 0
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        for piece in self._pieces:
+            if piece:
+                self.taken += len(piece)
+                return piece
+        raise StopIteration
+
+
+def _bounded(plain: Pieces, source: _Counted, free_bytes: int) -> Iterator[bytes]:
+    total = 0
+    for piece in plain:
+        total += len(piece)
+        if total > free_bytes and total > MAX_RATIO * source.taken:
+            raise IntegrityError(
+                f"the layer inflates to more than {MAX_RATIO} times its size: refused as a decompression bomb"
+            )
+        yield piece
 
 
 def _gzip_decoder() -> isal_zlib.Decompress:

@@ -116,7 +116,7 @@ def convert_tar(
         try:
             builder = LayerBuilder(writer, known, options)
             diff_id = tar_feed(builder, pieces_of(archive, piece))
-            builder.finish(to, diff_id, below, bytes(32))
+            builder.finish(to, diff_id, below, b"\1" * 32)
         finally:
             writer.close()
     opened = LayerIndex.open(index)
