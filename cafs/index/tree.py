@@ -59,6 +59,7 @@ class LayerTree:
         self.inodes = InodeColumns()
         self._names = NameTable()
         self._directories: dict[bytes, int] = {}
+        self._has_opaque = False
         self.inodes.append(_IMPLIED_META, 0, Content.NONE, 0, _IMPLIED)
 
     @property
@@ -163,6 +164,26 @@ class LayerTree:
         parent, name = self._parent_of(path)
         self._make_opaque(self._directory_in(parent, name, path))
 
+    def drop_idle_whiteouts(self) -> None:
+        """Forget whiteouts below opaque directories: these hide everything already.
+
+        Overlayfs lists such a name although nothing can be found there, because it looks for whiteouts
+        only in directories that it merges.
+        """
+        if not self._has_opaque:
+            return
+        stack = [(_ROOT, False)]
+        while stack:
+            directory, alone = stack.pop()
+            alone = alone or bool(self.inodes.flags[directory] & _OPAQUE)
+            for name, inode in self.children(directory):
+                if stat.S_ISDIR(self.inodes.mode[inode]):
+                    stack.append((inode, alone))
+                elif alone and self._is_whiteout(inode):
+                    number = self._names.find(directory, name)
+                    assert number is not None
+                    self._names.inode[number] = NO_INODE
+
     def lookup(self, path: bytes) -> TreeNode | None:
         """What lies at ``path`` in this layer; symlinks are not followed."""
         inode = self._resolve(path)
@@ -223,6 +244,7 @@ class LayerTree:
         xattrs = tuple(sorted((*others, OPAQUE_XATTR)))
         self.inodes.set_meta(inode, Meta(meta.mode, meta.uid, meta.gid, meta.mtime_ns, meta.rdev, xattrs))
         self.inodes.flags[inode] |= _OPAQUE
+        self._has_opaque = True
 
     def _is_whiteout(self, inode: int) -> bool:
         return stat.S_ISCHR(self.inodes.mode[inode]) and self.inodes.rdev[inode] == 0

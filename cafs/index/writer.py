@@ -56,6 +56,7 @@ def write_index(
     """
     if data_bytes % BLOCK_BYTES:
         raise ValueError(f"a data region of {data_bytes} bytes is not whole blocks")
+    tree.drop_idle_whiteouts()
     layout = IndexLayout(tree)
     file.write(bytes(HEADER_BYTES))
     _write_buffered(file, MetadataEncoder(tree, layout, data_bytes).pieces())

@@ -87,10 +87,8 @@ class RandomImage:
         self._tree[b""] = mine[b""] = Node(root)
         for _ in range(entries):
             self._add_entry(layer, mine)
-        whiteouts: list[bytes] = []
-        opaque: list[bytes] = []
         for _ in range(entries // 8):
-            self._hide_something(layer, mine, whiteouts, opaque)
+            self._hide_something(layer, mine)
         return layer
 
     def _add_entry(self, layer: Layer, mine: dict[bytes, Node]) -> None:
@@ -144,31 +142,19 @@ class RandomImage:
         layer.file(path, meta, content)
         return content
 
-    def _hide_something(
-        self, layer: Layer, mine: dict[bytes, Node], whiteouts: list[bytes], opaque: list[bytes]
-    ) -> None:
-        """A whiteout, or an opaque directory.
-
-        Never a whiteout below an opaque directory of the same layer: it hides nothing, and overlayfs
-        lists such a name though nothing can be found there.
-        """
+    def _hide_something(self, layer: Layer, mine: dict[bytes, Node]) -> None:
+        """A whiteout, or an opaque directory."""
         hidden = [path for path in self._tree if path and path not in mine and self._parent(path) in mine]
         if self._rng.random() < 0.85:
             if not hidden:
                 return
             path = self._rng.choice(hidden)
-            if any(path.startswith(directory + b"/") for directory in opaque):
-                return
-            whiteouts.append(path)
             layer.tree.whiteout(path)
             self._forget(path)
             return
         directories = [path for path, node in mine.items() if path and stat.S_ISDIR(node.meta.mode)]
         if directories:
             path = self._rng.choice(directories)
-            if any(name.startswith(path + b"/") for name in whiteouts):
-                return
-            opaque.append(path)
             layer.tree.opaque(path)
             for below in [name for name in self._tree if name.startswith(path + b"/") and name not in mine]:
                 del self._tree[below]
