@@ -32,7 +32,7 @@ def command(context: Context, path: Path) -> None:
 
     PATH is a mount point (all failures are told) or a file in it (those of its chunks are told).
     """
-    mount, inside = find_mount(context.settings.run_dir, Path(os.path.abspath(path)))  # noqa: PTH100 - resolve() would read the mount
+    mount, inside = find_mount(context.settings.run_dir, path)
     failures = read_journal(mount.path / FILE_NAME)
     image = mount.read_image()
     if inside != Path():
@@ -55,13 +55,16 @@ def find_mount(run_dir: Path, path: Path) -> tuple[MountDirectory, Path]:
     Raises:
         UsageError: there is no mount of ours.
     """
-    for target in (path, *path.parents):
-        mount = MountDirectory.of(run_dir, target)
-        try:
-            mount.read_request()
-        except NotFoundError:
-            continue
-        return mount, path.relative_to(target)
+    # As written first: following links asks the mount itself, which may be the one that does not answer.
+    for follow in (os.path.abspath, os.path.realpath):
+        whole = Path(follow(path))
+        for target in (whole, *whole.parents):
+            mount = MountDirectory.of(run_dir, target)
+            try:
+                mount.read_request()
+            except NotFoundError:
+                continue
+            return mount, whole.relative_to(target)
     raise UsageError(f"{path} is not below a mount point of cafs (or it was unmounted)")
 
 

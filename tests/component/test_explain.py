@@ -169,6 +169,8 @@ def test_the_command_tells_of_a_mount_and_of_a_file(
     assert "docker://registry.example/app: 503 busy" in everything
     assert mounted.explain(mounted.target / "d/b", "--json").json[0]["files"] == ["/d/a", "/d/b"]
     assert mounted.explain(mounted.target / "c").out == "no read has failed\n"
+    (tmp_path / "link").symlink_to(mounted.target)
+    assert "503 busy" in mounted.explain(tmp_path / "link/d/a").out
     assert "no file /nowhere" in mounted.explain(mounted.target / "nowhere", code=2).err
     assert "not below a mount point" in mounted.explain(tmp_path, code=2).err
 
