@@ -7,7 +7,8 @@ run that ends early has changed nothing that a reader could find.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from cafs.convert.upload import push_layer
 from cafs.core.digest import Digest
 from cafs.core.progress import Progress, Step
 from cafs.core.source import BlobRef
-from cafs.errors import IntegrityError, NotFoundError, UsageError
+from cafs.errors import CafsError, IntegrityError, NotFoundError, UsageError
 from cafs.fetch.index_cache import IndexCache
 from cafs.index.layer_index import LayerIndex
 from cafs.oci.annotations import TITLE
@@ -47,6 +48,9 @@ class Run:
     indexes: IndexCache
     progress: Progress
     layers_at_once: trio.CapacityLimiter
+    open_near: Callable[[str, str], AbstractAsyncContextManager[Repository]]
+    """(where, target): opens a repository by its name, if blobs come from there more cheaply than from a
+    new conversion; NotFoundError otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,10 +183,23 @@ class ImageConversion:
         found = await trio.to_thread.run_sync(run.memory.recall, plan.diff_id, run.options, plan.parent)
         if found is None:
             return None
-        converted, _where = found
-        if not await self._are_there([converted]):
+        converted, where = found
+        if not await self._are_there([converted]) and not await self._take_over(converted, where):
             return None
         return replace(converted, layer=replace(converted.layer, layer_digest=plan.blob.digest))
+
+    async def _take_over(self, converted: ConvertedLayer, where: str) -> bool:
+        """Bring a conversion's blobs from the repository that an earlier run put them into."""
+        try:
+            async with self._run.open_near(where, self._target.name) as origin:
+                for blob in converted.blobs:
+                    await copy_blob(origin, self._target, blob, self._run.shop.folder)
+        except CafsError as e:
+            log.debug(
+                "the conversion of %s in %s cannot be taken over: %s", converted.layer.diff_id, where, e
+            )
+            return False
+        return True
 
     async def _convert_new(self, plan: LayerPlan, step: Step) -> ConvertedLayer:
         run = self._run

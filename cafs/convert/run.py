@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import trio
 
@@ -94,6 +95,17 @@ async def _opened(reference: Reference, settings: Settings) -> AsyncIterator[Rep
             await repository.aclose()
 
 
+@asynccontextmanager
+async def _opened_near(where: str, target: str, settings: Settings) -> AsyncIterator[Repository]:
+    """A layout on this machine, or a repository of the target's own registry, which may mount blobs."""
+    origin = parse_reference(where)
+    is_local = isinstance(origin, PathReference) and origin.path.is_dir()
+    if not is_local and where.split("/")[:3] != target.split("/")[:3]:
+        raise NotFoundError(f"{where} is not near {target}")
+    async with _opened(origin, settings) as repository:
+        yield repository
+
+
 async def _start(
     stack: AsyncExitStack, settings: Settings, progress: Progress, dictionaries: Sequence[str]
 ) -> Run:
@@ -111,6 +123,7 @@ async def _start(
         indexes=IndexCache(settings.cache_dir / "index"),
         progress=progress,
         layers_at_once=trio.CapacityLimiter(workers),
+        open_near=partial(_opened_near, settings=settings),
     )
 
 

@@ -1,0 +1,248 @@
+"""`cafs convert` on what lies, breaks off, does not fit or is interrupted; and what it does not do twice."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cafs.oci.descriptor import Descriptor
+from cafs.oci.layout import LayoutRepository
+from cafs.oci.media_types import IMAGE_ARTIFACT, OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
+from tests.support.oci import image_config, manifest_bytes, push_bytes, push_image
+from tests.support.program import Outcome, cafs_command, run_cafs
+from tests.support.tars import make_tar, member
+
+TEXT = b"".join(b"%d\n" % n for n in range(200_000))
+LAYER = make_tar(member("text", content=TEXT))
+
+
+class Place:
+    """A layout, a cache, and ``cafs convert`` between them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.cache = folder / "cache"
+        self.layout = LayoutRepository(folder / "layout")
+        self.source = f"oci:{folder}/layout:v1"
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {"CAFS_CACHE_DIR": str(self.cache), "CAFS_RUN_DIR": str(self.folder / "run")}
+
+    def convert(self, *arguments: str, code: int = 0) -> Outcome:
+        outcome = run_cafs("--json", "--quiet", "convert", *arguments, env=self.env, code=code)
+        assert list(self.cache.glob("convert/*")) == [], "temporary files were left"
+        if code:
+            assert outcome.err.count("\n") == 1, outcome.err
+        return outcome
+
+    async def artifacts(self) -> list[Descriptor]:
+        image = await self.layout.resolve("v1")
+        return await self.layout.referrers(image, IMAGE_ARTIFACT)
+
+    def blob(self, content: bytes) -> Path:
+        return self.folder / "layout/blobs/sha256" / hashlib.sha256(content).hexdigest()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+async def push_lying(place: Place, stored: bytes, plain: bytes, **lies: object) -> None:
+    """An image whose config speaks of ``plain`` and whose layer is ``stored``."""
+    config = await push_bytes(place.layout, image_config([plain]), OCI_CONFIG)
+    layer = await push_bytes(place.layout, stored, OCI_LAYER + "+gzip")
+    claimed = Descriptor(layer.digest, int(str(lies.get("size", layer.size))), layer.media_type)
+    await place.layout.push_manifest(manifest_bytes(config, [claimed]), OCI_MANIFEST, "v1")
+
+
+async def test_a_flipped_bit_in_a_layer(place: Place) -> None:
+    await push_image(place.layout, [LAYER], "v1")
+    path = place.blob(LAYER)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.unlink()
+    path.write_bytes(content)
+    assert "digest" in place.convert(place.source, code=3).err
+    assert await place.artifacts() == []
+
+
+async def test_a_diff_id_that_lies(place: Place) -> None:
+    await push_lying(place, gzip.compress(LAYER), LAYER + bytes(512))
+    assert "config says" in place.convert(place.source, code=3).err
+    assert await place.artifacts() == []
+
+
+async def test_a_size_that_lies(place: Place) -> None:
+    packed = gzip.compress(LAYER)
+    await push_lying(place, packed, LAYER, size=len(packed) - 1)
+    place.convert(place.source, code=3)
+    assert await place.artifacts() == []
+
+
+async def test_a_truncated_layer(place: Place) -> None:
+    await push_lying(place, gzip.compress(LAYER)[:-5000], LAYER)
+    assert "truncated" in place.convert(place.source, code=3).err
+    assert await place.artifacts() == []
+
+
+async def test_a_hostile_layer_names_its_entry(place: Place) -> None:
+    hostile = make_tar(member("fine", content=b"x"), member("../../etc/passwd", content=b"x"))
+    await push_image(place.layout, [LAYER, hostile], "v1")
+    assert "../../etc/passwd" in place.convert(place.source, code=3).err
+    assert await place.artifacts() == []
+
+
+async def test_layers_that_were_converted_are_not_converted_again(place: Place) -> None:
+    more = make_tar(member("more", content=TEXT[:5000]))
+    await push_image(place.layout, [LAYER], "v1")
+    await push_image(place.layout, [LAYER, more], "v2")
+    new = [
+        place.convert(f"oci:{place.folder}/layout:{tag}").json[0]["converted_layers"]
+        for tag in ("v1", "v1", "v2", "v2")
+    ]
+    assert new == [1, 0, 1, 0]
+
+
+async def test_a_conversion_in_another_repository_is_taken_over(place: Place) -> None:
+    await push_image(place.layout, [LAYER], "v1")
+    place.convert(place.source)
+    told = place.convert(place.source, f"oci:{place.folder}/second:v1").json
+    assert told[0]["converted_layers"] == 0
+    run_cafs("check", f"oci:{place.folder}/second:v1", env=place.env)
+
+
+async def test_every_platform_gets_its_artifact(place: Place) -> None:
+    entries = []
+    for architecture in ("amd64", "arm64"):
+        layer = make_tar(member(architecture, content=TEXT[:3000]))
+        image = await push_image(place.layout, [layer], None, architecture)
+        entries.append(
+            {
+                "mediaType": image.media_type,
+                "digest": image.digest,
+                "size": image.size,
+                "platform": {"os": "linux", "architecture": architecture},
+            }
+        )
+    kind = "application/vnd.oci.image.index.v1+json"
+    index = json.dumps({"schemaVersion": 2, "mediaType": kind, "manifests": entries}).encode()
+    await place.layout.push_manifest(index, kind, "v1")
+    one = place.convert(place.source, "--platform", "linux/arm64").json
+    assert [result["image"] for result in one] == [entries[1]["digest"]]
+    both = place.convert(place.source).json
+    assert [result["image"] for result in both] == [entry["digest"] for entry in entries]
+    assert [result["converted_layers"] for result in both] == [1, 0]
+    assert "linux/amd64" in place.convert(place.source, "--platform", "linux/s390x", code=1).err
+
+
+async def test_a_dictionary_stores_only_what_is_new(place: Place) -> None:
+    files = {f"d/{n:04}": hashlib.shake_128(b"%d" % n).digest(20_000) for n in range(300)}
+    for version in ("v1", "v2"):
+        layer = make_tar(*(member(name, content=content) for name, content in files.items()))
+        await push_image(place.layout, [layer], version)
+        for n in range(100, 110):
+            files[f"d/{n:04}"] = hashlib.shake_128(b"new %d" % n).digest(20_000)
+    place.convert(place.source)
+    second = f"oci:{place.folder}/layout:v2"
+    told = place.convert("--chunk-dict", place.source, second).json
+    layer = told[0]["layers"][0]
+    assert 200_000 <= layer["chunk_bytes"] <= 2 * 200_000
+    assert len(layer["other_blobs"]) == 1
+    run_cafs("check", second, env=place.env)
+
+
+async def test_a_file_that_is_missing_and_targets_that_cannot_be(place: Place) -> None:
+    place.convert(f"tar:{place.folder}/nothing", f"oci:{place.folder}/out:x", code=1)
+    place.convert(f"dir:{place.folder}", code=2)
+    place.convert(f"dir:{place.folder}", f"tar:{place.folder}/x", code=2)
+
+
+def big_tar(path: Path, size: int) -> None:
+    """An archive with one file of zeros, which takes no room on disk."""
+    info = tarfile.TarInfo("zeros")
+    info.size = size
+    with path.open("wb") as file:
+        file.write(info.tobuf())
+        file.truncate(512 + size + 1024)
+
+
+@pytest.mark.parametrize("kind", ["tar", "dir"])
+def test_ctrl_c_leaves_nothing(place: Place, kind: str) -> None:
+    tree = place.folder / "tree"
+    tree.mkdir()
+    if kind == "dir":
+        source = f"dir:{tree}"
+        for n in range(20_000):
+            (tree / f"{n}").write_bytes(b"%0200d" % n)
+    else:
+        source = f"tar:{tree}/big.tar"
+        big_tar(tree / "big.tar", 20 << 30)
+    target = place.folder / "out"
+    process = subprocess.Popen(
+        cafs_command("convert", source, f"oci:{target}:x"),
+        env={**os.environ, **place.env},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not list(place.cache.glob("convert/*/*.chunks")):
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.01)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=20)
+    assert process.returncode == 130, told
+    assert "Traceback" not in told
+    assert list(place.cache.glob("convert/*")) == []
+    assert not (target / "index.json").exists()
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "cafs-test-tiny", folder], check=True)
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk(place: Place, tiny_disk: Path) -> None:
+    source = place.folder / "noise"
+    source.mkdir()
+    (source / "file").write_bytes(os.urandom(3 << 20))
+    place.cache = tiny_disk / "cache"
+    outcome = place.convert(f"dir:{source}", f"oci:{place.folder}/out:x", code=1)
+    assert "space" in outcome.err
+    place.cache = place.folder / "cache"
+    outcome = place.convert(f"dir:{source}", f"oci:{tiny_disk}/out:x", code=1)
+    assert "space" in outcome.err
+    assert not (tiny_disk / "out/index.json").exists()
+
+
+def test_memory_does_not_grow_with_the_layer(place: Place) -> None:
+    size = 600 << 20
+    info = tarfile.TarInfo("noise")
+    info.size = size
+    path = place.folder / "large.tar"
+    block = os.urandom(1 << 20)
+    with path.open("wb") as file:
+        file.write(info.tobuf())
+        for n in range(size >> 20):
+            file.write(block[n:] + block[:n])
+        file.write(bytes(1024))
+    command = cafs_command("--quiet", "convert", f"tar:{path}", f"oci:{place.folder}/out:x")
+    process = subprocess.Popen(command, env={**os.environ, **place.env}, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    assert usage.ru_maxrss < 250 << 10
+    path.unlink()
