@@ -86,7 +86,7 @@ def _show(console: Console, result: Result, seconds: float) -> None:
     for column in ("what", "CAFS", "rival", "ratio", "target", "met"):
         table.add_column(column)
     for row in result.rows:
-        met = "[green]yes" if row.met else "[bold red]no"
+        met = {True: "[green]yes", False: "[bold red]no", None: ""}[row.met]
         table.add_row(row.what, row.ours, row.rival, row.ratio, row.target, met)
     console.print(table)
 

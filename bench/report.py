@@ -27,7 +27,8 @@ class Row:
     ratio: str
     """Empty where there is no rival."""
     target: str
-    met: bool
+    """Empty where nothing was promised; ``met`` is None then."""
+    met: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +45,21 @@ class Result:
 
     @property
     def met(self) -> bool:
-        return all(row.met for row in self.rows)
+        return all(row.met is not False for row in self.rows)
 
 
-def ratio_row(what: str, ours: list[float], rival: tuple[str, list[float]], at_most: float) -> Row:
-    """A row for two lists of seconds: ours may take ``at_most`` times the rival's."""
+def ratio_row(
+    what: str, ours: list[float], rival: tuple[str, list[float]], at_most: float | None = None
+) -> Row:
+    """A row for two lists of seconds: ours may take ``at_most`` times the rival's; None: nothing promised."""
     name, theirs = rival
     ratio = median(ours) / median(theirs)
-    return Row(
-        what,
-        format_seconds(ours),
-        f"{name} {format_seconds(theirs)}",
-        f"{ratio:.2f}",
-        f"at most {at_most:.2f}" if at_most != 1 else "under 1.00",
-        ratio <= at_most if at_most != 1 else ratio < 1,
-    )
+    shown = (format_seconds(ours), f"{name} {format_seconds(theirs)}", f"{ratio:.2f}")
+    if at_most is None:
+        return Row(what, *shown, "", None)
+    if at_most == 1:
+        return Row(what, *shown, "under 1.00", ratio < 1)
+    return Row(what, *shown, f"at most {at_most:.2f}", ratio <= at_most)
 
 
 def format_seconds(samples: list[float]) -> str:
@@ -73,7 +74,7 @@ def markdown(result: Result, machine: str) -> str:
     lines = [f"### {result.title}", "", result.text, ""]
     lines += ["| what | CAFS | rival | ratio | target | met |", "|---|---|---|---|---|---|"]
     for row in result.rows:
-        met = "yes" if row.met else "**no**"
+        met = {True: "yes", False: "**no**", None: ""}[row.met]
         lines.append(f"| {row.what} | {row.ours} | {row.rival} | {row.ratio} | {row.target} | {met} |")
     runs = max((len(samples) for samples in result.samples.values()), default=1)
     of = f"Medians of {runs} runs" if runs > 1 else "One run"
