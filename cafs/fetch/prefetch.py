@@ -112,7 +112,8 @@ class Prefetcher:
         wanted = [
             (row, ref)
             for row, ref in ((row, layer.ref(row)) for row in rows if not layer.local[row])
-            if not self._broker.is_near(ref.digest)
+            # A fill looks at what is under way too, to join it: whoever began it may leave it.
+            if priority is Priority.FILL or not self._broker.is_near(ref.digest)
         ]
         if not wanted:
             await trio.lowlevel.checkpoint()

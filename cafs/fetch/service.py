@@ -161,12 +161,20 @@ class ChunkService:
         return await self._kept.has(digests)
 
     def launch(self, wanted: Sequence[tuple[LayerReader, ChunkRef]], priority: Priority) -> list[Flight]:
-        """Fetch for prefetching what is not near yet; the flights count prefetching as their waiter."""
+        """Fetch for prefetching what is not near yet; the flights count prefetching as their waiter.
+
+        A fill also joins flights of readers: it passes each chunk once, and a reader may leave its own.
+        """
         flights = self._new_flights(wanted, priority)
-        for flight in flights:
-            flight.waiters = 1
+        joined: list[Flight] = []
+        if priority is Priority.FILL:
+            fresh = {flight.ref.digest for flight in flights}
+            others = {ref.digest for _, ref in wanted} - fresh
+            joined = [flight for digest in others if (flight := self._flights.get(digest)) is not None]
+        for flight in (*flights, *joined):
+            flight.waiters += 1
         self._fetcher.submit(flights)
-        return flights
+        return [*flights, *joined]
 
     def _new_flights(
         self, wanted: Sequence[tuple[LayerReader, ChunkRef]], priority: Priority

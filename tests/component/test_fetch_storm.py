@@ -21,7 +21,7 @@ KIB = 1024
 @pytest.fixture
 def clock(autojump_clock: trio.testing.MockClock) -> trio.testing.MockClock:
     """Jumps over waits, but not while a worker thread is at work: trio takes that for idleness."""
-    autojump_clock.autojump_threshold = 0.005
+    autojump_clock.autojump_threshold = 0.03
     return autojump_clock
 
 
@@ -77,7 +77,8 @@ async def test_readers_at_random_over_unreliable_sources(seed: int, clock: trio.
                 readers.start_soon(read_at_random, seed * 1000 + number)
         await trio.sleep(200)
         assert service.stats().under_way == 0
-        assert len(store.chunks) == 150
+    # Only now has all been stored: the store's thread knows nothing of the clock that jumps.
+    assert len(store.chunks) == 150
     assert finished > 250
     assert max(source.most_active for source in sources) <= 6
 
