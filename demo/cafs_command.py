@@ -34,7 +34,9 @@ class CafsHome:
     def env(self) -> dict[str, str]:
         """Environment of every command."""
         checkout = str(Path(__file__).resolve().parent.parent)
-        return os.environ | {
+        # An installed program has its bytecode; a checkout writes it at its first run, unless this forbids it.
+        inherited = {name: text for name, text in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        return inherited | {
             "CAFS_CACHE_DIR": str(self.place / "cache"),
             "CAFS_RUN_DIR": str(self.place / "run"),
             "CAFS_INSECURE_REGISTRIES": ",".join(self.insecure),
