@@ -63,10 +63,10 @@ def _family(pid: int) -> list[int]:
     return found
 
 
-def resident_bytes(pid: int) -> int:
-    """VmRSS of one process; 0 when it is gone."""
+def resident_bytes(pid: int, kind: str = "VmRSS") -> int:
+    """Resident memory of one process, all of it or of one kind (``RssAnon``: its own); 0 when it is gone."""
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
+            if line.startswith(f"{kind}:"):
                 return int(line.split()[1]) * 1024
     return 0

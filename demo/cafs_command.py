@@ -34,7 +34,7 @@ class CafsHome:
     def env(self) -> dict[str, str]:
         """Environment of every command."""
         checkout = str(Path(__file__).resolve().parent.parent)
-        # An installed program has its bytecode; a checkout writes it at its first run, unless this forbids it.
+        # An installed program has its bytecode; a checkout writes it at its first run if it may.
         inherited = {name: text for name, text in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         return inherited | {
             "CAFS_CACHE_DIR": str(self.place / "cache"),
