@@ -27,8 +27,8 @@ class ChunkingOptions:
     """What decides a layer's chunks, apart from its content."""
 
     min_bytes: int = 32 << 10
-    avg_bytes: int = 128 << 10
-    max_bytes: int = 512 << 10
+    avg_bytes: int = 64 << 10
+    max_bytes: int = 256 << 10
     level: int = _LEVEL
     """Names one of the fixed parameter sets of ``compression_parameters``."""
 
