@@ -1,5 +1,7 @@
 """A directory on disk as a layer's entries: sorted, links never followed, changes under way noticed.
 
+Names are taken as they are: ``.wh.`` means nothing here, unlike in a layer's tar.
+
 The diffID of such a layer is sha256 over its entries and contents, see docs/formats.md: the same tree
 gives the same, on every machine.
 """
@@ -70,7 +72,9 @@ class _Walk:
             first = self._linked.setdefault((found.st_dev, found.st_ino), path)
             if first != path:
                 self._note(path, first, b"")
-                self._builder.add(_entry(path, Meta(found.st_mode), 0, first, is_hard_link=True), _nothing)
+                self._builder.add_literally(
+                    path, _entry(path, Meta(found.st_mode), 0, first, is_hard_link=True), _nothing
+                )
                 return False
         meta = _meta(full, found)
         link = os.readlink(full) if kind == stat.S_IFLNK else b""  # noqa: PTH115  bytes
@@ -82,7 +86,7 @@ class _Walk:
         if kind == stat.S_IFREG and size:
             self._add_file(full, entry, found)
         else:
-            self._builder.add(entry, _nothing)
+            self._builder.add_literally(path, entry, _nothing)
         return kind == stat.S_IFDIR
 
     def _add_file(self, full: bytes, entry: Entry, found: os.stat_result) -> None:
@@ -90,7 +94,7 @@ class _Walk:
         try:
             if found.st_blocks * 512 < found.st_size:
                 entry.runs = _data_runs(descriptor, found.st_size)
-            self._builder.add(entry, self._filler(descriptor, entry))
+            self._builder.add_literally(entry.name, entry, self._filler(descriptor, entry))
             now = os.fstat(descriptor)
             if (now.st_size, now.st_mtime_ns) != (found.st_size, found.st_mtime_ns):
                 raise StorageError(f"{os.fsdecode(full)} changed while it was read: convert again")

@@ -17,7 +17,16 @@ import trio
 from cafs.convert.below import Below
 from cafs.convert.chain import parent_chain_ids, raw_digest
 from cafs.convert.dictionary import Dictionary
-from cafs.convert.layer import BelowLayer, Feed, Workshop, check_diff_id, convert_blob, file_feed, tar_feed
+from cafs.convert.layer import (
+    BelowLayer,
+    Feed,
+    Workshop,
+    check_diff_id,
+    convert_blob,
+    file_feed,
+    tar_feed,
+    warn_of_dropped_xattrs,
+)
 from cafs.convert.memory import ConversionMemory, ConvertedLayer
 from cafs.convert.upload import push_layer
 from cafs.core.digest import Digest
@@ -208,12 +217,7 @@ class ImageConversion:
         blob = self._source.blob(plan.blob)
         files = await convert_blob(run.shop, name, blob, plan.feed, step, below=below)
         check_diff_id(files, plan.diff_id, plan.blob.digest)
-        if files.dropped_xattrs:
-            log.warning(
-                "layer %s: %d trusted.overlay.* attributes left out: they would steer overlayfs",
-                plan.blob.digest,
-                files.dropped_xattrs,
-            )
+        warn_of_dropped_xattrs(files, f"layer {plan.blob.digest}")
         converted = await push_layer(self._target, files, plan.blob.digest, run.options, plan.parent)
         files.chunks.unlink()
         self._files[plan.number] = files.index

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import stat
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor
@@ -30,6 +31,8 @@ from cafs.core.entry import Meta
 from cafs.core.progress import Step
 from cafs.core.tar import Entry
 from cafs.errors import IntegrityError, StorageError
+
+log = logging.getLogger(__name__)
 
 _PIECE_BYTES = 1 << 20
 """Pieces are gathered to this size: a hop to the thread costs as much as hashing several chunks."""
@@ -161,6 +164,16 @@ def check_diff_id(files: LayerFiles, expected: Digest, layer: Digest) -> None:
     if files.diff_id != expected:
         raise IntegrityError(
             f"layer {layer} unpacks to {files.diff_id}, but the image's config says {expected}"
+        )
+
+
+def warn_of_dropped_xattrs(files: LayerFiles, what: str) -> None:
+    """Say that attributes of ``what`` were left out, if any were."""
+    if files.dropped_xattrs:
+        log.warning(
+            "%s: %d trusted.overlay.* attributes left out: they would steer overlayfs",
+            what,
+            files.dropped_xattrs,
         )
 
 

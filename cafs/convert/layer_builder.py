@@ -68,14 +68,19 @@ class LayerBuilder:
             IntegrityError, UsageError: the entry cannot be; the message names it.
         """
         effect, path = parse_whiteout(clean_path(entry.name))
-        if effect is Effect.ADD and entry.is_hard_link:
-            self._link(path, clean_path(entry.link, is_link_target=True))
-        elif effect is Effect.ADD:
-            self._add(path, entry, self._own_xattrs(entry.meta), fill)
+        if effect is Effect.ADD:
+            self.add_literally(path, entry, fill)
         elif effect is Effect.WHITEOUT:
             self._tree.whiteout(path)
         elif effect is Effect.OPAQUE:
             self._tree.opaque(path)
+
+    def add_literally(self, path: bytes, entry: Entry, fill: Fill) -> None:
+        """One entry at a clean path, whose name means nothing but itself."""
+        if entry.is_hard_link:
+            self._link(path, clean_path(entry.link, is_link_target=True))
+        else:
+            self._add(path, entry, self._own_xattrs(entry.meta), fill)
 
     def finish(
         self, index: BinaryIO, diff_id: bytes, below: Below | None, parent_chain_id: bytes | None

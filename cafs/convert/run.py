@@ -14,7 +14,7 @@ from cafs.convert.copy_image import copy_images
 from cafs.convert.dictionary import Dictionary
 from cafs.convert.directory import directory_feed
 from cafs.convert.image import ImageConversion, ImageResult, Run
-from cafs.convert.layer import Feed, Workshop, convert_local, tar_feed
+from cafs.convert.layer import Feed, Workshop, convert_local, tar_feed, warn_of_dropped_xattrs
 from cafs.convert.memory import ConversionMemory
 from cafs.convert.upload import push_layer
 from cafs.convert.workshop import work_folder
@@ -153,6 +153,7 @@ async def _convert_tree(run: Run, origin: PathReference, target: Repository, goa
         note = ""
     finally:
         step.finish(note)
+    warn_of_dropped_xattrs(files, str(origin))
     converted = await push_layer(target, files, files.diff_id, run.options, None)
     others = [Descriptor(blob.digest, blob.size, LAYER_CHUNKS) for blob in converted.other_blobs]
     artifact = await publish_artifact(target, None, [converted.layer], others, tag=_tag(goal))
