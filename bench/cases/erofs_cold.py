@@ -15,7 +15,7 @@ from demo.process import run
 
 RIVAL = "kernel EROFS"
 MB_PER_S = 600
-OPTIONS = ("--driver", "erofs")
+OPTIONS = ("--driver", "erofs", "--prefetch", "none")
 
 
 def run_case(place: Place) -> Result:
