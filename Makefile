@@ -14,7 +14,7 @@ ASYNC_ALLOWED := ASYNC124
 PROTOS := $(wildcard proto/*.proto proto/*/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help system test lint demo bench proto clean
+.PHONY: help system compiled test lint demo bench proto clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -29,7 +29,10 @@ $(READY): pyproject.toml | system
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
 	@touch $@
 
-test: system $(READY) lint ## Install what is missing, check the code, run every test (as root)
+compiled: $(READY) # pip compiles what it installs, but not an editable checkout: each start would compile anew
+	@$(BIN)/python -m compileall -q cafs
+
+test: system $(READY) compiled lint ## Install what is missing, check the code, run every test (as root)
 	$(AS_ROOT) $(BIN)/python -m pytest $(ARGS)
 
 lint: $(READY) ## Style, types, layers and async rules
@@ -39,10 +42,10 @@ lint: $(READY) ## Style, types, layers and async rules
 	$(BIN)/lint-imports >.venv/imports.log || { cat .venv/imports.log; exit 1; }
 	$(BIN)/flake8 --select ASYNC1,ASYNC2,ASYNC3 --extend-ignore $(ASYNC_ALLOWED) --extend-exclude $(VENV),.cache $(wildcard cafs tests demo bench)
 
-demo: system $(READY) ## Convert a real image, mount it lazily over a slow link, compare with a full pull
+demo: system $(READY) compiled ## Convert a real image, mount it lazily over a slow link, compare with a full pull
 	$(AS_ROOT) $(BIN)/python -m demo $(ARGS)
 
-bench: system $(READY) ## Measure against the rivals and write docs/benchmarks.md
+bench: system $(READY) compiled ## Measure against the rivals and write docs/benchmarks.md
 	$(AS_ROOT) $(BIN)/python -m bench $(ARGS)
 
 proto: $(READY) ## Compile the messages in proto/, if there are any
