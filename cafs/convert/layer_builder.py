@@ -120,7 +120,8 @@ class LayerBuilder:
         if kind == stat.S_IFDIR:
             self._tree.add_directory(path, meta)
         elif kind == stat.S_IFLNK:
-            self._tree.add_symlink(path, meta, entry.link)
+            # Linux gives every symlink these bits, whatever an archive says.
+            self._tree.add_symlink(path, replace(meta, mode=stat.S_IFLNK | 0o777), entry.link)
         elif kind != stat.S_IFREG:
             self._tree.add_node(path, meta)
         elif entry.runs is not None:

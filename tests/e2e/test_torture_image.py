@@ -1,0 +1,137 @@
+"""An image whose layers do everything that layers may do to each other, beside umoci's unpacking of it."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from cafs.oci.layout import LayoutRepository
+from cafs.oci.media_types import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
+from tests.support.observe import Seen, observe
+from tests.support.oci import image_config, manifest_bytes, push_bytes
+from tests.support.program import run_cafs
+from tests.support.tars import make_tar, member
+
+D, SYM, LNK = tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE
+BIG = bytes(range(256)) * 2000
+
+
+def raw(name: bytes) -> str:
+    return name.decode(errors="surrogateescape")
+
+
+def xattr(**named: str) -> dict[str, str]:
+    return {f"SCHILY.xattr.user.{name}": value for name, value in named.items()}
+
+
+BASE = make_tar(
+    member("./", D, mode=0o755, mtime=11),
+    member("./etc/", D, mode=0o750, uid=3, gid=4, mtime=22),
+    member("./etc/passwd", content=b"root" * 30, mode=0o4755, uid=70_000, mtime=33),
+    member("./etc/deep/er/file", content=b"its parents are implied"),
+    member("big", content=BIG, mode=0o644, pax_headers=xattr(a="1", b="2")),
+    member("big-again", content=BIG, mode=0o600, mtime=44.125),
+    member("linked", LNK, linkname="./big"),
+    member("gone/", D, mode=0o755),
+    member("gone/file", content=b"x" * 100),
+    member("opaque/", D, mode=0o755, mtime=44),
+    member("opaque/old", content=b"old"),
+    member("becomes-file/", D, mode=0o755),
+    member("becomes-file/x", content=b"x"),
+    member("becomes-dir", content=b"y"),
+    member("link", SYM, linkname="/nowhere/at/all"),
+    member(raw(b"not-utf8-\xff\xfe"), content=b"z" * 70),
+    member("l" * 200, content=b"long"),
+    member("null", tarfile.CHRTYPE, devmajor=1, devminor=3, mode=0o666),
+    member("fifo", tarfile.FIFOTYPE, mode=0o644),
+    member("twice", content=b"first"),
+    member("twice", content=b"second, longer"),
+    member("before-1970", content=b"old", pax_headers={"mtime": "-1000000.25"}),
+    member("empty", mode=0o400),
+    form=tarfile.PAX_FORMAT,
+)
+SECOND = make_tar(
+    member(".wh.gone"),
+    member("opaque/.wh..wh..opq"),
+    member("opaque/new", content=b"new"),
+    member(".wh.becomes-file"),
+    member("becomes-file", content=b"now a file"),
+    member(".wh.becomes-dir"),
+    member("becomes-dir/", D, mode=0o711),
+    member("becomes-dir/x", content=b"x"),
+    member("second-name", LNK, linkname="etc/passwd", mode=0o4755, uid=70_000, mtime=33),
+    member("etc/deep/other", content=b"beside"),
+    form=tarfile.GNU_FORMAT,
+)
+THIRD = make_tar(
+    member("gone/", D, mode=0o700, mtime=55),
+    member("gone/again", content=b"a new file in a directory that was gone"),
+    member("opaque/.wh.new"),
+    member("opaque/newest", content=b"newest"),
+    member("etc/deep/other", content=b"replaced"),
+    member("d" * 90 + "/" + "e" * 90, content=b"ustar prefix"),
+    form=tarfile.USTAR_FORMAT,
+)
+
+
+@pytest.fixture
+async def image(tmp_path: Path) -> str:
+    layout = LayoutRepository(tmp_path / "layout")
+    plain = [BASE, SECOND, THIRD]
+    config = await push_bytes(layout, image_config(plain), OCI_CONFIG)
+    layers = [
+        await push_bytes(layout, BASE, OCI_LAYER),
+        await push_bytes(layout, gzip.compress(SECOND), OCI_LAYER + "+gzip"),
+        # Two members: pigz and others write many.
+        await push_bytes(
+            layout, gzip.compress(THIRD[:1000]) + gzip.compress(THIRD[1000:]), OCI_LAYER + "+gzip"
+        ),
+    ]
+    await layout.push_manifest(manifest_bytes(config, layers), OCI_MANIFEST, "v1")
+    return f"oci:{layout.root}:v1"
+
+
+def unpacked_by_umoci(image: str, folder: Path) -> dict[bytes, Seen]:
+    source = image.removeprefix("oci:")
+    subprocess.run(["umoci", "raw", "unpack", "--image", source, folder], check=True, timeout=60)
+    return observe(folder)
+
+
+def same_but_times_of_touched_directories(found: Seen, oracle: Seen) -> bool:
+    """umoci writes into directories that no entry of the layer describes; their times are then its own."""
+    return (found.mode, found.uid, found.gid, found.xattrs) == (
+        oracle.mode,
+        oracle.uid,
+        oracle.gid,
+        oracle.xattrs,
+    )
+
+
+async def test_shows_what_umoci_unpacks(image: str, tmp_path: Path) -> None:
+    env = {"CAFS_CACHE_DIR": str(tmp_path / "cache"), "CAFS_RUN_DIR": str(tmp_path / "run")}
+    run_cafs("convert", image, env=env)
+    run_cafs("check", image, env=env)
+    oracle = unpacked_by_umoci(image, tmp_path / "oracle")
+    for driver in ("erofs", "fuse"):
+        target = tmp_path / driver
+        target.mkdir()
+        run_cafs("mount", image, target, f"--driver={driver}", env=env)
+        try:
+            found = observe(target)
+        finally:
+            run_cafs("umount", target, env=env)
+        assert found.keys() == oracle.keys()
+        different = {
+            os.fsdecode(path): (found[path], oracle[path])
+            for path in found
+            if found[path] != oracle[path]
+            and not (
+                found[path].content == "" and same_but_times_of_touched_directories(found[path], oracle[path])
+            )
+        }
+        assert different == {}, driver
