@@ -76,7 +76,8 @@ def test_a_truncated_file_is_set_aside_or_loses_what_was_cut_off(
         assert all(plain in (None, chunk.plain) for chunk, plain in zip(CHUNKS, got, strict=True))
         store.put(CHUNKS)
         assert store.get([wanted(chunk) for chunk in CHUNKS]) == [chunk.plain for chunk in CHUNKS]
-    assert (filled / "damaged").exists() == (0 < keep < 0.95)
+    if keep < 0.95:  # the last pages of the file may be free ones, or not
+        assert (filled / "damaged").exists() == (keep > 0)
 
 
 def test_verify_finds_a_damaged_page_and_the_next_use_starts_afresh(
