@@ -73,6 +73,22 @@ class Below:
         index = self._layers[top.layer]
         return LowerFile(meta, inode.size, None, tuple(_run(index, *extent) for extent in content))
 
+    def other_names(self, path: bytes) -> list[bytes]:
+        """The further names of what is at ``path``. Walks the whole tree, if there are any at all."""
+        stack = self._find(path)
+        if stack is None or self._tree.inode(stack).nlink < 2:
+            return []
+        names, waiting = [], [(b"", self._tree.root)]
+        while waiting:
+            folder, directory = waiting.pop()
+            for name, child in self._tree.children(directory):
+                full = folder + b"/" + name if folder else name
+                if child[0] == stack[0] and full != path:
+                    names.append(full)
+                elif self._tree.inode(child).is_directory:
+                    waiting.append((full, child))
+        return sorted(names)
+
     def _meta(self, stack: Stack) -> Meta:
         inode = self._tree.inode(stack)
         meta = inode.meta

@@ -30,7 +30,7 @@ from cafs.core.digest import Digest
 from cafs.core.entry import Meta
 from cafs.core.progress import Step
 from cafs.core.tar import Entry
-from cafs.errors import IntegrityError, StorageError
+from cafs.errors import IntegrityError, StorageError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -130,8 +130,12 @@ def tar_feed(builder: LayerBuilder, pieces: Iterator[bytes]) -> bytes:
     """A tar in any compression."""
     stream = PlainStream(pieces)
     reader = TarReader(stream)
-    for entry in reader.entries():
-        builder.add(entry, reader.fill)
+    try:
+        for entry in reader.entries():
+            builder.add(entry, reader.fill)
+    except UsageError as e:
+        # What cannot be in a tree is a mistake of the layer here, not of the user.
+        raise IntegrityError(str(e)) from e
     return stream.drain()
 
 

@@ -18,7 +18,7 @@ from cafs.convert.region import DataRegion, Fill
 from cafs.convert.sparse import aligned_runs, fill_run
 from cafs.core.chunking import ChunkingOptions
 from cafs.core.entry import Extent, Meta
-from cafs.core.erofs import sparse_granularity
+from cafs.core.erofs import OPAQUE_XATTR, sparse_granularity
 from cafs.core.paths import Effect, clean_path, parse_whiteout, show_path
 from cafs.core.source import BlobRef
 from cafs.core.tar import Entry
@@ -158,7 +158,24 @@ class LayerBuilder:
                 )
             self._copy_up(target, found)
             self._tree.link(path, target)
+            # The other names of the lower file must go on being names of the same one.
+            for name in below.other_names(target) if below else ():
+                if not self._hides(name):
+                    self._tree.link(name, target)
         return bool(self._links)
+
+    def _hides(self, path: bytes) -> bool:
+        """Whether this layer shows something else at ``path`` than the layers below, or nothing."""
+        if self._tree.lookup(path) is not None:
+            return True
+        parts = path.split(b"/")
+        for depth in range(1, len(parts)):
+            node = self._tree.lookup(b"/".join(parts[:depth]))
+            if node is None:
+                return False
+            if not stat.S_ISDIR(node.meta.mode) or OPAQUE_XATTR in node.meta.xattrs:
+                return True
+        return False
 
     def _copy_up(self, path: bytes, file: LowerFile) -> None:
         kind = stat.S_IFMT(file.meta.mode)

@@ -66,7 +66,8 @@ SECOND = make_tar(
     member("becomes-dir/x", content=b"x"),
     member("second-name", LNK, linkname="etc/passwd", mode=0o4755, uid=70_000, mtime=33),
     member("etc/deep/other", content=b"beside"),
-    form=tarfile.GNU_FORMAT,
+    member("third-name", LNK, linkname="./big", mode=0o644, pax_headers=xattr(a="1", b="2")),
+    form=tarfile.PAX_FORMAT,
 )
 THIRD = make_tar(
     member("gone/", D, mode=0o700, mtime=55),
