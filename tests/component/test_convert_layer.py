@@ -371,6 +371,33 @@ def test_a_real_tree_as_gnu_tar_writes_it(tmp_path: Path, mode: str) -> None:
     assert found == (1_234_567_890 if mode == "posix" else 10**9)
 
 
+@pytest.mark.parametrize("mode", ["gnu", "posix"])
+def test_numbers_beyond_octal_and_xattrs_as_gnu_tar_writes_them(tmp_path: Path, mode: str) -> None:
+    source = tmp_path / "file"
+    source.write_bytes(b"x")
+    os.setxattr(source, "user.binary", bytes(range(256)))
+    os.setxattr(source, "security.capability", bytes.fromhex("0100000200040000000000000000000000000000"))
+    extra = ["--xattrs", "--xattrs-include=*"] if mode == "posix" else []
+    command = [
+        "tar",
+        f"--format={mode}",
+        *extra,
+        "--owner=x:4000000000",
+        "--group=y:3000000000",
+        "--mtime=@-100",
+    ]
+    archive = subprocess.run(
+        [*command, "-cf", "-", "-C", str(tmp_path), "file"], check=True, capture_output=True
+    ).stdout
+    made = convert_tar(archive, tmp_path / "layer")
+    meta = made.reader.inode(made.nid(b"file")).meta
+    assert (meta.uid, meta.gid, meta.mtime_ns) == (4_000_000_000, 3_000_000_000, -100 * 10**9)
+    if mode == "posix":
+        found = dict(meta.xattrs)
+        assert found[b"user.binary"] == bytes(range(256))
+        assert found[b"security.capability"] == os.getxattr(source, "security.capability")
+
+
 def test_damage_of_the_archive_is_an_integrity_error(tmp_path: Path) -> None:
     archive = make_tar(member("a", content=noise(2000)))
     for cut in (10, 600, 1500, len(archive) - 10240 + 1024):
