@@ -18,7 +18,7 @@ from cafs.convert.region import DataRegion, Fill
 from cafs.convert.sparse import aligned_runs, fill_run
 from cafs.core.chunking import ChunkingOptions
 from cafs.core.entry import Extent, Meta
-from cafs.core.erofs import OPAQUE_XATTR, sparse_granularity
+from cafs.core.erofs import OPAQUE_XATTR, OVERLAY_XATTRS, sparse_granularity
 from cafs.core.paths import Effect, clean_path, parse_whiteout, show_path
 from cafs.core.source import BlobRef
 from cafs.core.tar import Entry
@@ -28,8 +28,6 @@ from cafs.index.header import ChunkingOptions as IndexOptions
 from cafs.index.header import IndexHeader
 from cafs.index.tree import INLINE_MAX_BYTES, LayerTree
 from cafs.index.writer import write_index
-
-_OVERLAY_XATTRS = b"trusted.overlay."
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +141,7 @@ class LayerBuilder:
         self._tree.add_file(path, meta, size, extents)
 
     def _own_xattrs(self, meta: Meta) -> Meta:
-        kept = tuple(pair for pair in meta.xattrs if not pair[0].startswith(_OVERLAY_XATTRS))
+        kept = tuple(pair for pair in meta.xattrs if not pair[0].startswith(OVERLAY_XATTRS))
         self.dropped_xattrs += len(meta.xattrs) - len(kept)
         return meta if len(kept) == len(meta.xattrs) else replace(meta, xattrs=kept)
 

@@ -108,7 +108,9 @@ XATTR_PREFIXES: tuple[tuple[int, bytes], ...] = (
 """(name_index, prefix). The two ACL indexes stand for the whole name."""
 _PREFIX_OF_INDEX = dict(XATTR_PREFIXES)
 
-OPAQUE_XATTR = (b"trusted.overlay.opaque", b"y")
+OVERLAY_XATTRS = b"trusted.overlay."
+"""Prefix of what overlayfs keeps to itself."""
+OPAQUE_XATTR = (OVERLAY_XATTRS + b"opaque", b"y")
 """Marks a directory that hides the one below it, as overlayfs does."""
 
 

@@ -80,15 +80,27 @@ def mount_layers(directory: Path, files: Sequence[Path], target: Path, *, name: 
         for position, file in enumerate(reversed(files)):
             point = base / str(position)
             point.mkdir()
-            before = _erofs_devices()
             _mount_erofs(file, point)
-            _limit_readahead(_erofs_devices() - before)
         flags = MountFlag.RDONLY if trusted else _SAFE
         with _inside(base):
             mount(name, target, "overlay", flags, overlay_options(len(files)))
     except OSError as e:
         unmount_layers(directory, None)
         raise StateError(f"cannot mount the layers at {target}: {e.strerror}") from e
+
+
+def mount_layer(file: Path, target: Path, *, trusted: bool) -> None:
+    """Mount ``file`` as EROFS at ``target``: for one layer that hides nothing.
+
+    Overlayfs costs a fifth of a warm walk, and has nothing to do here.
+
+    Raises:
+        StateError: the kernel refused.
+    """
+    try:
+        _mount_erofs(file, target, MountFlag.RDONLY if trusted else _SAFE)
+    except OSError as e:
+        raise StateError(f"cannot mount the layer at {target}: {e.strerror}") from e
 
 
 def unmount_layers(directory: Path, target: Path | None, *, lazy: bool = False) -> None:
@@ -115,20 +127,22 @@ def _unmount_if_mounted(point: Path, flags: UnmountFlag) -> None:
             raise
 
 
-def _mount_erofs(file: Path, point: Path) -> None:
+def _mount_erofs(file: Path, point: Path, flags: MountFlag = _SAFE) -> None:
+    before = _erofs_devices()
     try:
-        mount(str(file), point, "erofs", _SAFE, "")
+        mount(str(file), point, "erofs", flags, "")
     except OSError as e:
         if e.errno != errno.ENOTBLK:
             raise
-        mount_erofs_by_loop(file, point)
+        mount_erofs_by_loop(file, point, flags)
+    _limit_readahead(_erofs_devices() - before)
 
 
-def mount_erofs_by_loop(file: Path, point: Path) -> None:
+def mount_erofs_by_loop(file: Path, point: Path, flags: MountFlag = _SAFE) -> None:
     """As kernels before 6.12 need it, or those without EROFS_FS_BACKED_BY_FILE."""
     device, name = attach_loop(file)
     try:
-        mount(name, point, "erofs", _SAFE, "")
+        mount(name, point, "erofs", flags, "")
     finally:
         os.close(device)
 

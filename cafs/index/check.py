@@ -35,13 +35,15 @@ def check_index(index: LayerIndex) -> None:
         raise IntegrityError(f"{header.inode_count} inodes cannot lie in {header.metadata_bytes} bytes")
     root_nid, chunk_maps = _check_superblock(index)
     check_chunk_table(index.table.raw, header.metadata_bytes, header.virtual_bytes, index.blobs)
-    check_tree(
+    hides = check_tree(
         index.metadata,
         header.virtual_bytes,
         root_nid=root_nid,
         inode_count=header.inode_count,
         chunk_maps=chunk_maps,
     )
+    if hides and not header.hides:
+        raise IntegrityError("the layer holds whiteouts or opaque directories, its header says it has none")
 
 
 def _check_superblock(index: LayerIndex) -> tuple[int, bool]:

@@ -20,6 +20,7 @@ from cafs.core.erofs import (
     FIRST_INODE_OFFSET,
     INODE_BYTES,
     NULL_ADDRESS,
+    OVERLAY_XATTRS,
     SLOT_BITS,
     SLOT_BYTES,
     SYMLINK_MAX_BYTES,
@@ -98,6 +99,8 @@ class InodeChecker:
         self._claimed = np.zeros(len(self._slots), dtype=np.bool_)
         self._claimed[: FIRST_INODE_OFFSET >> SLOT_BITS] = True
         self._good_xattrs: set[bytes] = set()
+        self.hides = False
+        """Whether a whiteout or an attribute of overlayfs was met."""
 
     @property
     def slot_count(self) -> int:
@@ -154,6 +157,7 @@ class InodeChecker:
         plain = layout == Layout.FLAT_PLAIN
         inodes.refuse((layout == Layout.CHUNK_BASED) & ~regular, "is chunk-based, but no regular file")
         inodes.refuse(other & (~plain | (size > 0)), "has content, but is no file")
+        self.hides = self.hides or bool(((kind == _DEVICES[0]) & (u == 0)).any())
         inodes.refuse(other & ~np.isin(kind, _DEVICES) & (u != 0), "has a device number, but is no device")
         bad = directory & ((size < _SMALLEST_DIRECTORY) | (size > len(self.region)))
         inodes.refuse(bad, "is a directory of an impossible size")
@@ -223,7 +227,8 @@ class InodeChecker:
             body = self.region[start : start + length].tobytes()
             if body in self._good_xattrs:
                 continue
-            parse_xattrs(body, f"inode {nid}")
+            names = [name for name, _ in parse_xattrs(body, f"inode {nid}")]
+            self.hides = self.hides or any(name.startswith(OVERLAY_XATTRS) for name in names)
             if len(self._good_xattrs) < 1 << 10:
                 self._good_xattrs.add(body)
 

@@ -29,8 +29,11 @@ for _mode, _kind in FILE_TYPES.items():
 
 def check_tree(
     metadata: memoryview, virtual_bytes: int, *, root_nid: int, inode_count: int, chunk_maps: bool
-) -> None:
+) -> bool:
     """Check every inode and directory entry that the root leads to.
+
+    Returns:
+        Whether the layer holds whiteouts or attributes of overlayfs.
 
     Raises:
         IntegrityError: saying what is wrong with which inode.
@@ -41,6 +44,7 @@ def check_tree(
     found = int(walk.seen.sum())
     if found != inode_count:
         raise IntegrityError(f"the tree has {found} inodes, the header counts {inode_count}")
+    return checker.hides
 
 
 class _Walk:

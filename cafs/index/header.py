@@ -17,6 +17,8 @@ from cafs.errors import IntegrityError, UsageError
 MAGIC = b"CAFSIDX1"
 HEADER_BYTES = 4096
 FLAG_FOLLOWS_PARENT = 1
+FLAG_HIDES = 2
+_FLAGS = FLAG_FOLLOWS_PARENT | FLAG_HIDES
 WRITER_VERSION = 1
 """Goes up whenever the same layer and options would give other bytes."""
 
@@ -53,6 +55,8 @@ class IndexHeader:
     parent_chain_id: bytes | None = None
     """sha256 chainID (raw) of the layers below, when something was taken from them."""
     writer_version: int = WRITER_VERSION
+    hides: bool = True
+    """Whether it holds whiteouts or opaque directories, which only a merge with other layers may see."""
 
     @property
     def virtual_bytes(self) -> int:
@@ -81,7 +85,7 @@ def encode_header(header: IndexHeader) -> bytes:
     packed = _HEADER.pack(
         MAGIC,
         HEADER_BYTES,
-        0 if header.parent_chain_id is None else FLAG_FOLLOWS_PARENT,
+        (header.parent_chain_id is not None) * FLAG_FOLLOWS_PARENT | header.hides * FLAG_HIDES,
         header.metadata_bytes,
         header.data_bytes,
         header.inode_count,
@@ -109,7 +113,7 @@ def parse_header(raw: bytes, file_bytes: int) -> IndexHeader:
     (_, header_bytes, flags, metadata, data, inodes, blobs, chunks, diff_id, parent, *numbers) = (
         _HEADER.unpack_from(raw)
     )
-    if header_bytes != HEADER_BYTES or flags & ~FLAG_FOLLOWS_PARENT or any(raw[_HEADER.size : HEADER_BYTES]):
+    if header_bytes != HEADER_BYTES or flags & ~_FLAGS or any(raw[_HEADER.size : HEADER_BYTES]):
         raise IntegrityError(
             f"layer index header has unknown parts (header_bytes {header_bytes}, flags {flags:#x})"
         )
@@ -126,6 +130,7 @@ def parse_header(raw: bytes, file_bytes: int) -> IndexHeader:
         options=ChunkingOptions(small, avg, large, level),
         parent_chain_id=parent if flags & FLAG_FOLLOWS_PARENT else None,
         writer_version=version,
+        hides=bool(flags & FLAG_HIDES),
     )
     _check_sizes(header, file_bytes)
     return header

@@ -13,13 +13,12 @@ import stat
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from cafs.core.erofs import FILE_TYPES, OPAQUE_XATTR
+from cafs.core.erofs import FILE_TYPES, OPAQUE_XATTR, OVERLAY_XATTRS
 from cafs.errors import IntegrityError
 from cafs.index.reader import ErofsReader, Inode
 
 _DIRECTORY = FILE_TYPES[stat.S_IFDIR]
 _CHAR_DEVICE = FILE_TYPES[stat.S_IFCHR]
-_OVERLAY_PREFIX = b"trusted.overlay."
 
 
 class LayerNid(NamedTuple):
@@ -119,7 +118,7 @@ class MergedTree:
 
 def visible_xattrs(inode: Inode) -> tuple[tuple[bytes, bytes], ...]:
     """The xattrs of a merged file: overlayfs keeps its own to itself."""
-    return tuple(pair for pair in inode.meta.xattrs if not pair[0].startswith(_OVERLAY_PREFIX))
+    return tuple(pair for pair in inode.meta.xattrs if not pair[0].startswith(OVERLAY_XATTRS))
 
 
 def _is_opaque(inode: Inode) -> bool:

@@ -60,6 +60,7 @@ class LayerTree:
         self._names = NameTable()
         self._directories: dict[bytes, int] = {}
         self._has_opaque = False
+        self._has_whiteout = False
         self.inodes.append(_IMPLIED_META, 0, Content.NONE, 0, _IMPLIED)
 
     @property
@@ -128,6 +129,7 @@ class LayerTree:
     def add_node(self, path: bytes, meta: Meta) -> None:
         """Add a device, fifo or socket."""
         check_meta(path, meta, S_IFMT_TYPES - {stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK})
+        self._has_whiteout = self._has_whiteout or (stat.S_ISCHR(meta.mode) and meta.rdev == 0)
         parent, name = self._parent_of(path)
         self._bind(parent, name, self.inodes.append(meta, 0, Content.NONE, 0))
 
@@ -152,6 +154,7 @@ class LayerTree:
         parent, name = self._parent_of(path)
         current = self._live(parent, name)
         if current is None:
+            self._has_whiteout = True
             self._bind(parent, name, self.inodes.append(WHITEOUT, 0, Content.NONE, 0))
         elif stat.S_ISDIR(self.inodes.mode[current]):
             self._make_opaque(current)
@@ -163,6 +166,11 @@ class LayerTree:
             return
         parent, name = self._parent_of(path)
         self._make_opaque(self._directory_in(parent, name, path))
+
+    @property
+    def hides(self) -> bool:
+        """Whether something in it means to hide names of lower layers."""
+        return self._has_opaque or self._has_whiteout
 
     def drop_idle_whiteouts(self) -> None:
         """Forget whiteouts below opaque directories: these hide everything already.

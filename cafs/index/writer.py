@@ -71,6 +71,7 @@ def write_index(
         diff_id=diff_id,
         options=options,
         parent_chain_id=parent_chain_id,
+        hides=tree.hides,
     )
     file.seek(0)
     file.write(encode_header(header))

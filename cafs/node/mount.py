@@ -23,7 +23,7 @@ from typing import Any
 from cafs import errors
 from cafs.errors import CafsError, NotFoundError, StateError, StorageError, UsageError
 from cafs.fuse.device import is_mount_point, raise_readahead
-from cafs.fuse.layers import FUSE_READAHEAD_KB, kernel_can_stack, mount_layers
+from cafs.fuse.layers import FUSE_READAHEAD_KB, kernel_can_stack, mount_layer, mount_layers
 from cafs.node.mount_state import MountDirectory, MountRequest
 from cafs.node.prefork import Keeper
 from cafs.node.take_down import take_down
@@ -158,7 +158,11 @@ def _finish(directory: MountDirectory, request: MountRequest, keeper: Keeper) ->
         files = [directory.fuse / "layers" / diff_id for diff_id in message["layers"]]
         with suppress(StorageError):  # slower, not wrong
             raise_readahead(files[0], FUSE_READAHEAD_KB)
-        mount_layers(directory.path, files, request.target, name=message["image"], trusted=request.trusted)
+        if message["merge"]:
+            name, trusted = message["image"], request.trusted
+            mount_layers(directory.path, files, request.target, name=name, trusted=trusted)
+        else:
+            mount_layer(files[0], request.target, trusted=request.trusted)
     else:
         with suppress(StorageError):  # only root may; slower, not wrong
             raise_readahead(request.target, TREE_READAHEAD_KB)

@@ -89,7 +89,13 @@ async def _serve(
             if directory.read_image() is None:
                 directory.write_image(image.described)
             claim_unanswered(turn)
-            announce({"image": image.described.name, "layers": [layer.diff_id for layer in image.layers]})
+            announce(
+                {
+                    "image": image.described.name,
+                    "layers": [layer.diff_id for layer in image.layers],
+                    "merge": len(image.layers) != 1 or image.layers[0].index.header.hides,
+                }
+            )
             nursery.start_soon(_prefetch, service, request, image)
             nursery.start_soon(_keep_house, directory, service)
             await session.run()
