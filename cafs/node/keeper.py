@@ -26,7 +26,7 @@ from cafs.fuse.device import DeviceOptions, may_mount, mount_device
 from cafs.fuse.outstanding import Outstanding
 from cafs.fuse.supervisor import REFUSED, Supervisor, Turn, answer_init
 from cafs.fuse.syscalls import stop_parent_death_signal
-from cafs.node.mount_state import MountDirectory
+from cafs.node.mount_state import MountDirectory, write_pid
 from cafs.node.take_down import take_down
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ def _keep_new_mount(directory: MountDirectory, lock: int, starter: socket.socket
 
 
 def _keep(directory: MountDirectory, lock: int, turn: Turn, starter: socket.socket | None) -> int:
-    directory.supervisor_pid.write_text(f"{os.getpid()}\n")
+    write_pid(directory.supervisor_pid, os.getpid())
     supervisor = Supervisor(
         turn,
         lambda turn: _serve(directory, turn, starter),
@@ -142,7 +142,7 @@ def _tell(starter: socket.socket | None, message: Message) -> None:
 
 
 def _write_pid(directory: MountDirectory, pid: int) -> None:
-    directory.server_pid.write_text(f"{pid}\n")
+    write_pid(directory.server_pid, pid)
 
 
 def _adoption(directory: MountDirectory, lock: int, turn: Turn) -> Sequence[str]:

@@ -152,9 +152,19 @@ class MountDirectory:
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Write a document whole."""
+    _write_whole(path, json.dumps(document, indent=1, default=str))
+
+
+def write_pid(path: Path, pid: int) -> None:
+    """Write a process id whole."""
+    _write_whole(path, f"{pid}\n")
+
+
+def _write_whole(path: Path, text: str) -> None:
     """Beside and renamed, so that nobody reads half of it."""
     beside = path.with_suffix(".new")
-    beside.write_text(json.dumps(document, indent=1, default=str))
+    beside.write_text(text)
     beside.rename(path)
 
 
