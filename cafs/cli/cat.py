@@ -32,7 +32,8 @@ def command(context: Context, source: str, path: str, *, platform: str | None) -
 
 
 async def _cat(context: Context, image: OpenImage, path: bytes) -> None:
-    from cafs.fetch.limits import FetchLimits  # noqa: PLC0415 -- only when a file is read
+    from cafs.fetch.journal import Journal  # noqa: PLC0415 -- only when a file is read
+    from cafs.fetch.limits import FetchLimits  # noqa: PLC0415 -- as above
     from cafs.fetch.read_file import copy_file  # noqa: PLC0415 -- as above
     from cafs.fetch.service import ChunkService  # noqa: PLC0415 -- as above
     from cafs.index.browse import resolve, show_name  # noqa: PLC0415 -- as above
@@ -43,7 +44,8 @@ async def _cat(context: Context, image: OpenImage, path: bytes) -> None:
     if not stat.S_ISREG(reader.mode(top.nid)):
         raise UsageError(f"{show_name(path)} is not a regular file")
     layer = image.layers[top.layer]
-    async with ChunkService(None, FetchLimits.from_settings(context.settings)) as service:
+    limits = FetchLimits.from_settings(context.settings)
+    async with ChunkService(None, limits, Journal(None, warns=False)) as service:
         chunks = service.add_layer(layer.index, [layer.source], layer.diff_id)
         await copy_file(chunks, reader, top.nid, sys.stdout.buffer)
     sys.stdout.buffer.flush()

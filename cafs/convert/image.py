@@ -179,8 +179,8 @@ class ImageConversion:
         note = "failed"
         try:
             known = await self._recall(plan)
-            note = "converted before" if known else ""
             self._done[plan.number] = known or await self._convert_new(plan, step)
+            note = "converted before" if known else ""
             self._finished[plan.number].set()
         finally:
             step.finish(note)
@@ -215,7 +215,8 @@ class ImageConversion:
         below = BelowLayer(lambda: trio.from_thread.run(self._below, plan.number), raw_digest(plan.parent))
         name = f"{plan.number}-{plan.diff_id.partition(':')[2][:12]}"
         blob = self._source.blob(plan.blob)
-        files = await convert_blob(run.shop, name, blob, plan.feed, step, below=below)
+        label = f"layer {plan.blob.digest}"
+        files = await convert_blob(run.shop, name, blob, plan.feed, step, below=below, label=label)
         check_diff_id(files, plan.diff_id, plan.blob.digest)
         warn_of_dropped_xattrs(files, f"layer {plan.blob.digest}")
         converted = await push_layer(self._target, files, plan.blob.digest, run.options, plan.parent)

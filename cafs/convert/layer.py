@@ -87,6 +87,7 @@ async def convert_blob(
     step: Step,
     *,
     below: BelowLayer = NOTHING_BELOW,
+    label: str | None = None,
 ) -> LayerFiles:
     """Convert one layer.
 
@@ -96,6 +97,7 @@ async def convert_blob(
         feed: How its bytes become entries.
         step: Told of the stored bytes that were taken.
         below: The layers below, asked only when an entry speaks of them.
+        label: What errors call the layer; None: its bytes are the user's own files.
 
     Raises:
         IntegrityError, UsageError: the layer cannot be converted, or is not what its digest says.
@@ -104,7 +106,8 @@ async def convert_blob(
     send, receive = trio.open_memory_channel[bytes](_PIECES_AHEAD)
 
     def work() -> LayerFiles:
-        return _convert(shop, name, feed, _pieces(receive), below)
+        with _blaming(label):
+            return _convert(shop, name, feed, _pieces(receive), below)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_pump, blob, send, step)
@@ -112,16 +115,18 @@ async def convert_blob(
     return files  # noqa: RET504  after the nursery: only then was the blob verified
 
 
-async def convert_local(shop: Workshop, name: str, file: Path | None, feed: Feed, step: Step) -> LayerFiles:
+async def convert_local(
+    shop: Workshop, name: str, file: Path | None, feed: Feed, step: Step, *, label: str | None = None
+) -> LayerFiles:
     """Convert a local tar, or what ``feed`` finds by itself; see ``convert_blob``.
 
     The conversion thread reads the file itself: no hop for each piece.
     """
 
     def work() -> LayerFiles:
-        return _convert(
-            shop, name, feed, _heartbeat() if file is None else _file_pieces(file, step), NOTHING_BELOW
-        )
+        pieces = _heartbeat() if file is None else _file_pieces(file, step)
+        with _blaming(label):
+            return _convert(shop, name, feed, pieces, NOTHING_BELOW)
 
     return await trio.to_thread.run_sync(work, limiter=trio.CapacityLimiter(1))
 
@@ -197,7 +202,7 @@ def _convert(shop: Workshop, name: str, feed: Feed, pieces: Iterator[bytes], bel
 
 
 async def _pump(blob: BlobStream, send: trio.MemorySendChannel[bytes], step: Step) -> None:
-    async with send, blob as pieces:
+    async with blob as pieces:
         gathered: list[bytes] = []
         size = 0
         async for piece in pieces:
@@ -207,9 +212,11 @@ async def _pump(blob: BlobStream, send: trio.MemorySendChannel[bytes], step: Ste
             if size >= _PIECE_BYTES:
                 await send.send(b"".join(gathered))
                 gathered, size = [], 0
-        # Here the blob has been verified. The thread's input ends with the channel, never before.
         if gathered:
             await send.send(b"".join(gathered))
+    # Here the blob has been verified. After a failure the channel stays open: the thread is cancelled then,
+    # where a closed one would have it complain of a truncated layer and hide what really happened.
+    await send.aclose()
 
 
 def _pieces(receive: trio.MemoryReceiveChannel[bytes]) -> Iterator[bytes]:
@@ -236,6 +243,17 @@ def _file_pieces(path: Path, step: Step) -> Iterator[bytes]:
                 yield piece
     except OSError as e:
         raise StorageError(f"cannot read {path}: {e.strerror}") from e
+
+
+@contextmanager
+def _blaming(label: str | None) -> Iterator[None]:
+    """What is wrong in a layer is damage, whose kind ever the error is, and the layer is named in it."""
+    try:
+        yield
+    except (IntegrityError, UsageError) as e:
+        if label is None:
+            raise
+        raise IntegrityError(f"{label}: {e}") from e
 
 
 @contextmanager

@@ -149,7 +149,9 @@ async def _convert_tree(run: Run, origin: PathReference, target: Repository, goa
     note = "failed"
     try:
         feed: Feed = tar_feed if is_tar else directory_feed(path, step)
-        files = await convert_local(run.shop, "layer", path if is_tar else None, feed, step)
+        files = await convert_local(
+            run.shop, "layer", path if is_tar else None, feed, step, label=str(origin) if is_tar else None
+        )
         note = ""
     finally:
         step.finish(note)

@@ -57,10 +57,16 @@ class Failure:
 
 
 class Journal:
-    """Appends failures to a file; without a path it only logs them."""
+    """Appends failures to a file; without a path it only logs them.
 
-    def __init__(self, path: Path | None) -> None:
+    Args:
+        path: The file.
+        warns: False where the one reader tells each failure itself, as a command does.
+    """
+
+    def __init__(self, path: Path | None, *, warns: bool = True) -> None:
         self._path = path
+        self._warns = warns
         self._broken = False
         self._last_warning = float("-inf")
         self._kept_quiet = 0
@@ -82,6 +88,8 @@ class Journal:
             log.warning("failures are no longer written to %s: %s", self._path, e)
 
     def _warn(self, at: float, reason: str) -> None:
+        if not self._warns:
+            return
         if at - self._last_warning < WARN_EVERY_S:
             self._kept_quiet += 1
             return

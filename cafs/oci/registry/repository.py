@@ -33,6 +33,8 @@ from cafs.oci.repository import Repository
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 _OK = frozenset((200,))
+_PROGRESS_BYTES = 256 << 10
+"""A download that breaks off before this much has come counts as a failure like those before it."""
 
 
 class RegistryRepository:
@@ -139,16 +141,18 @@ class RegistryRepository:
 
     async def _pieces(self, blob: AnyBlob) -> AsyncGenerator[bytes]:
         check = BlobCheck(blob, f"blob {blob.digest} of {self.name}", ProtocolError)
-        seen, attempt = 0, 0
+        seen, attempt, since = 0, 0, 0
         while seen < blob.size:
             try:
                 async with aclosing(self._read(blob, seen, blob.size - seen)) as pieces:
                     async for piece in pieces:
                         check.feed(piece)
-                        seen, attempt = seen + len(piece), 0
+                        seen, since = seen + len(piece), since + len(piece)
+                        # A few bytes a time are no progress: it would go on without end.
+                        attempt = 0 if since >= _PROGRESS_BYTES else attempt
                         yield piece  # noqa: ASYNC119 - its caller closes this generator
             except RemoteError as e:
-                attempt += 1
+                attempt, since = attempt + 1, 0
                 await self._wait_or_raise(e, attempt)
         check.finish()
 
