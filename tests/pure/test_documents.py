@@ -41,3 +41,10 @@ def test_links_between_documents_lead_somewhere() -> None:
         if not (document.parent / target).exists()
     ]
     assert broken == []
+
+
+def test_the_tests_of_bad_input_exist() -> None:
+    tests = Path(__file__).parents[1]
+    named = re.findall(r"`(\w[\w/]+\.py)::(\w+)`", (tests.parent / "docs/bad-input.md").read_text())
+    assert len(named) > 30
+    assert [name for file, name in named if f"def {name}(" not in (tests / file).read_text()] == []
