@@ -21,6 +21,7 @@ import trio
 
 from cafs.core.chunk import ChunkRef
 from cafs.core.digest import parse_digest
+from cafs.core.patience import Patience
 from cafs.core.profile import Profile
 from cafs.core.source import BlobSource
 from cafs.errors import CafsError, DeadlineError
@@ -67,6 +68,7 @@ class ChunkService:
         self.prefetcher = Prefetcher(self, limits)
         self._ahead = AheadAccount()
         self._recorder: Recorder | None = None
+        self._patience = Patience(limits.read_deadline_s)
         self._fetcher: Fetcher
         self._nursery: trio.Nursery
 
@@ -197,7 +199,7 @@ class ChunkService:
             if fresh:
                 await self._look_up(layer, rows[-1], fresh)
             if not all(flight.done for _, flight in joined):
-                with trio.move_on_at(began + self._limits.read_deadline_s if deadline is None else deadline):
+                with trio.move_on_at(began + self._patience.seconds if deadline is None else deadline):
                     for _, flight in joined:
                         await flight.wait()
         finally:
@@ -207,6 +209,7 @@ class ChunkService:
         waited_s = trio.current_time() - began
         self._raise_failures([flight for _, flight in joined], waited_s)
         if joined:
+            self._patience.note_answer()
             self._counters.note_wait(waited_s)
         if self._writer.usable:
             for row in rows:
@@ -287,6 +290,7 @@ class ChunkService:
             return
         self._counters.failed_reads += 1
         if failed.failure is None:
+            self._patience.note_timeout(waited_s)
             error: CafsError = DeadlineError(explain_lateness(failed, waited_s))
         else:
             # A fresh one for each reader: a shared exception would gather everybody's traceback.
