@@ -10,6 +10,7 @@ import select
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -51,6 +52,7 @@ class Place:
         self.image.write(layers)
         trio.run(push_layers, LayoutRepository(self.layout), layers)
         self.layers = layers
+        self.killed: dict[str, int] = {}
 
     @property
     def source(self) -> str:
@@ -82,8 +84,13 @@ class Place:
         return found
 
     def kill(self, who: str) -> int:
-        pid = int(self.state(f"{who}.pid").read_text())
+        """Kill the process, once the one that was killed before it has a successor."""
+        deadline = time.monotonic() + 30
+        while (pid := int(self.state(f"{who}.pid").read_text())) == self.killed.get(who):
+            assert time.monotonic() < deadline, f"no {who} came after {pid}"
+            os.sched_yield()
         os.kill(pid, signal.SIGKILL)
+        self.killed[who] = pid
         return pid
 
     def assert_clean(self) -> None:
