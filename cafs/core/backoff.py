@@ -81,8 +81,13 @@ def rounds(answers: Sequence[Answer]) -> int:
 def describe(answers: Sequence[Answer], what: str) -> str:
     """One line: what could not be had and what each source said last."""
     last = {answer.source_name: answer.error for answer in answers}
-    said = "; ".join(f"{name}: {error}" for name, error in last.items())
+    said = "; ".join(attribute(str(error), name) for name, error in last.items())
     return f"{what}: {said}" if said else f"{what}: no source answered"
+
+
+def attribute(message: str, source: str) -> str:
+    """What a source said, and that it was this one: most say so themselves."""
+    return message if source in message else f"{source}: {message}"
 
 
 def final_error(answers: Sequence[Answer], what: str) -> CafsError:

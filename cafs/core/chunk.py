@@ -9,42 +9,26 @@ bytes, and it verifies; so whoever holds a ``Chunk`` holds bytes that were check
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 
 import blake3
 import zstandard
 
+from cafs.core.chunk_ref import DIGEST_BYTES, MAX_CHUNK_BYTES, ChunkRef, Codec
 from cafs.errors import IntegrityError
 
-DIGEST_BYTES = 32
-MAX_CHUNK_BYTES = 4 << 20
-"""No chunk is larger, whatever a table says: bounds every allocation made for one."""
-
-
-class Codec(IntEnum):
-    """How a frame holds its plain bytes."""
-
-    RAW = 0
-    ZSTD = 1
-
+__all__ = [
+    "DIGEST_BYTES",
+    "MAX_CHUNK_BYTES",
+    "Chunk",
+    "ChunkRef",
+    "Codec",
+    "FrameDecoder",
+    "chunk_digest",
+    "decode_frame",
+]
 
 _CODECS = tuple(Codec)
 """By value; calling the enum costs a microsecond."""
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkRef:
-    """Where a chunk's frame lies and what it must decode to."""
-
-    digest: bytes
-    """BLAKE3-256 of the plain bytes, 32 raw bytes."""
-    plain_bytes: int
-    blob: int
-    """Number of the chunk blob in the layer index's blob table."""
-    offset: int
-    """Of the frame in that blob, in bytes."""
-    frame_bytes: int
-    codec: Codec
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import struct
 from bisect import bisect_right
 from collections.abc import Iterator
 
-from cafs.core.chunk import MAX_CHUNK_BYTES, ChunkRef, Codec
+from cafs.core.chunk_ref import MAX_CHUNK_BYTES, ChunkRef, Codec
 from cafs.errors import IntegrityError
 
 ROW = struct.Struct("<Q32sQIIB7s")

@@ -14,10 +14,9 @@ from typing import Literal
 import pyfastcdc
 import zstandard
 
-BLOCK_BYTES = 4096
-WRITER_VERSION = 1
-"""Must grow whenever the same layer and options would give other bytes."""
+from cafs.core.writer_version import WRITER_VERSION
 
+BLOCK_BYTES = 4096
 _LEVEL = 4
 _NORMALISATION: Literal[2] = 2
 
@@ -56,8 +55,8 @@ def compression_parameters(options: ChunkingOptions) -> zstandard.ZstdCompressio
         raise ValueError(f"no parameter set {options.level}")
     return zstandard.ZstdCompressionParameters(
         window_log=19,
-        chain_log=17,
-        hash_log=17,
+        chain_log=16,
+        hash_log=16,
         search_log=1,
         min_match=4,
         target_length=0,

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from typing import NewType
 
-from cafs.errors import IntegrityError, UsageError
+from cafs.errors import UsageError
 
 Digest = NewType("Digest", str)
 """``ALGORITHM:HEX`` with algorithm sha256 or sha512, never bare hex."""
@@ -34,19 +35,17 @@ def sha256_digest(content: bytes | memoryview) -> Digest:
     return Digest("sha256:" + hashlib.sha256(content).hexdigest())
 
 
+def chain_ids(diff_ids: Sequence[Digest]) -> list[Digest]:
+    """What each stack of layers is called, from the lowest layer to all of them.
+
+    Source: OCI image-spec, config.md, "Layer ChainID".
+    """
+    chains: list[Digest] = []
+    for diff_id in diff_ids:
+        chains.append(sha256_digest(f"{chains[-1]} {diff_id}".encode()) if chains else diff_id)
+    return chains
+
+
 def new_hash(digest: Digest) -> hashlib._Hash:
     """A fresh hash object of the digest's algorithm."""
     return hashlib.new(digest.partition(":")[0])
-
-
-def check_digest(content: bytes | memoryview, expected: Digest, what: str) -> None:
-    """Compare ``content`` with ``expected``.
-
-    Raises:
-        IntegrityError: they differ; ``what`` names the content in the message.
-    """
-    hasher = new_hash(expected)
-    hasher.update(content)
-    actual = f"{hasher.name}:{hasher.hexdigest()}"
-    if actual != expected:
-        raise IntegrityError(f"{what} does not match its digest: expected {expected}, got {actual}")

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 FIRST_SHARE = 1 / 32
 """Of the deadline, right after one that passed in vain: 2 s of a minute."""
+LEAST_S = 1.0
+"""Never shorter, if the whole deadline is not: an origin that is well again must have the time to answer."""
 
 
 class Patience:
@@ -32,6 +34,6 @@ class Patience:
         """A reader gave up after so long."""
         if waited_s >= self._whole_s:
             # Also those that began with the first: they waited as long, and are no further failures.
-            self._next_s = self._whole_s * FIRST_SHARE
+            self._next_s = min(max(self._whole_s * FIRST_SHARE, LEAST_S), self._whole_s)
         elif waited_s >= self._next_s:
             self._next_s = min(2 * self._next_s, self._whole_s)

@@ -1,6 +1,7 @@
 """The access profile: in which order a start first touched the chunks of an image. Pure.
 
-Recorded by ``cafs mount --record``, attached to an image by ``cafs profile push``, followed by prefetching.
+Recorded by ``cafs mount --record`` and attached to an image by ``cafs profile push``, or derived from the
+image's files by ``cafs convert``; followed by prefetching.
 Format (one JSON document, described in docs/formats.md): the diffIDs of the layers, and runs of chunks in
 order of first access, each named by the first 8 bytes of its digest. A profile only hints: it is matched
 against the image's own index, and whatever it names that is not there is ignored, so neither a hostile
@@ -36,6 +37,8 @@ class Profile:
     """diffIDs."""
     chunks: tuple[tuple[int, bytes], ...]
     """(number into ``layers``, first 8 bytes of the chunk's digest)."""
+    is_derived: bool = False
+    """It was read of the image's files, and not recorded. Says its artifact, not the document."""
 
     def of_layer(self, diff_id: str) -> tuple[bytes, ...]:
         """The chunks of one layer, in order."""
@@ -62,12 +65,15 @@ def parse_profile(content: bytes) -> Profile:
         raise IntegrityError(f"profile has {len(content)} bytes, more than {MAX_BYTES}")
     try:
         document = json.loads(content)
+    except (ValueError, RecursionError) as e:
+        raise IntegrityError("not an access profile: no JSON") from e
+    try:
         if document["version"] != VERSION:
             raise IntegrityError(f"profile has version {document['version']!r}, expected {VERSION}")
         layers = tuple(parse_digest(_text(layer)) for layer in document["layers"][: MAX_LAYERS + 1])
         chunks = tuple(chunk for run in document["runs"] for chunk in _parse_run(run, len(layers)))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, UsageError) as e:
-        raise IntegrityError(f"not an access profile: {type(e).__name__}: {e}") from e
+    except (ValueError, TypeError, KeyError, AttributeError, UsageError) as e:
+        raise IntegrityError("not an access profile: a field is missing, or of a kind that cannot be") from e
     if len(layers) > MAX_LAYERS or len(chunks) > MAX_CHUNKS:
         raise IntegrityError(f"profile names {len(layers)} layers and {len(chunks)} chunks, too many")
     return Profile(layers, chunks)

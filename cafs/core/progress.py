@@ -6,6 +6,9 @@ Workers take a ``Progress`` and report to it; ``cafs.cli.progress`` shows it on 
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Protocol
 
 
@@ -57,3 +60,25 @@ class SilentProgress:
     def step(self, name: str, total: int | None = None, unit: str = "bytes") -> Step:
         """A step that says nothing."""
         return SilentStep()
+
+
+@contextmanager
+def deferred(show: Callable[[], AbstractContextManager[Progress]]) -> Iterator[Progress]:
+    """Progress that is opened by ``show`` when the first step begins, and never where there is none."""
+    with ExitStack() as stack:
+        yield _Deferred(stack, show)
+
+
+class _Deferred:
+    def __init__(self, stack: ExitStack, show: Callable[[], AbstractContextManager[Progress]]) -> None:
+        self._stack = stack
+        self._show = show
+        self._lock = threading.Lock()
+        self._shown: Progress | None = None
+
+    def step(self, name: str, total: int | None = None, unit: str = "bytes") -> Step:
+        """See ``Progress``."""
+        with self._lock:
+            if self._shown is None:
+                self._shown = self._stack.enter_context(self._show())
+        return self._shown.step(name, total, unit)

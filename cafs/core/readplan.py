@@ -7,11 +7,11 @@ become range requests: neighbours in a blob travel together (``coalesce``). The 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from cafs.core.chunk import ChunkRef
+from cafs.core.chunk_ref import ChunkRef
 
 
 class RowTable(Protocol):
@@ -110,8 +110,3 @@ def coalesce(
     if members:
         ranges.append(BlobRange(begin, end - begin, tuple(members)))
     return ranges
-
-
-def total_frame_bytes(refs: Iterable[ChunkRef]) -> int:
-    """Compressed bytes of these chunks."""
-    return sum(ref.frame_bytes for ref in refs)

@@ -5,18 +5,25 @@ Layers of behaviour (retry, limit, single flight, record of failures) stack on t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
+from cafs.core.chunk_ref import ChunkRef
 from cafs.core.digest import Digest
 
 
-@dataclass(frozen=True, slots=True)
-class BlobRef:
+class BlobRef(NamedTuple):
     """One blob: its OCI digest and its exact size in bytes."""
 
     digest: Digest
     size: int
+
+
+class Span(NamedTuple):
+    """A range of a blob."""
+
+    offset: int
+    length: int
 
 
 class BlobSource(Protocol):
@@ -38,5 +45,47 @@ class BlobSource(Protocol):
             RemoteError: the origin failed (AuthError, DeadlineError, ProtocolError say how).
             NotFoundError: it has no such blob.
             StorageError: a local file could not be read.
+        """
+        ...
+
+
+class ScatteredSource(BlobSource, Protocol):
+    """A source to which one request for several ranges costs less than one for each."""
+
+    @property
+    def most_ranges(self) -> int:
+        """So many in one call; 1 when it was seen that they are answered one by one anyway."""
+        ...
+
+    async def read_ranges(self, blob: BlobRef, spans: Sequence[Span]) -> list[bytes]:
+        """The bytes of each; raises as ``read_range``."""
+        ...
+
+
+def most_ranges(source: BlobSource) -> int:
+    """How many ranges may be asked of any source in one call."""
+    most: int = getattr(source, "most_ranges", 1)
+    return most
+
+
+class ChunkAnswer(NamedTuple):
+    """A range of a blob in which nothing but the wanted frames need be right."""
+
+    body: bytes
+    kept: frozenset[bytes] = frozenset()
+    """Digests of chunks that whoever answered keeps in the chunk store of this machine."""
+
+
+@runtime_checkable
+class ChunkSource(BlobSource, Protocol):
+    """A source that may answer better when it knows which chunks are wanted: it can find them elsewhere."""
+
+    async def read_chunks(
+        self, blob: BlobRef, offset: int, length: int, refs: Sequence[ChunkRef], urgency: int
+    ) -> ChunkAnswer:
+        """As ``read_range``, of a range that holds the frames of ``refs``.
+
+        ``urgency`` is 0 when a reader waits, and the larger the less anybody does
+        (``cafs.fetch.limits.Priority``).
         """
         ...

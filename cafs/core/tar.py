@@ -18,7 +18,7 @@ from enum import Enum
 
 from cafs.core import tar_pax, tar_sparse
 from cafs.core.entry import Meta
-from cafs.core.tar_header import BLOCK_BYTES, ZERO_BLOCK, Header, parse_header
+from cafs.core.tar_header import BLOCK_BYTES, EXTENSION_KINDS, ZERO_BLOCK, Header, parse_header
 from cafs.core.tar_sparse import Runs
 from cafs.errors import IntegrityError
 
@@ -79,6 +79,8 @@ class Entry:
     """Of a sparse file; the stored bytes are these runs."""
     map_in_data: bool
     """PAX 1.0: the stored bytes begin with the map, see ``SparseMapReader``."""
+    text_attributes: int = 0
+    """Of these, ``meta`` has nothing; see ``tar_pax.text_attributes``."""
 
 
 class TarParser:
@@ -113,22 +115,18 @@ class TarParser:
             raise IntegrityError("tar with a lone block of zeros between its entries")
         return self._take_header(parse_header(data))
 
-    def finish(self) -> bool:
+    def finish(self) -> None:
         """The input ended where a block was needed.
 
-        Returns:
-            Whether at least one block of zeros marked the end.
-
         Raises:
-            IntegrityError: it ended within an entry's headers.
+            IntegrityError: that was within an entry's headers.
         """
         if self._payload_of or self._old_sparse or self._local or self._long_name or self._long_link:
-            raise IntegrityError("tar that ends within the headers of an entry")
-        return self._saw_zero_block
+            raise IntegrityError("tar that ends within the headers of an entry: it is truncated")
 
     def _take_header(self, header: Header) -> Need | Entry | End:
         kind = header.kind
-        if kind in b"xXgLK" and kind:
+        if kind in EXTENSION_KINDS:
             if not 0 <= header.size <= MAX_EXTENSION_BYTES:
                 raise IntegrityError(
                     f"tar extension header of {header.size} bytes, at most {MAX_EXTENSION_BYTES} are accepted"
@@ -187,6 +185,7 @@ class TarParser:
             meta = _meta(header, records, name)
             size = _stored_size(header, records)
             entry = Entry(name, meta, size, size, link, header.kind == b"1", None, map_in_data=False)
+            entry.text_attributes = tar_pax.text_attributes(records) if records else 0
             if not stat.S_ISREG(meta.mode):
                 entry.size = 0
             elif old_runs is not None:

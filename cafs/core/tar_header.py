@@ -15,6 +15,9 @@ BLOCK_BYTES = 512
 ZERO_BLOCK = bytes(BLOCK_BYTES)
 MAX_NUMBER = (1 << 63) - 1
 
+EXTENSION_KINDS = frozenset((b"x", b"X", b"g", b"L", b"K"))
+"""Headers that describe the next one: PAX, Solaris' PAX, global PAX, GNU's long name and long link."""
+
 _CHECKSUM_AT, _CHECKSUM_END = 148, 156
 _BLANK_CHECKSUM = 8 * 0x20
 """The checksum is taken with its own field full of spaces."""
@@ -40,14 +43,17 @@ class Header:
 
 
 def parse_header(block: bytes) -> Header:
-    """Read one header block that is not all zeros.
+    """Read one header block that is not all zeros. Of an extension header only kind and size are read.
 
     Raises:
         IntegrityError: wrong checksum, or a field that is no number.
     """
     _check_checksum(block)
-    name = text_field(block, 0, 100)
     kind = block[156:157]
+    size = number_field(block, 124, 136, "size")
+    if kind in EXTENSION_KINDS:
+        return Header(b"", kind, 0, 0, 0, size, 0, b"", (0, 0), block)
+    name = text_field(block, 0, 100)
     magic = block[257:263]
     if magic == b"ustar\0":
         # star keeps times where ustar has the end of the prefix, and signs with "tar\0" at 508.
@@ -63,7 +69,7 @@ def parse_header(block: bytes) -> Header:
         mode=number_field(block, 100, 108, "mode"),
         uid=number_field(block, 108, 116, "uid"),
         gid=number_field(block, 116, 124, "gid"),
-        size=number_field(block, 124, 136, "size"),
+        size=size,
         mtime_s=number_field(block, 136, 148, "mtime"),
         link=text_field(block, 157, 257),
         device=device,

@@ -15,6 +15,8 @@ from cafs.errors import IntegrityError
 
 SCHILY_XATTR = b"SCHILY.xattr."
 LIBARCHIVE_XATTR = b"LIBARCHIVE.xattr."
+_TEXT_ATTRIBUTES = (b"SCHILY.acl.", b"RHT.security.selinux")
+"""What GNU tar and star write for --acls and --selinux."""
 _LENGTH_DIGITS = 10
 _DECIMAL = re.compile(rb"-?[0-9]{1,20}")
 _TIME = re.compile(rb"(-?)([0-9]{1,19})(?:\.([0-9]*))?")
@@ -85,6 +87,12 @@ def xattrs(records: dict[bytes, bytes]) -> dict[bytes, bytes]:
         elif key.startswith(SCHILY_XATTR):
             found[key[len(SCHILY_XATTR) :]] = value
     return found
+
+
+def text_attributes(records: dict[bytes, bytes]) -> int:
+    """How many of ``records`` are ACLs and labels as text. They name users of the machine that packed, and
+    what unpacks images (umoci, containerd, docker) leaves them out; ACLs of images are xattrs."""
+    return sum(key.startswith(_TEXT_ATTRIBUTES) for key in records)
 
 
 def _base64(value: bytes) -> bytes:

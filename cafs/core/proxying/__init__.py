@@ -1,0 +1,1 @@
+"""What the proxy decides: requests read strictly, routes, ranges, conditions, addresses. Pure."""

@@ -1,0 +1,50 @@
+"""For how long what an origin said may be believed without asking it again. Pure.
+
+As a shared HTTP cache decides (RFC 9111, section 4.2): the origin's own word (Cache-Control, Expires), else a
+tenth of the content's age when the origin was asked, at most a day.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+
+from cafs.core.swarm.task import TaskMeta
+
+AGE_SHARE, MOST_GUESSED_S = 0.1, 86_400.0
+
+
+def is_fresh(meta: TaskMeta, now_s: float) -> bool:
+    """Whether the content need not be asked for, at ``now_s`` since the epoch."""
+    said_at = meta.asked_at_s or _time(meta.header("date"))
+    if said_at is None or said_at > now_s:  # nobody knows when, or a clock went back
+        return False
+    return now_s - said_at < _lifetime_s(meta, said_at)
+
+
+def _lifetime_s(meta: TaskMeta, said_at: float) -> float:
+    directives = [part.strip().lower() for part in (meta.header("cache-control") or "").split(",")]
+    if {"no-cache", "no-store", "must-revalidate"} & {*directives}:
+        return 0.0
+    for name in ("s-maxage=", "max-age="):
+        for directive in directives:
+            seconds = directive.removeprefix(name).strip('"')
+            if directive.startswith(name) and seconds.isdecimal():
+                return float(seconds)
+    if (expires := meta.header("expires")) is not None:
+        at = _time(expires)
+        return 0.0 if at is None else at - (_time(meta.header("date")) or said_at)
+    changed = _time(meta.header("last-modified"))
+    if changed is None:
+        return 0.0
+    return min(max(0.0, said_at - changed) * AGE_SHARE, MOST_GUESSED_S)
+
+
+def _time(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        at = parsedate_to_datetime(text)
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError, IndexError, TypeError):
+        return None
