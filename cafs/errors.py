@@ -24,6 +24,10 @@ class NotFoundError(CafsError):
     """The named image, blob, path or chunk does not exist where it was looked for."""
 
 
+class UntrustedError(CafsError):
+    """There is an index artifact, but this machine's policy does not believe it. Nothing of it was used."""
+
+
 class StorageError(CafsError):
     """The local disk or the chunk store cannot do what was asked (full, locked, unreadable)."""
 
@@ -33,6 +37,8 @@ class RemoteError(CafsError):
 
     retry_after_s: float | None = None
     """How long the origin asked to be left alone (Retry-After); whoever raises the error sets it."""
+    http_status: int | None = None
+    """What it answered, where that was an answer of HTTP; set like the other."""
 
 
 class AuthError(RemoteError):
@@ -49,6 +55,14 @@ class ProtocolError(RemoteError):
 
 class StateError(CafsError):
     """The operation does not fit the present state (mount point in use, not a CAFS mount, ...)."""
+
+
+class ExistsError(StateError):
+    """What is to be made is there already."""
+
+
+class UnavailableError(StateError):
+    """Something this needs is not there right now; it may be later. The message says what to do."""
 
 
 def leading_error(error: BaseException) -> BaseException:

@@ -1,0 +1,1 @@
+"""What resident programs share: figures on a port, a word to systemd, what it keeps between two starts."""
