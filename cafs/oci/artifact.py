@@ -1,36 +1,32 @@
 """The index artifact: the manifest that carries an image's layer indexes and chunk blobs (docs/formats.md).
 
-Building and parsing are pure; ``find_artifact`` and ``publish_artifact`` do what little I/O there is.
-
-Which artifact is believed, when an image has several: those the caller's policy accepts, and of these the
-one of the highest generation; of two with the same generation (two conversions at once) the one whose
-digest is smaller. One that is damaged or does not fit its image is passed over with a warning.
+Building and parsing are pure; ``publish_artifact`` does what little I/O there is. How one is found:
+``cafs.oci.artifact_lookup``.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cafs.core.digest import Digest, parse_digest, sha256_digest
-from cafs.errors import IntegrityError, NotFoundError, UsageError
+from cafs.errors import IntegrityError, UsageError
 from cafs.oci import annotations as keys
 from cafs.oci.descriptor import EMPTY_CONFIG, EMPTY_JSON, Descriptor, encode_descriptor
-from cafs.oci.image import Image, Manifest, load_manifest
+from cafs.oci.image import Image, Manifest
 from cafs.oci.media_types import IMAGE_ARTIFACT, LAYER_CHUNKS, LAYER_INDEX, OCI_MANIFEST
 from cafs.oci.repository import Repository
 
+if TYPE_CHECKING:  # loaded where there is a signature: a mount must not wait for it
+    from cafs.oci.signature import Signature, SigningKey
+
 MAX_INDEX_BYTES = 4 << 30
 """No layer index is larger: about 25 million files, or a terabyte of data in small chunks."""
-_MAX_CANDIDATES = 16
 _MAX_NUMBER = 18
 """Digits of a number in an annotation."""
 _HIGHEST_GENERATION = 10**_MAX_NUMBER - 1
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +46,7 @@ class ArtifactLayer:
     """The layer's own chunk blob; None when all its chunks lie in other blobs, or it has none."""
 
 
-@dataclass(frozen=True, slots=True)
-class IndexArtifact:
+class IndexArtifact(NamedTuple):
     """One conversion of one image."""
 
     subject: Descriptor | None
@@ -60,10 +55,7 @@ class IndexArtifact:
     dictionary: tuple[Descriptor, ...] = ()
     """Chunk blobs of other images that the chunk tables refer to."""
     generation: int = 1
-
-
-Accept = Callable[[Descriptor, IndexArtifact], bool]
-"""A policy: whether to believe an artifact."""
+    signature: Signature | None = None
 
 
 def encode_artifact(artifact: IndexArtifact) -> bytes:
@@ -94,7 +86,12 @@ def encode_artifact(artifact: IndexArtifact) -> bytes:
     }
     if (subject := artifact.subject) is not None:
         value["subject"] = encode_descriptor(Descriptor(subject.digest, subject.size, subject.media_type))
-    value["annotations"] = {keys.GENERATION: str(artifact.generation)}
+    annotations = {keys.GENERATION: str(artifact.generation)}
+    if (signature := artifact.signature) is not None:
+        from cafs.oci.signature import encode_value  # noqa: PLC0415 - see above
+
+        annotations |= {keys.SIGNATURE: encode_value(signature), keys.SIGNATURE_KEY: str(signature.key)}
+    value["annotations"] = annotations
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
 
 
@@ -120,12 +117,24 @@ def parse_artifact(manifest: Manifest, what: str) -> IndexArtifact:
             layers[-1] = replace(layers[-1], chunks=blob)
         else:
             raise IntegrityError(f"{where} is a chunk blob that does not follow its layer's index")
-    generation = _number(manifest.annotations.get(keys.GENERATION, "1"), what, keys.GENERATION)
-    return IndexArtifact(manifest.subject, tuple(layers), tuple(dictionary), generation)
+    generation = parse_number(manifest.annotations.get(keys.GENERATION, "1"), what, keys.GENERATION)
+    signature = _parse_signature(manifest.annotations, what)
+    return IndexArtifact(manifest.subject, tuple(layers), tuple(dictionary), generation, signature)
+
+
+def _parse_signature(annotations: Mapping[str, str], what: str) -> Signature | None:
+    if keys.SIGNATURE not in annotations and keys.SIGNATURE_KEY not in annotations:
+        return None
+    from cafs.oci.signature import parse_signature  # noqa: PLC0415 - see above
+
+    try:
+        return parse_signature(annotations.get(keys.SIGNATURE_KEY, ""), annotations.get(keys.SIGNATURE, ""))
+    except UsageError as e:
+        raise IntegrityError(f"{what}: annotation {keys.SIGNATURE}: {e}") from e
 
 
 def _parse_layer(blob: Descriptor, where: str) -> ArtifactLayer:
-    size = _number(blob.annotations.get(keys.INDEX_SIZE, ""), where, keys.INDEX_SIZE)
+    size = parse_number(blob.annotations.get(keys.INDEX_SIZE, ""), where, keys.INDEX_SIZE)
     if max(size, blob.size) > MAX_INDEX_BYTES:
         raise IntegrityError(
             f"{where}: a layer index of {size} bytes is more than the {MAX_INDEX_BYTES} allowed"
@@ -153,19 +162,28 @@ def _digest(blob: Descriptor, key: str, where: str) -> Digest:
         raise IntegrityError(f"{where}: annotation {key} is {e}") from e
 
 
-def _number(text: str, where: str, key: str) -> int:
+def parse_number(text: str, where: str, key: str) -> int:
+    """A number in an annotation.
+
+    Raises:
+        IntegrityError: it is none.
+    """
     if not (text.isascii() and text.isdecimal() and len(text) <= _MAX_NUMBER):
         raise IntegrityError(f"{where}: annotation {key} is not a number: {text[:40]!r}")
     return int(text)
 
 
-def check_fits(artifact: IndexArtifact, image: Image, what: str) -> None:
+def check_fits(artifact: IndexArtifact, image: Image, what: str, *, is_bound: bool = False) -> None:
     """The artifact must be of this very image, with an index for each of its layers in order.
+
+    Args:
+        is_bound: The image's manifest names the artifact, which was there before it: it cannot have the
+            image for its subject.
 
     Raises:
         IntegrityError: it is not.
     """
-    if artifact.subject is None or artifact.subject.digest != image.descriptor.digest:
+    if not is_bound and (artifact.subject is None or artifact.subject.digest != image.descriptor.digest):
         raise IntegrityError(f"{what} belongs to another image")
     wanted = [
         layer.digest
@@ -176,59 +194,8 @@ def check_fits(artifact: IndexArtifact, image: Image, what: str) -> None:
         raise IntegrityError(f"{what} does not cover the layers of its image")
 
 
-def believe_all(descriptor: Descriptor, artifact: IndexArtifact) -> bool:
-    """The policy of `cafs mount`: whoever may push to the repository is believed."""
-    return True
-
-
-async def find_artifact(
-    repository: Repository, image: Image, accept: Accept = believe_all
-) -> tuple[Descriptor, IndexArtifact]:
-    """The index artifact of ``image``: see the module's docstring for which one.
-
-    Raises:
-        NotFoundError: the image is not converted.
-        IntegrityError: it is, but no artifact of it can be used.
-    """
-    if image.manifest.artifact_type == IMAGE_ARTIFACT:
-        return image.descriptor, parse_artifact(image.manifest, f"artifact {image.descriptor.digest}")
-    bound = [entry for entry in image.siblings if entry.artifact_type == IMAGE_ARTIFACT]
-    attached = await repository.referrers(image.descriptor, IMAGE_ARTIFACT)
-    reason: IntegrityError | None = None
-    for candidates in (bound, attached):
-        for descriptor in sorted(candidates, key=_preference)[:_MAX_CANDIDATES]:
-            try:
-                artifact = await _load(repository, descriptor, image)
-            except (IntegrityError, NotFoundError) as e:
-                reason = reason or IntegrityError(f"{repository.name}: no usable index artifact: {e}")
-                if not _of_other_platform(e, candidates is bound):
-                    log.warning("passing over an index artifact of %s: %s", repository.name, e)
-                continue
-            if accept(descriptor, artifact):
-                return descriptor, artifact
-    if reason is not None and attached:
-        raise reason
-    raise NotFoundError(
-        f"{repository.name} ({image.descriptor.digest}) is not converted: run `cafs convert` on it"
-    )
-
-
-async def _load(repository: Repository, descriptor: Descriptor, image: Image) -> IndexArtifact:
-    what = f"artifact {descriptor.digest} of {repository.name}"
-    document = await load_manifest(repository, descriptor)
-    if not isinstance(document, Manifest):
-        raise IntegrityError(f"{what} is an image index")
-    artifact = parse_artifact(document, what)
-    check_fits(artifact, image, what)
-    return artifact
-
-
-def _of_other_platform(error: Exception, is_bound: bool) -> bool:
-    """An index bound to several platforms holds the artifacts of all: nothing is wrong with the others."""
-    return is_bound and "another image" in str(error)
-
-
-def _preference(entry: Descriptor) -> tuple[int, str]:
+def preference(entry: Descriptor) -> tuple[int, str]:
+    """Sorts artifacts by which is believed first."""
     text = entry.annotations.get(keys.GENERATION, "1")
     known = text.isascii() and text.isdecimal() and len(text) <= _MAX_NUMBER
     return (-int(text) if known else 0, entry.digest)
@@ -241,6 +208,8 @@ async def publish_artifact(
     dictionary: Sequence[Descriptor] = (),
     *,
     tag: str | None = None,
+    key: SigningKey | None = None,
+    attach: bool = True,
 ) -> Descriptor:
     """Push the artifact of blobs that are there already, and make it the one that is found.
 
@@ -248,16 +217,23 @@ async def publish_artifact(
 
     Args:
         subject: The image; None: the artifact stands alone under ``tag``.
+        key: Signs it.
+        attach: False: it is not to be found as a referrer; somebody will name it by its digest.
     """
     await repository.push_blob(EMPTY_JSON, EMPTY_CONFIG)
     artifact = IndexArtifact(subject, tuple(layers), tuple(dictionary))
-    if subject is None:
-        return await repository.push_manifest(encode_artifact(artifact), OCI_MANIFEST, tag)
-    others = sorted(await repository.referrers(subject, IMAGE_ARTIFACT), key=_preference)
+    if subject is None or not attach:
+        pushed = await repository.push_manifest(_encode_signed(artifact, key), OCI_MANIFEST, tag)
+        return replace(pushed, artifact_type=IMAGE_ARTIFACT)
+    others = sorted(await repository.referrers(subject, IMAGE_ARTIFACT), key=preference)
     if others:
-        newest = -_preference(others[0])[0]
-        same = encode_artifact(replace(artifact, generation=newest))
+        newest = -preference(others[0])[0]
+        same = _encode_signed(artifact._replace(generation=newest), key)
         if any(entry.digest == sha256_digest(same) for entry in others):
             return Descriptor(sha256_digest(same), len(same), OCI_MANIFEST, IMAGE_ARTIFACT)
-        artifact = replace(artifact, generation=min(newest + 1, _HIGHEST_GENERATION))
-    return await repository.attach(encode_artifact(artifact), OCI_MANIFEST, subject)
+        artifact = artifact._replace(generation=min(newest + 1, _HIGHEST_GENERATION))
+    return await repository.attach(_encode_signed(artifact, key), OCI_MANIFEST, subject)
+
+
+def _encode_signed(artifact: IndexArtifact, key: SigningKey | None) -> bytes:
+    return encode_artifact(artifact._replace(signature=key.sign(artifact)) if key else artifact)

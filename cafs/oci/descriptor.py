@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from cafs.core.digest import Digest, sha256_digest
 from cafs.core.source import BlobRef
@@ -18,8 +18,7 @@ _DEFAULT_VARIANTS = {"arm64": "v8", "arm": "v7"}
 """What a missing variant means: containerd/platforms, defaults of arm."""
 
 
-@dataclass(frozen=True, slots=True)
-class Platform:
+class Platform(NamedTuple):
     """What an image runs on."""
 
     os: str

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cafs.core.digest import Digest, sha256_digest
-from cafs.errors import IntegrityError, NotFoundError
+from cafs.errors import IntegrityError, NotFoundError, UsageError
 from cafs.oci.annotations import REF_NAME
 from cafs.oci.archive import TarTree
 from cafs.oci.descriptor import Descriptor, encode_descriptor
@@ -21,6 +21,7 @@ from cafs.oci.fields import Fields, parse_json_object
 from cafs.oci.image import MAX_CONFIG_BYTES, MAX_LAYERS, parse_config
 from cafs.oci.layout_reader import LayoutReader, blob_name
 from cafs.oci.media_types import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
+from cafs.oci.reference import parse_reference
 from cafs.oci.referrers import encode_index
 from cafs.oci.spans import FileTree, Span, read_file
 
@@ -117,4 +118,17 @@ def _digest_of(span: Span) -> Digest:
 
 def open_docker_archive(path: Path) -> LayoutReader:
     """The images of a ``docker save`` archive; their tags are whole references (``debian:12``)."""
-    return LayoutReader(DockerArchiveTree(TarTree(path, f"docker-archive:{path}")))
+    return LayoutReader(DockerArchiveTree(TarTree(path, f"docker-archive:{path}")), _means_the_same)
+
+
+def _means_the_same(tag: str, wanted: str) -> bool:
+    """docker writes ``debian:12`` where podman and skopeo write ``docker.io/library/debian:12``."""
+    return tag == wanted or (_whole(tag) == _whole(wanted) != "")
+
+
+def _whole(tag: str) -> str:
+    """A tag with all that it leaves out; "" when it is no reference into a registry."""
+    try:
+        return str(parse_reference(f"docker://{tag}"))
+    except UsageError:
+        return ""

@@ -7,7 +7,7 @@ that take a repository only fetch the few documents that lead from a name to one
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cafs.core.digest import Digest
 from cafs.errors import IntegrityError, NotFoundError, UsageError
@@ -33,8 +33,7 @@ _MACHINES = {
 """``uname -m`` to GOARCH, where they differ."""
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(NamedTuple):
     """An image manifest, or the manifest of an artifact."""
 
     media_type: str
@@ -50,8 +49,7 @@ class Manifest:
         return self.config.media_type in IMAGE_CONFIGS
 
 
-@dataclass(frozen=True, slots=True)
-class ImageIndex:
+class ImageIndex(NamedTuple):
     """An image index or manifest list."""
 
     media_type: str
@@ -59,16 +57,26 @@ class ImageIndex:
     annotations: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class ImageConfig:
+class Entry(NamedTuple):
+    """What a container of an image runs unless it is told otherwise."""
+
+    words: tuple[str, ...]
+    """Entrypoint and Cmd."""
+    path: str
+    """``$PATH``, empty when the image does not set it."""
+    folder: str
+    """Where it is run."""
+
+
+class ImageConfig(NamedTuple):
     """What CAFS needs of an image config."""
 
     platform: Platform | None
     diff_ids: tuple[Digest, ...]
+    entry: Entry = Entry((), "", "/")
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(NamedTuple):
     """One manifest that a name led to."""
 
     descriptor: Descriptor
@@ -125,7 +133,22 @@ def parse_config(content: bytes, what: str) -> ImageConfig:
         IntegrityError: wrong shape.
     """
     fields = parse_json_object(content, what, MAX_CONFIG_BYTES)
-    return ImageConfig(platform_of(fields), tuple(fields.object("rootfs").digests("diff_ids")))
+    diff_ids = tuple(fields.object("rootfs").digests("diff_ids"))
+    return ImageConfig(platform_of(fields), diff_ids, _parse_entry(fields))
+
+
+def _parse_entry(fields: Fields) -> Entry:
+    """Nobody depends on it: whatever is wrong with it, there is none then."""
+    try:
+        run = fields.optional_object("config")
+        if run is None:
+            return Entry((), "", "/")
+        words = (*run.texts("Entrypoint"), *run.texts("Cmd"))
+        settings = [text for text in run.texts("Env") if text.startswith("PATH=")]
+        path = settings[-1].removeprefix("PATH=") if settings else ""
+        return Entry(words, path, run.optional_text("WorkingDir") or "/")
+    except IntegrityError:
+        return Entry((), "", "/")
 
 
 def host_platform() -> Platform:
@@ -150,6 +173,16 @@ def choose_platform(index: ImageIndex, wanted: Platform, what: str) -> Descripto
     raise NotFoundError(f"{what} has no image for {wanted}; it has: {', '.join(offered[:20]) or 'none'}")
 
 
+def check_platform(config: ImageConfig, wanted: Platform, what: str) -> None:
+    """Refuse an image that says it is for another platform than the one that was asked for.
+
+    Raises:
+        NotFoundError: it does.
+    """
+    if config.platform is not None and not config.platform.serves(wanted):
+        raise NotFoundError(f"{what} has no image for {wanted}: its only one is for {config.platform}")
+
+
 async def load_manifest(repository: Repository, descriptor: Descriptor) -> Manifest | ImageIndex:
     """Fetch and read the manifest or index that ``descriptor`` points at."""
     content = await repository.manifest(descriptor)
@@ -162,7 +195,8 @@ async def find_image(repository: Repository, selector: str, platform: Platform |
     """From a tag or digest to one manifest.
 
     Args:
-        platform: Which one of a multi-platform image; None: this machine's.
+        platform: Which one of a multi-platform image, and what any other has to be for; None: this machine's,
+            and a lone one is taken as it is.
 
     Raises:
         NotFoundError: no such name, or not for this platform.
@@ -175,12 +209,16 @@ async def follow_image(
 ) -> Image:
     """From the descriptor of a manifest or index to one manifest, see ``find_image``."""
     siblings: tuple[Descriptor, ...] = ()
+    unproved = platform
     for _ in range(_MAX_INDEX_DEPTH):
         document = await load_manifest(repository, descriptor)
         if isinstance(document, Manifest):
+            if unproved is not None and document.is_image:
+                check_platform(await load_config(repository, document), unproved, repository.name)
             return Image(descriptor, document, siblings)
         what = f"{repository.name} ({descriptor.digest})"
         descriptor = choose_platform(document, platform or host_platform(), what)
+        unproved = unproved if descriptor.platform is None else None
         siblings = tuple(entry for entry in document.manifests if entry != descriptor)
     raise IntegrityError(f"{repository.name}: image indexes within image indexes, more than can be meant")
 

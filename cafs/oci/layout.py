@@ -21,8 +21,9 @@ from cafs.oci.blob_check import BlobCheck, check_whole
 from cafs.oci.descriptor import AnyBlob, Descriptor
 from cafs.oci.durable import adopt_file, replace_file
 from cafs.oci.image import Manifest, parse_manifest
-from cafs.oci.layout_reader import LayoutReader, blob_name, in_thread, read_entries
-from cafs.oci.referrers import encode_index, merge_referrers, referrer_entry
+from cafs.oci.in_thread import in_thread
+from cafs.oci.layout_reader import LayoutReader, blob_name, read_entries
+from cafs.oci.referrers import encode_index, referrer_entry
 from cafs.oci.repository import Repository
 from cafs.oci.spans import DirectoryTree
 
@@ -38,10 +39,10 @@ class LayoutRepository(LayoutReader):
         self.root = root
         self._lock_deadline_s = lock_deadline_s
 
-    async def push_blob(self, content: Path | bytes, blob: AnyBlob) -> None:
+    async def push_blob(self, content: Path | bytes, blob: AnyBlob, *, hashed: bool = False) -> None:
         """See ``Repository``. A file on the same filesystem is linked instead of copied."""
         if not await self.has_blob(blob):
-            await in_thread(self._store, content, blob)
+            await in_thread(lambda: self._store(content, blob, hashed=hashed))
 
     async def mount_blob(self, blob: AnyBlob, origin: Repository) -> bool:
         """See ``Repository``. Only from another layout directory."""
@@ -63,7 +64,7 @@ class LayoutRepository(LayoutReader):
     async def attach(self, content: bytes, media_type: str, subject: AnyBlob) -> Descriptor:
         """See ``Repository``."""
         descriptor, entry = self._described(content, media_type)
-        await in_thread(self._put, content, descriptor, lambda known: merge_referrers(known, [entry]))
+        await in_thread(self._put, content, descriptor, lambda known: _listed(known, entry))
         return descriptor
 
     def _described(self, content: bytes, media_type: str) -> tuple[Descriptor, Descriptor]:
@@ -84,7 +85,7 @@ class LayoutRepository(LayoutReader):
             known = read_entries(self._tree) if self._tree.find("index.json") else ()
             replace_file(self.root / "index.json", encode_index(change(known)))
 
-    def _store(self, content: Path | bytes, blob: AnyBlob) -> None:
+    def _store(self, content: Path | bytes, blob: AnyBlob, *, hashed: bool = False) -> None:
         """Write one blob, verified, whole or not at all."""
         what = f"blob {blob.digest} for {self.name}"
         target = self.root / blob_name(blob.digest)
@@ -95,12 +96,19 @@ class LayoutRepository(LayoutReader):
             if isinstance(content, bytes):
                 replace_file(target, check_whole(content, blob, what))
             else:
-                adopt_file(content, target, BlobCheck(blob, what))
+                adopt_file(
+                    content, target, BlobCheck(blob, what), trusted_bytes=blob.size if hashed else None
+                )
 
 
 def _with_name(entry: Descriptor, tag: str) -> Descriptor:
     annotations = {**entry.annotations, REF_NAME: tag}
     return Descriptor(entry.digest, entry.size, entry.media_type, entry.artifact_type, annotations)
+
+
+def _listed(known: Sequence[Descriptor], entry: Descriptor) -> list[Descriptor]:
+    """``entry`` added, unless one names it already. The others stay: a digest may have many tags."""
+    return [*known] if any(e.digest == entry.digest for e in known) else [*known, entry]
 
 
 def _tagged(known: Sequence[Descriptor], entry: Descriptor) -> list[Descriptor]:

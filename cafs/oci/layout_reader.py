@@ -5,13 +5,9 @@ Source: OCI image-spec, image-layout.md. Disk access happens in worker threads, 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
-from typing import TypeVar
-
-import trio
 
 from cafs.core.digest import Digest, parse_digest
 from cafs.errors import IntegrityError, NotFoundError, UsageError
@@ -20,6 +16,7 @@ from cafs.oci.blob_check import BlobCheck, check_whole
 from cafs.oci.descriptor import AnyBlob, Descriptor, parse_descriptor
 from cafs.oci.fields import parse_json_object
 from cafs.oci.image import MAX_MANIFEST_BYTES, ImageIndex, Manifest, parse_manifest
+from cafs.oci.in_thread import in_thread
 from cafs.oci.media_types import INDEXES, MANIFESTS, OCI_MANIFEST
 from cafs.oci.referrers import merge_referrers, referrer_entry, referrers_tag
 from cafs.oci.repository import Repository
@@ -28,7 +25,6 @@ from cafs.oci.spans import FileTree, Span, read_file
 PIECE_BYTES = 1 << 20
 _CONTAINERD_NAME = "io.containerd.image.name"
 """Where containerd and Docker ≥ 25 put the whole reference; ref.name is then only the tag."""
-T = TypeVar("T")
 
 
 def blob_name(digest: Digest) -> str:
@@ -40,8 +36,14 @@ def blob_name(digest: Digest) -> str:
 class LayoutReader:
     """A ``Repository`` that can only be read: pushes end in UsageError."""
 
-    def __init__(self, tree: FileTree) -> None:
+    def __init__(self, tree: FileTree, same_name: Callable[[str, str], bool] = str.__eq__) -> None:
+        """
+        Args:
+            tree: Its files.
+            same_name: Whether a name in index.json means what was asked for.
+        """
         self._tree = tree
+        self._same_name = same_name
 
     @property
     def name(self) -> str:
@@ -85,7 +87,7 @@ class LayoutReader:
         """See ``BlobSource``."""
         return await in_thread(lambda: self._span(blob).read(offset, length))
 
-    async def push_blob(self, content: Path | bytes, blob: AnyBlob) -> None:
+    async def push_blob(self, content: Path | bytes, blob: AnyBlob, *, hashed: bool = False) -> None:
         """Not possible here."""
         raise self._read_only()
 
@@ -132,12 +134,13 @@ class LayoutReader:
             return self._by_digest(entries, parse_digest(selector))
         if not selector:
             return self._only(entries)
-        named = [e for e in entries if e.annotations.get(REF_NAME) == selector] or [
-            e for e in entries if e.annotations.get(_CONTAINERD_NAME) == selector
-        ]
+        named = self._named(entries, REF_NAME, selector) or self._named(entries, _CONTAINERD_NAME, selector)
         if not named:
             raise NotFoundError(f"{self.name} has no image {selector!r}; it has: {_names(entries)}")
         return named[-1]
+
+    def _named(self, entries: tuple[Descriptor, ...], annotation: str, name: str) -> list[Descriptor]:
+        return [e for e in entries if self._same_name(e.annotations.get(annotation, ""), name)]
 
     def _by_digest(self, entries: tuple[Descriptor, ...], digest: Digest) -> Descriptor:
         for entry in entries:
@@ -208,8 +211,3 @@ def read_entries(tree: FileTree) -> tuple[Descriptor, ...]:
 def _names(entries: tuple[Descriptor, ...]) -> str:
     names = [e.annotations.get(REF_NAME) or e.digest for e in entries]
     return ", ".join(names[:10]) + (", …" if len(names) > 10 else "") if names else "none"
-
-
-async def in_thread(function: Callable[..., T], *args: object) -> T:
-    """``function(*args)`` in a worker thread; a cancellation waits until it is through."""
-    return await trio.to_thread.run_sync(functools.partial(function, *args))

@@ -6,14 +6,26 @@ HTTP client to load.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from cafs.core.settings import Settings
 from cafs.errors import UsageError
 from cafs.oci.reference import PathReference, Reference, RegistryReference, Transport
 from cafs.oci.repository import Repository
 
+if TYPE_CHECKING:
+    from cafs.oci.registry.pull_secrets import SourcesOf  # loads trio
 
-def open_repository(reference: Reference, settings: Settings) -> Repository:
+
+def open_repository(
+    reference: Reference, settings: Settings, sources_of: SourcesOf | None = None
+) -> Repository:
     """The repository that ``reference`` lies in. No I/O happens before its first method is called.
+
+    Args:
+        reference: Where it is.
+        settings: How to speak to a registry.
+        sources_of: Where its credentials are looked for; None: in Docker's configuration.
 
     Raises:
         UsageError: ``dir:`` and ``tar:`` are no repositories.
@@ -21,7 +33,7 @@ def open_repository(reference: Reference, settings: Settings) -> Repository:
     if isinstance(reference, RegistryReference):
         from cafs.oci.registry.repository import RegistryRepository  # noqa: PLC0415 - see above
 
-        return RegistryRepository(reference.host, reference.repository, settings)
+        return RegistryRepository(reference.host, reference.repository, settings, sources_of)
     return _open_path(reference)
 
 

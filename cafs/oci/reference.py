@@ -7,14 +7,15 @@ Sources: distribution/reference (grammar, docker.io defaults), containers/image 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import NamedTuple
 
 from cafs.core.digest import Digest, parse_digest
 from cafs.errors import UsageError
 
 DOCKER_HUB = "docker.io"
+_HUB_NAMES = frozenset(("index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"))
 _MAX_TEXT = 4096
 _MAX_REPOSITORY = 255
 
@@ -40,8 +41,7 @@ class Transport(StrEnum):
     TAR = "tar"
 
 
-@dataclass(frozen=True, slots=True)
-class RegistryReference:
+class RegistryReference(NamedTuple):
     """An image in a registry; ``digest`` wins where both are given."""
 
     host: str
@@ -63,8 +63,7 @@ class RegistryReference:
         return f"docker://{self.host}/{self.repository}{tag}" + (f"@{self.digest}" if self.digest else "")
 
 
-@dataclass(frozen=True, slots=True)
-class PathReference:
+class PathReference(NamedTuple):
     """An image, a directory or a tar on the local disk."""
 
     transport: Transport
@@ -110,11 +109,16 @@ def parse_reference(text: str) -> Reference:
     return _parse_registry(text, text)
 
 
+def canonical_host(host: str) -> str:
+    """One name for Docker Hub, which has many."""
+    return DOCKER_HUB if host in _HUB_NAMES else host
+
+
 def absolute_reference(text: str) -> str:
     """The same reference, for a process that works in another directory."""
     reference = parse_reference(text)
     if isinstance(reference, PathReference):
-        reference = replace(reference, path=reference.path.absolute())
+        reference = reference._replace(path=reference.path.absolute())
     return str(reference)
 
 
@@ -146,8 +150,7 @@ def _parse_registry(name: str, text: str) -> RegistryReference:
         raise UsageError(f"{text!r}: {tag!r} is not a tag (letters, digits, '_', '.', '-'; at most 128)")
     _check_host(host, text)
     _check_repository(path, text)
-    if host == "index.docker.io":
-        host = DOCKER_HUB
+    host = canonical_host(host)
     if host == DOCKER_HUB and "/" not in path:
         path = f"library/{path}"
     return RegistryReference(host, path, tag if colon else None if digest else "latest", digest)

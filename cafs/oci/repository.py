@@ -49,9 +49,14 @@ class Repository(BlobSource, Protocol):
         """Whether the blob is there, with this size."""
         ...
 
-    async def push_blob(self, content: Path | bytes, blob: AnyBlob) -> None:
+    async def push_blob(self, content: Path | bytes, blob: AnyBlob, *, hashed: bool = False) -> None:
         """Store a blob unless it is there already. A file must not change until the call returns, and
-        after it only by being unlinked or replaced: a layout may keep a hard link to it."""
+        after it only by being unlinked or replaced: a layout may keep a hard link to it.
+
+        Args:
+            hashed: The caller made the file and hashed its bytes as it wrote them, so that a layout, which
+                keeps that very file, need not read it all once more. Registries verify in any case.
+        """
         ...
 
     async def mount_blob(self, blob: AnyBlob, origin: Repository) -> bool:

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from cafs.errors import IntegrityError, NotFoundError, StorageError
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """``size`` bytes at ``offset`` of a file, or of ``content``."""
 
     path: Path

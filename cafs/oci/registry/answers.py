@@ -115,7 +115,7 @@ def error_of(status: int, reason: str, body: bytes, what: str, retry_after_s: fl
     elif status in {425, 429}:
         kind = RemoteError
     error = kind(f"{what}: answered {answer}")
-    error.retry_after_s = retry_after_s
+    error.retry_after_s, error.http_status = retry_after_s, status
     return error
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import trio
 
 from cafs.errors import AuthError, StorageError
+from cafs.oci.registry.auth import Load
 from cafs.oci.registry.challenge import Credentials
 from cafs.oci.registry.docker_config import (
     MAX_HELPER_ANSWER,
@@ -23,6 +25,11 @@ from cafs.oci.registry.docker_config import (
 )
 
 _HELPER_DEADLINE_S = 20.0
+
+
+def docker_sources(host: str) -> Sequence[Load]:
+    """The user's credentials for ``host`` as the only source."""
+    return (lambda: load_credentials(host),)
 
 
 async def load_credentials(host: str) -> Credentials | None:

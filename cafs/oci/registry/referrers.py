@@ -8,13 +8,14 @@ looked before the other's push. Within one process a lock excludes even that.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Mapping
 from typing import Protocol
+from urllib.parse import urlencode
 
-import httpx2 as httpx
 import trio
 
 from cafs.core.digest import Digest
-from cafs.errors import IntegrityError, NotFoundError, ProtocolError, RemoteError
+from cafs.errors import CafsError, IntegrityError, NotFoundError, ProtocolError, RemoteError
 from cafs.oci.descriptor import Descriptor
 from cafs.oci.image import MAX_MANIFEST_BYTES, ImageIndex, Manifest, parse_manifest
 from cafs.oci.media_types import OCI_INDEX
@@ -46,7 +47,7 @@ class ReferrersRepository(Protocol):
 
     async def put_manifest(
         self, content: bytes, media_type: str, tag: str | None
-    ) -> tuple[Descriptor, httpx.Headers]: ...
+    ) -> tuple[Descriptor, Mapping[str, str]]: ...
 
 
 class ReferrersOfRegistry:
@@ -57,18 +58,32 @@ class ReferrersOfRegistry:
         self._lock = trio.Lock()
 
     async def listed(self, subject: Digest, artifact_type: str) -> list[Descriptor]:
-        """All referrers of one type."""
-        found = await self._by_api(subject, artifact_type)
-        if found is None:
-            found = await self._by_tag(subject)
+        """All referrers of one type.
+
+        A registry with the API and one without are both asked right, in one round trip: a start waits for it.
+        """
+        by_tag: list[Descriptor] | CafsError | None = None
+
+        async def ask_for_tag() -> None:
+            nonlocal by_tag
+            by_tag = await _unwrapped(self._by_tag(subject))  # no matter what, if the API answers
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask_for_tag)
+            by_api = await _unwrapped(self._by_api(subject, artifact_type))
+            if by_api is not None:
+                nursery.cancel_scope.cancel()
+        found = by_tag if by_api is None else by_api
+        if isinstance(found, CafsError):
+            raise found
         # Filtered here whatever OCI-Filters-Applied says: the registry's word needs no believing.
-        return [entry for entry in found if entry.artifact_type == artifact_type]
+        return [entry for entry in found or () if entry.artifact_type == artifact_type]
 
     async def _by_api(self, subject: Digest, artifact_type: str) -> list[Descriptor] | None:
         """None when the registry has no such API."""
         repository = self._repository
         what = f"{repository.name}: referrers of {subject}"
-        query = httpx.QueryParams({"artifactType": artifact_type})
+        query = urlencode({"artifactType": artifact_type})
         url: str | None = repository.path(f"referrers/{subject}?{query}")
         found: list[Descriptor] = []
         for _ in range(_MAX_PAGES):
@@ -78,11 +93,11 @@ class ReferrersOfRegistry:
             request = Request("GET", url, what, repository.pull_scopes, _NO_API | {200}, headers)
             response, content = await repository.client.call(request, MAX_MANIFEST_BYTES)
             media_type = response.headers.get("content-type", "").partition(";")[0].strip()
-            if response.status_code != 200 or media_type != OCI_INDEX:
+            if response.status != 200 or media_type != OCI_INDEX:
                 return None
             found = merge_referrers(found, self._entries(content, what))
             link = parse_next_link(response.headers.get("link", ""))
-            url = resolve_location(str(response.url), link, what) if link else None
+            url = resolve_location(response.url, link, what) if link else None
             if len(found) > _MAX_REFERRERS:
                 break
         raise ProtocolError(f"{what}: the list does not end")
@@ -127,3 +142,11 @@ class ReferrersOfRegistry:
             f"{self._repository.name}: the referrers tag of {subject} is overwritten by others"
             f" faster than we can add to it"
         )
+
+
+async def _unwrapped(asking: Awaitable[list[Descriptor] | None]) -> list[Descriptor] | CafsError | None:
+    """The result, or the error as a value: a nursery would wrap it in a group."""
+    try:
+        return await asking
+    except CafsError as e:
+        return e

@@ -9,23 +9,28 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlencode
 
-import httpx2 as httpx
 import trio
 
 from cafs.core.digest import Digest, parse_digest, sha256_digest
 from cafs.core.settings import Settings
+from cafs.core.source import Span
 from cafs.errors import DeadlineError, IntegrityError, NotFoundError, ProtocolError, RemoteError, UsageError
 from cafs.oci.blob_check import BlobCheck, check_whole
 from cafs.oci.descriptor import AnyBlob, Descriptor
 from cafs.oci.image import MAX_MANIFEST_BYTES
 from cafs.oci.media_types import ACCEPTED, INDEXES, MANIFESTS
 from cafs.oci.registry.answers import check_content_range, plan_retry
+from cafs.oci.registry.byteranges import MOST_RANGES, boundary_of, cut_parts, most_bytes, range_header
 from cafs.oci.registry.client import RegistryClient, Request
+from cafs.oci.registry.exchange import Exchange
+from cafs.oci.registry.pull_secrets import SourcesOf
 from cafs.oci.registry.referrers import ReferrersOfRegistry
 from cafs.oci.registry.upload import push_blob
 from cafs.oci.repository import Repository
@@ -33,6 +38,7 @@ from cafs.oci.repository import Repository
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 _OK = frozenset((200,))
+_MANIFESTS_KEPT, _LONGEST_KEPT_BYTES = 16, 256 << 10
 _PROGRESS_BYTES = 256 << 10
 """A download that breaks off before this much has come counts as a failure like those before it."""
 
@@ -40,12 +46,18 @@ _PROGRESS_BYTES = 256 << 10
 class RegistryRepository:
     """See ``Repository``. The HTTP client is made by the first request."""
 
-    def __init__(self, host: str, repository: str, settings: Settings) -> None:
+    def __init__(
+        self, host: str, repository: str, settings: Settings, sources_of: SourcesOf | None = None
+    ) -> None:
+        """``sources_of`` says where credentials are looked for; by default in Docker's configuration."""
         self.host = host
         self.repository = repository
         self._settings = settings
+        self._sources = partial(sources_of, host, repository) if sources_of else None
         self._client: RegistryClient | None = None
         self._ignores_ranges = False
+        self._answers_in_parts = True
+        self._manifests: dict[Digest, bytes] = {}
         self._referrers = ReferrersOfRegistry(self)
         self.pull_scopes: tuple[str, ...] = (f"repository:{repository}:pull",)
         self.push_scopes: tuple[str, ...] = (f"repository:{repository}:pull,push",)
@@ -59,7 +71,7 @@ class RegistryRepository:
     def client(self) -> RegistryClient:
         """The connections to the registry."""
         if self._client is None:
-            self._client = RegistryClient(self.host, self._settings)
+            self._client = RegistryClient(self.host, self._settings, self._sources)
         return self._client
 
     async def aclose(self) -> None:
@@ -72,31 +84,61 @@ class RegistryRepository:
         return f"/v2/{self.repository}/{rest}"
 
     async def resolve(self, selector: str) -> Descriptor:
-        """See ``Repository``. A tag costs one HEAD request."""
+        """See ``Repository``. The manifest comes along, since it is what is wanted next."""
         if not selector:
             raise UsageError(f"{self.name}: a tag or a digest is needed")
-        return await self.patiently(lambda: self._resolve(selector))
+        descriptor, content = await self.fetch_named(selector)
+        self._remember(descriptor.digest, content)
+        return descriptor
 
-    async def _resolve(self, selector: str) -> Descriptor:
+    def _remember(self, digest: Digest, content: bytes) -> None:
+        if len(content) <= _LONGEST_KEPT_BYTES:
+            while len(self._manifests) >= _MANIFESTS_KEPT:
+                del self._manifests[next(iter(self._manifests))]
+            self._manifests[digest] = content
+
+    async def fetch_named(self, selector: str) -> tuple[Descriptor, bytes]:
+        """``resolve`` and ``manifest`` in one round trip."""
+        return await self.patiently(lambda: self._fetch_named(selector))
+
+    async def _fetch_named(self, selector: str) -> tuple[Descriptor, bytes]:
         what = f"{self.name}: manifest {selector}"
-        request = Request(
-            "HEAD", self.path(f"manifests/{selector}"), what, self.pull_scopes, _OK, {"Accept": ACCEPTED}
-        )
-        with self.deadline(what):
-            response, _ = await self.client.call(request)
-        digest = response.headers.get("docker-content-digest", "")
-        length = response.headers.get("content-length", "")
-        media_type = _media_type(response)
-        pinned = selector if selector.startswith(("sha256:", "sha512:")) else None
-        if (digest or pinned) and length.isdecimal() and len(length) < 16 and media_type:
-            found = self._digest(pinned or digest, what)
-            if digest and digest != found:
-                raise IntegrityError(f"{what}: the registry names it {digest[:80]}")
-            return Descriptor(found, int(length), media_type)
         content, media_type = await self.get_manifest(selector)
+        pinned = selector if selector.startswith(("sha256:", "sha512:")) else None
         found = self._digest(pinned, what) if pinned else sha256_digest(content)
-        check_whole(content, Descriptor(found, len(content), media_type), what)
-        return Descriptor(found, len(content), media_type)
+        descriptor = Descriptor(found, len(content), media_type)
+        return descriptor, check_whole(content, descriptor, what)
+
+    async def fetch_unless_blob(self, digest: Digest) -> tuple[Descriptor, bytes] | None:
+        """``fetch_named`` of what may be a blob; None when it is one.
+
+        Raises:
+            NotFoundError: there is no such manifest; what blobs there are was not asked.
+            CafsError: as of ``fetch_named``.
+        """
+        return await self.patiently(lambda: self._fetch_unless_blob(digest))
+
+    async def _fetch_unless_blob(self, digest: Digest) -> tuple[Descriptor, bytes] | None:
+        """docker-registry 2.8 takes a blob for a manifest that is broken, and answers 500."""
+        for is_first in (True, False):  # where manifests are blobs, too, one that only stumbled is found now
+            try:
+                return await self._fetch_named(digest)
+            except RemoteError as e:
+                if e.http_status != 500 or (is_first and await self._head_blob(digest) is None):  # noqa: ASYNC120 - who is cancelled wants neither
+                    raise
+        return None
+
+    async def fetch_small(self, blob: AnyBlob, limit: int) -> bytes:
+        """A small blob as a whole, verified, in one round trip."""
+        what = f"blob {blob.digest} of {self.name}"
+        if blob.size > limit:
+            raise IntegrityError(f"{what} is declared with {blob.size} bytes, more than the {limit} allowed")
+
+        async def attempt() -> bytes:
+            with self.deadline(what):
+                return await self.read_range(blob, 0, blob.size)
+
+        return check_whole(await self.patiently(attempt), blob, what)
 
     def _digest(self, text: str, what: str) -> Digest:
         try:
@@ -109,8 +151,12 @@ class RegistryRepository:
         what = f"manifest {descriptor.digest} of {self.name}"
         if descriptor.size > MAX_MANIFEST_BYTES:
             raise IntegrityError(f"{what} is declared with {descriptor.size} bytes, more than is allowed")
+        kept = self._manifests.get(descriptor.digest)
+        if kept is not None and len(kept) == descriptor.size:
+            return kept
         content, _ = await self.patiently(lambda: self.get_manifest(descriptor.digest))
-        return check_whole(content, descriptor, what)
+        self._remember(descriptor.digest, check_whole(content, descriptor, what))
+        return content
 
     async def get_manifest(self, selector: str) -> tuple[bytes, str]:
         """A manifest as the registry answers it, not verified, and its media type."""
@@ -134,10 +180,13 @@ class RegistryRepository:
     @asynccontextmanager
     async def blob(self, blob: AnyBlob) -> AsyncGenerator[AsyncIterator[bytes]]:
         """See ``Repository``. A broken download goes on where it broke."""
-        if not await self.has_blob(blob):
-            raise NotFoundError(f"{self.name} has no blob {blob.digest}")
         async with aclosing(self._pieces(blob)) as pieces:
-            yield pieces
+            try:
+                first = await anext(pieces, b"")
+            except NotFoundError as e:
+                raise NotFoundError(f"{self.name} has no blob {blob.digest}") from e
+            async with aclosing(_chained(first, pieces)) as whole:
+                yield whole
 
     async def _pieces(self, blob: AnyBlob) -> AsyncGenerator[bytes]:
         check = BlobCheck(blob, f"blob {blob.digest} of {self.name}", ProtocolError)
@@ -164,33 +213,32 @@ class RegistryRepository:
         expect = _OK if whole else frozenset((200, 206))
         request = Request("GET", self.path(f"blobs/{blob.digest}"), what, self.pull_scopes, expect, headers)
         async with self.client.stream(request) as response:
-            skip = 0
-            if response.status_code == 206:
-                check_content_range(
-                    response.headers.get("content-range", ""), offset, length, blob.size, what
-                )
-            elif not whole:
-                if response.headers.get("content-length") not in {None, str(blob.size)}:
-                    raise ProtocolError(
-                        f"{what}: answered 200 with another length than the declared {blob.size}"
-                    )
-                self._note_ignored_range()
-                skip = offset
+            skip = self._check_answer(response, blob, offset, length, what)
             seen = 0
-            async with self.client.raw_pieces(response, what) as raw:
-                async for piece in raw:
-                    wanted, skip = piece[skip:], max(0, skip - len(piece))
-                    if seen + len(wanted) > length:
-                        if response.status_code == 206 or whole:
-                            raise ProtocolError(f"{what}: answered with more bytes than asked for")
-                        wanted = wanted[: length - seen]
-                    seen += len(wanted)
-                    if wanted:
-                        yield wanted  # noqa: ASYNC119 - all callers close it
-                    if seen == length and response.status_code == 200 and not whole:
-                        return  # the rest of the blob is not wanted: closing ends it
+            while piece := await response.receive():
+                wanted, skip = piece[skip:], max(0, skip - len(piece))
+                if seen + len(wanted) > length:
+                    if response.status == 206 or whole:
+                        raise ProtocolError(f"{what}: answered with more bytes than asked for")
+                    wanted = wanted[: length - seen]
+                seen += len(wanted)
+                if wanted:
+                    yield wanted  # noqa: ASYNC119 - all callers close it
+                if seen == length and response.status == 200 and not whole:
+                    return  # the rest of the blob is not wanted: closing ends it
         if seen != length:
             raise ProtocolError(f"{what}: answered with {seen} bytes only")
+
+    def _check_answer(self, response: Exchange, blob: AnyBlob, offset: int, length: int, what: str) -> int:
+        """Refuse what was not asked for; returns how many bytes come before what was."""
+        if response.status == 206:
+            check_content_range(response.headers.get("content-range", ""), offset, length, blob.size, what)
+        elif length != blob.size:
+            if response.headers.get("content-length") not in {None, str(blob.size)}:
+                raise ProtocolError(f"{what}: answered 200 with another length than the declared {blob.size}")
+            self._note_ignored_range()
+            return offset
+        return 0
 
     def _note_ignored_range(self) -> None:
         if not self._ignores_ranges:
@@ -210,25 +258,62 @@ class RegistryRepository:
         async with aclosing(self._read(blob, offset, length)) as pieces:
             return b"".join([piece async for piece in pieces])
 
+    @property
+    def most_ranges(self) -> int:
+        """See ``ScatteredSource``."""
+        return MOST_RANGES if self._answers_in_parts else 1
+
+    async def read_ranges(self, blob: AnyBlob, spans: Sequence[Span]) -> list[bytes]:
+        """See ``ScatteredSource``. Stores of objects behind a registry may know one range only."""
+        if self._answers_in_parts and len(spans) > 1:
+            bodies = await self._read_parts(blob, spans)
+            if bodies is not None:
+                return bodies
+            log.info("%s answers no requests for several ranges: they are asked for one by one", self.name)
+            self._answers_in_parts = False
+        return [await self.read_range(blob, *span) for span in spans]
+
+    async def _read_parts(self, blob: AnyBlob, spans: Sequence[Span]) -> list[bytes] | None:
+        """One request for all; None when the answer is none to that."""
+        what = f"{self.name}: blob {blob.digest}, {len(spans)} ranges from byte {spans[0].offset} on"
+        expect = frozenset((200, 206, 400, 416))
+        headers = {"Range": range_header(spans)}
+        request = Request("GET", self.path(f"blobs/{blob.digest}"), what, self.pull_scopes, expect, headers)
+        async with self.client.stream(request) as response:
+            boundary = boundary_of(response.headers.get("content-type", ""))
+            if response.status != 206 or boundary is None:
+                return None
+            body, limit = bytearray(), most_bytes(spans)
+            while piece := await response.receive():
+                body += piece
+                if len(body) > limit:
+                    raise ProtocolError(f"{what}: answered with more bytes than asked for")
+        return cut_parts(bytes(body), boundary, spans, blob.size, what)
+
     async def has_blob(self, blob: AnyBlob) -> bool:
         """See ``Repository``."""
         return await self.patiently(lambda: self._has_blob(blob))
 
     async def _has_blob(self, blob: AnyBlob) -> bool:
-        what = f"{self.name}: blob {blob.digest}"
-        request = Request(
-            "HEAD", self.path(f"blobs/{blob.digest}"), what, self.pull_scopes, frozenset((200, 404))
-        )
-        with self.deadline(what):
-            response, _ = await self.client.call(request)
-        if response.status_code == 404:
+        headers = await self._head_blob(blob.digest)
+        if headers is None:
             return False
-        length = response.headers.get("content-length")
+        length = headers.get("content-length")
         if length is not None and length != str(blob.size):
-            raise IntegrityError(f"{what} has {length[:20]} bytes there, declared are {blob.size}")
+            raise IntegrityError(
+                f"{self.name}: blob {blob.digest} has {length[:20]} bytes there, declared are {blob.size}"
+            )
         return True
 
-    async def push_blob(self, content: Path | bytes, blob: AnyBlob) -> None:
+    async def _head_blob(self, digest: Digest) -> Mapping[str, str] | None:
+        """What is said of a blob; None when there is none."""
+        what = f"{self.name}: blob {digest}"
+        request = Request("HEAD", self.path(f"blobs/{digest}"), what, self.pull_scopes, frozenset((200, 404)))
+        with self.deadline(what):
+            response, _ = await self.client.call(request)
+        return None if response.status == 404 else response.headers
+
+    async def push_blob(self, content: Path | bytes, blob: AnyBlob, *, hashed: bool = False) -> None:
         """See ``Repository``."""
 
         async def attempt() -> None:
@@ -242,17 +327,17 @@ class RegistryRepository:
         """See ``Repository``. Within one registry only."""
         if not isinstance(origin, RegistryRepository) or origin.host != self.host:
             return False
-        query = str(httpx.QueryParams({"mount": blob.digest, "from": origin.repository}))
+        query = urlencode({"mount": blob.digest, "from": origin.repository})
         what = f"{self.name}: mounting blob {blob.digest} from {origin.repository}"
         scopes = (*self.push_scopes, *(s for s in origin.pull_scopes if origin.repository != self.repository))
         request = Request("POST", self.path(f"blobs/uploads/?{query}"), what, scopes, frozenset((201, 202)))
         with self.deadline(what):
             response, _ = await self.client.call(request)
-            if response.status_code == 202:
+            if response.status == 202:
                 await self._abandon_upload(response, scopes)
-        return response.status_code == 201
+        return response.status == 201
 
-    async def _abandon_upload(self, response: httpx.Response, scopes: tuple[str, ...]) -> None:
+    async def _abandon_upload(self, response: Exchange, scopes: tuple[str, ...]) -> None:
         """A mount that cannot be opens an upload instead; we do not want it."""
         what = f"{self.name}: giving up an upload"
         location = response.headers.get("location", "")
@@ -268,7 +353,7 @@ class RegistryRepository:
 
     async def put_manifest(
         self, content: bytes, media_type: str, tag: str | None
-    ) -> tuple[Descriptor, httpx.Headers]:
+    ) -> tuple[Descriptor, Mapping[str, str]]:
         """Push once; the answer's headers say whether the registry lists referrers itself."""
         descriptor = Descriptor(sha256_digest(content), len(content), media_type)
         what = f"{self.name}: pushing manifest {tag or descriptor.digest}"
@@ -324,7 +409,13 @@ class RegistryRepository:
             raise DeadlineError(f"{what}: not answered within {self._settings.read_deadline_s:g} s") from e
 
 
-def _media_type(response: httpx.Response) -> str:
+async def _chained(first: bytes, rest: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+    yield first
+    async for piece in rest:
+        yield piece
+
+
+def _media_type(response: Exchange) -> str:
     """The Content-Type without its parameters, where it is a manifest's or an index's; else empty."""
     media_type = response.headers.get("content-type", "").partition(";")[0].strip()
     return media_type if media_type in MANIFESTS | INDEXES else ""

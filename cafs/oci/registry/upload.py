@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import quote
 
-import httpx2 as httpx
 import trio
 
 from cafs.errors import IntegrityError, ProtocolError, StorageError
 from cafs.oci.descriptor import AnyBlob
-from cafs.oci.registry.client import Body, RegistryClient, Request
+from cafs.oci.registry.answers import resolve_location
+from cafs.oci.registry.client import RegistryClient, Request
+from cafs.oci.registry.exchange import Exchange
+from cafs.oci.registry.library import Body
 
 _PIECE_BYTES = 512 << 10
 _VERIFY_S = 600.0
@@ -62,12 +65,10 @@ async def push_blob(target: UploadTarget, content: Path | bytes, blob: AnyBlob) 
         raise ProtocolError(f"{what}: the registry stored it as {stored[:80]}")
 
 
-def _with_digest(response: httpx.Response, blob: AnyBlob, what: str) -> str:
-    try:
-        location = response.url.join(response.headers.get("location", ""))
-        return str(location.copy_set_param("digest", blob.digest))
-    except httpx.InvalidURL as e:
-        raise ProtocolError(f"{what}: the registry's upload address is none") from e
+def _with_digest(response: Exchange, blob: AnyBlob, what: str) -> str:
+    """Where to send the blob. What the registry keeps in its address is opaque and stays as it is."""
+    location = resolve_location(response.url, response.headers.get("location", ""), what)
+    return f"{location}{'&' if '?' in location else '?'}digest={quote(blob.digest, safe='')}"
 
 
 def _size_of(content: Path | bytes) -> int:
