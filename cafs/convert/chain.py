@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cafs.core.digest import Digest, sha256_digest
+from cafs.core.digest import Digest, chain_ids
 
 
 def parent_chain_ids(diff_ids: Sequence[Digest]) -> list[Digest | None]:
     """For each layer the chainID of those below it; None for the lowest."""
-    chain: Digest | None = None
-    parents: list[Digest | None] = []
-    for diff_id in diff_ids:
-        parents.append(chain)
-        chain = diff_id if chain is None else sha256_digest(f"{chain} {diff_id}".encode())
-    return parents
+    return [None, *chain_ids(diff_ids)][: len(diff_ids)]
 
 
 def raw_digest(digest: Digest | None) -> bytes | None:

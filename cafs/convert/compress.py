@@ -13,7 +13,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import blake3
 import zstandard
@@ -28,7 +28,8 @@ BUFFER_BYTES = 4 << 20
 _BATCHES_UNDER_WAY = 5
 
 Bounds = list[tuple[int, int]]
-Frames = list[tuple[bytes, Codec, bytes | memoryview | None]]
+Frame = memoryview | zstandard.BufferSegment
+Frames = list[tuple[bytes, Codec, Frame | None]]
 """(digest, codec, frame) of each chunk; no frame when the chunk was known already."""
 
 
@@ -37,22 +38,22 @@ def compress_batch(
 ) -> Frames:
     """Hash and compress chunks of ``buffer``. Runs on a worker thread.
 
-    A fresh compressor for each chunk costs 7% and guarantees that a frame depends on its chunk alone:
-    zstd's match finder may carry a salt from one use of a context to the next.
+    One call into zstd for all of them: a context of its own for each chunk costs a seventh, and taking
+    the GIL after each leaves cores idle. A frame depends on its chunk alone all the same: double-fast
+    keeps nothing that outlives a frame (``tests/component/test_compress.py`` holds it to that).
     """
     view = memoryview(buffer)
-    frames: Frames = []
-    for start, end in bounds:
-        plain = view[start:end]
-        digest = blake3.blake3(plain).digest()
-        if known.find(digest) is not None:
-            frames.append((digest, Codec.RAW, None))
-            continue
-        frame = zstandard.ZstdCompressor(compression_params=parameters).compress(plain)
-        if len(frame) < len(plain):
-            frames.append((digest, Codec.ZSTD, frame))
-        else:
-            frames.append((digest, Codec.RAW, plain))
+    plains = [view[start:end] for start, end in bounds]
+    digests = [blake3.blake3(plain).digest() for plain in plains]
+    numbers = [n for n, digest in enumerate(digests) if known.find(digest) is None]
+    frames: Frames = [(digest, Codec.RAW, None) for digest in digests]
+    if numbers:
+        compressor = zstandard.ZstdCompressor(compression_params=parameters)
+        made = compressor.multi_compress_to_buffer([plains[n] for n in numbers], threads=1)
+        for place, n in enumerate(numbers):
+            frame, plain = made[place], plains[n]
+            small = len(frame) < len(plain)
+            frames[n] = (digests[n], Codec.ZSTD, frame) if small else (digests[n], Codec.RAW, plain)
     return frames
 
 
@@ -150,14 +151,17 @@ class ChunkWriter:
             return
         future, buffer, bounds = item
         self._batches -= 1
+        new: list[Frame] = []
         for (start, end), (digest, codec, frame) in zip(bounds, future.result(), strict=True):
             chunk = self._known.find(digest)
             if chunk is None:
                 assert frame is not None, "a chunk that was known cannot be forgotten"
                 chunk = self._known.add_own(digest, self._blob_bytes, len(frame), codec)
-                self._file.write(frame)
-                self._hash.update(frame)
+                new.append(frame)
                 self._blob_bytes += len(frame)
             self._row_bytes.append(end - start)
             self._row_chunks.append(chunk)
+        together = b"".join(cast(list[bytes], new))  # the stubs do not say that a BufferSegment is a buffer
+        self._hash.update(together)
+        self._file.write(together)
         self._spare.append(buffer)

@@ -41,6 +41,15 @@ async def _copy_one(
 ) -> None:
     if await _has_image(target, image) and tag is None:
         return
+    await copy_blobs(source, target, image, scratch, progress)
+    content = await source.manifest(image.descriptor)
+    await target.push_manifest(content, image.descriptor.media_type, tag)
+
+
+async def copy_blobs(
+    source: Repository, target: Repository, image: Image, scratch: Path, progress: Progress
+) -> None:
+    """Copy config and layers of ``image``, without its manifest."""
     manifest = image.manifest
     for blob in dict.fromkeys((manifest.config.blob, *(layer.blob for layer in manifest.layers))):
         step = progress.step(f"copy {blob.digest[7:19]}", blob.size)
@@ -49,8 +58,6 @@ async def _copy_one(
             step.advance(blob.size)
         finally:
             step.finish()
-    content = await source.manifest(image.descriptor)
-    await target.push_manifest(content, image.descriptor.media_type, tag)
 
 
 async def _has_image(target: Repository, image: Image) -> bool:

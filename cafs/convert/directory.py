@@ -1,4 +1,4 @@
-"""A directory on disk as a layer's entries: sorted, links never followed, changes under way noticed.
+"""A directory on disk as a layer's entries: sorted, links in it never followed, changes under way noticed.
 
 Names are taken as they are: ``.wh.`` means nothing here, unlike in a layer's tar.
 
@@ -16,6 +16,7 @@ import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from cafs.convert.feeds import TreeFeed
 from cafs.convert.layer_builder import LayerBuilder
 from cafs.core.entry import Meta
 from cafs.core.progress import Step
@@ -27,12 +28,13 @@ _ENTRY = struct.Struct("<IIIqQQ")
 """mode, uid, gid, mtime_ns, rdev, size."""
 
 
-def directory_feed(root: Path, step: Step) -> Callable[[LayerBuilder, Iterator[bytes]], bytes]:
+def directory_feed(root: Path, step: Step) -> TreeFeed:
     """Feeds everything below ``root``. Takes nothing from the pieces, but asks for one at every entry and
     every read: so a cancelled conversion ends there."""
 
     def feed(builder: LayerBuilder, pieces: Iterator[bytes]) -> bytes:
-        return _Walk(builder, step, pieces).run(os.fsencode(root))
+        # Only here: whoever names a link as the root means the directory behind it.
+        return _Walk(builder, step, pieces).run(os.fsencode(root.resolve()))
 
     return feed
 

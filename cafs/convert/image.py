@@ -17,30 +17,31 @@ import trio
 from cafs.convert.below import Below
 from cafs.convert.chain import parent_chain_ids, raw_digest
 from cafs.convert.dictionary import Dictionary
+from cafs.convert.feeds import StreamFeed, file_feed, tar_feed
 from cafs.convert.layer import (
     BelowLayer,
-    Feed,
     Workshop,
     check_diff_id,
     convert_blob,
-    file_feed,
-    tar_feed,
-    warn_of_dropped_xattrs,
+    warn_of_left_out,
 )
 from cafs.convert.memory import ConversionMemory, ConvertedLayer
 from cafs.convert.upload import push_layer
 from cafs.core.digest import Digest
 from cafs.core.progress import Progress, Step
 from cafs.core.source import BlobRef
-from cafs.errors import CafsError, IntegrityError, NotFoundError, UsageError
+from cafs.errors import CafsError, IntegrityError, NotFoundError, UntrustedError, UsageError
 from cafs.fetch.index_cache import IndexCache
 from cafs.index.layer_index import LayerIndex
 from cafs.oci.annotations import TITLE
-from cafs.oci.artifact import IndexArtifact, find_artifact, publish_artifact
+from cafs.oci.artifact import publish_artifact
+from cafs.oci.artifact_lookup import FoundArtifact, find_artifact
 from cafs.oci.descriptor import Descriptor
 from cafs.oci.image import Image, load_config
 from cafs.oci.media_types import LAYER_CHUNKS, is_layer
 from cafs.oci.repository import Repository, copy_blob
+from cafs.oci.signature import SigningKey
+from cafs.oci.trust import TrustPolicy
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,12 @@ class Run:
     open_near: Callable[[str, str], AbstractAsyncContextManager[Repository]]
     """(where, target): opens a repository by its name, if blobs come from there more cheaply than from a
     new conversion; NotFoundError otherwise."""
+    reusable: TrustPolicy
+    """Whose artifacts are believed to be conversions, and so used again, and signed."""
+    key: SigningKey | None = None
+    """Signs the artifacts."""
+    attach: bool = True
+    """Whether artifacts become referrers of their images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +78,7 @@ class LayerPlan:
     diff_id: Digest
     parent: Digest | None
     """chainID of the layers below."""
-    feed: Feed
+    feed: StreamFeed
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +86,7 @@ class ImageResult:
     """What became of one image."""
 
     image: Digest | None
-    artifact: Digest
+    artifact: Descriptor
     layers: tuple[ConvertedLayer, ...]
     new_layers: int
     """How many were converted now; the others had been before."""
@@ -132,8 +139,8 @@ class ImageConversion:
         self._done = [None] * len(self._plans)
         self._finished = [trio.Event() for _ in self._plans]
         existing = await self._existing()
-        if existing is not None and await self._reuse_all(*existing):
-            return ImageResult(self._image.descriptor.digest, existing[0].digest, self._layers(), 0)
+        if existing is not None and await self._reuse_all(existing):
+            return ImageResult(self._image.descriptor.digest, existing.descriptor, self._layers(), 0)
         async with trio.open_nursery() as nursery:
             for plan in self._plans:
                 await self._run.layers_at_once.acquire_on_behalf_of(plan)
@@ -141,22 +148,28 @@ class ImageConversion:
         layers = self._layers()
         dictionary = await self._bring_dictionary(layers)
         artifact = await publish_artifact(
-            self._target, self._image.descriptor, [layer.layer for layer in layers], dictionary
+            self._target,
+            self._image.descriptor,
+            [layer.layer for layer in layers],
+            dictionary,
+            key=self._run.key,
+            attach=self._run.attach,
         )
-        return ImageResult(self._image.descriptor.digest, artifact.digest, layers, self._new)
+        return ImageResult(self._image.descriptor.digest, artifact, layers, self._new)
 
     def _layers(self) -> tuple[ConvertedLayer, ...]:
         return tuple(layer for layer in self._done if layer is not None)
 
-    async def _existing(self) -> tuple[Descriptor, IndexArtifact] | None:
+    async def _existing(self) -> FoundArtifact | None:
         try:
-            return await find_artifact(self._target, self._image)
-        except (NotFoundError, IntegrityError) as e:
+            return await find_artifact(self._target, self._image, self._run.reusable)
+        except (NotFoundError, IntegrityError, UntrustedError) as e:
             log.debug("no conversion to use again: %s", e)
             return None
 
-    async def _reuse_all(self, _descriptor: Descriptor, artifact: IndexArtifact) -> bool:
+    async def _reuse_all(self, found: FoundArtifact) -> bool:
         """Whether the artifact that is there already is what this run would make."""
+        artifact = found.artifact
         others = tuple(blob.blob for blob in artifact.dictionary)
         same = [
             ConvertedLayer(layer, others)
@@ -218,7 +231,7 @@ class ImageConversion:
         label = f"layer {plan.blob.digest}"
         files = await convert_blob(run.shop, name, blob, plan.feed, step, below=below, label=label)
         check_diff_id(files, plan.diff_id, plan.blob.digest)
-        warn_of_dropped_xattrs(files, f"layer {plan.blob.digest}")
+        warn_of_left_out(files.left_out, f"layer {plan.blob.digest}")
         converted = await push_layer(self._target, files, plan.blob.digest, run.options, plan.parent)
         files.chunks.unlink()
         self._files[plan.number] = files.index

@@ -1,35 +1,34 @@
 """One layer from its bytes to an index file and a chunk blob, both in a work directory.
 
-The conversion is plain synchronous code on one worker thread, fed through a bounded channel by a trio
-task that reads (and verifies) the blob; compression runs on the shared executor. Cancelling the task
-ends the thread at its next piece. Nothing is visible outside the work directory.
+The conversion is plain synchronous code on two worker threads: one decompresses and hashes, one builds.
+They are fed through a bounded channel by a trio task that reads (and verifies) the blob; compression
+runs on the shared executor. Cancelling the task ends the threads at their next piece. Nothing is visible
+outside the work directory.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import logging
-import stat
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import trio
 
 from cafs.convert.below import Below
 from cafs.convert.compress import ChunkWriter
+from cafs.convert.feeds import StreamFeed, TreeFeed, tar_feed
 from cafs.convert.known_chunks import KnownChunks
-from cafs.convert.layer_builder import FinishedLayer, LayerBuilder
-from cafs.convert.plain_stream import PlainStream
-from cafs.convert.tar_reader import TarReader
+from cafs.convert.layer_builder import FinishedLayer, LayerBuilder, LeftOut
+from cafs.convert.plain_stream import HashedPieces, PlainStream
+from cafs.convert.read_ahead import ReadAhead
 from cafs.core.chunking import ChunkingOptions
 from cafs.core.digest import Digest
-from cafs.core.entry import Meta
 from cafs.core.progress import Step
-from cafs.core.tar import Entry
 from cafs.errors import IntegrityError, StorageError, UsageError
 
 log = logging.getLogger(__name__)
@@ -39,8 +38,7 @@ _PIECE_BYTES = 1 << 20
 _PIECES_AHEAD = 8
 
 BlobStream = AbstractAsyncContextManager[AsyncIterator[bytes]]
-Feed = Callable[[LayerBuilder, Iterator[bytes]], bytes]
-"""Adds the entries of a layer to a builder; returns its diffID as raw sha256."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +74,18 @@ class LayerFiles:
     diff_id: Digest
     index: Path
     chunks: Path
-    dropped_xattrs: int
+    left_out: LeftOut
 
 
 async def convert_blob(
     shop: Workshop,
     name: str,
     blob: BlobStream,
-    feed: Feed,
+    feed: StreamFeed,
     step: Step,
     *,
     below: BelowLayer = NOTHING_BELOW,
-    label: str | None = None,
+    label: str,
 ) -> LayerFiles:
     """Convert one layer.
 
@@ -97,7 +95,7 @@ async def convert_blob(
         feed: How its bytes become entries.
         step: Told of the stored bytes that were taken.
         below: The layers below, asked only when an entry speaks of them.
-        label: What errors call the layer; None: its bytes are the user's own files.
+        label: What errors call the layer.
 
     Raises:
         IntegrityError, UsageError: the layer cannot be converted, or is not what its digest says.
@@ -105,63 +103,54 @@ async def convert_blob(
     """
     send, receive = trio.open_memory_channel[bytes](_PIECES_AHEAD)
 
-    def work() -> LayerFiles:
-        with _blaming(label):
-            return _convert(shop, name, feed, _pieces(receive), below)
-
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_pump, blob, send, step)
-        files = await trio.to_thread.run_sync(work, limiter=trio.CapacityLimiter(1))
+        ahead = ReadAhead(HashedPieces(_pieces(receive), decode=feed.decode))
+        files = await _convert_stream(shop, name, feed, ahead, label=label, below=below)
     return files  # noqa: RET504  after the nursery: only then was the blob verified
 
 
-async def convert_local(
-    shop: Workshop, name: str, file: Path | None, feed: Feed, step: Step, *, label: str | None = None
+async def convert_file(shop: Workshop, name: str, file: Path, step: Step, *, label: str) -> LayerFiles:
+    """Convert a local tar; see ``convert_blob``."""
+    ahead = ReadAhead(HashedPieces(_file_pieces(file, step)))
+    return await _convert_stream(shop, name, tar_feed, ahead, label=label)
+
+
+async def convert_tree(shop: Workshop, name: str, feed: TreeFeed) -> LayerFiles:
+    """Convert what ``feed`` finds by itself; see ``convert_blob``."""
+    return await _in_thread(lambda: _convert(shop, name, lambda b: feed(b, _heartbeat()), NOTHING_BELOW))
+
+
+async def _convert_stream(
+    shop: Workshop,
+    name: str,
+    feed: StreamFeed,
+    ahead: ReadAhead,
+    *,
+    label: str,
+    below: BelowLayer = NOTHING_BELOW,
 ) -> LayerFiles:
-    """Convert a local tar, or what ``feed`` finds by itself; see ``convert_blob``.
-
-    The conversion thread reads the file itself: no hop for each piece.
-    """
-
     def work() -> LayerFiles:
-        pieces = _heartbeat() if file is None else _file_pieces(file, step)
         with _blaming(label):
-            return _convert(shop, name, feed, pieces, NOTHING_BELOW)
+            return _convert(shop, name, lambda builder: feed(builder, PlainStream(ahead)), below)
 
+    made: list[LayerFiles] = []
+
+    async def build() -> None:
+        try:
+            made.append(await _in_thread(work))
+        finally:
+            ahead.close()
+
+    # Both beside this task, not in it: Ctrl-C is told to this one, which must be able to hear it.
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_in_thread, ahead.run)
+        nursery.start_soon(build)
+    return made[0]
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
     return await trio.to_thread.run_sync(work, limiter=trio.CapacityLimiter(1))
-
-
-def tar_feed(builder: LayerBuilder, pieces: Iterator[bytes]) -> bytes:
-    """A tar in any compression."""
-    stream = PlainStream(pieces)
-    reader = TarReader(stream)
-    try:
-        for entry in reader.entries():
-            builder.add(entry, reader.fill)
-    except UsageError as e:
-        # What cannot be in a tree is a mistake of the layer here, not of the user.
-        raise IntegrityError(str(e)) from e
-    return stream.drain()
-
-
-def file_feed(title: bytes, size: int) -> Feed:
-    """A blob that is one file, as artifacts have them: readable by all, without a time."""
-
-    def feed(builder: LayerBuilder, pieces: Iterator[bytes]) -> bytes:
-        hasher = hashlib.sha256()
-
-        def hashed() -> Iterator[bytes]:
-            for piece in pieces:
-                hasher.update(piece)
-                yield piece
-
-        stream = PlainStream(hashed(), decode=False)
-        meta = Meta(stat.S_IFREG | 0o644)
-        entry = Entry(title, meta, size, size, b"", is_hard_link=False, runs=None, map_in_data=False)
-        builder.add(entry, stream.fill)
-        return stream.drain()
-
-    return feed
 
 
 def check_diff_id(files: LayerFiles, expected: Digest, layer: Digest) -> None:
@@ -176,29 +165,36 @@ def check_diff_id(files: LayerFiles, expected: Digest, layer: Digest) -> None:
         )
 
 
-def warn_of_dropped_xattrs(files: LayerFiles, what: str) -> None:
-    """Say that attributes of ``what`` were left out, if any were."""
-    if files.dropped_xattrs:
+def warn_of_left_out(left_out: LeftOut, what: str) -> None:
+    """Say which attributes ``what`` was converted without, if there were any."""
+    if left_out.overlay:
         log.warning(
-            "%s: %d trusted.overlay.* attributes left out: they would steer overlayfs",
+            "%s: %d trusted.overlay.* attributes left out: they would steer overlayfs", what, left_out.overlay
+        )
+    if left_out.text:
+        log.warning(
+            "%s: %d ACLs and SELinux labels in GNU tar's own form left out, as all that unpacks images does:"
+            " pack it with xattrs instead (tar --xattrs --xattrs-include='*', without --acls and --selinux)",
             what,
-            files.dropped_xattrs,
+            left_out.text,
         )
 
 
-def _convert(shop: Workshop, name: str, feed: Feed, pieces: Iterator[bytes], below: BelowLayer) -> LayerFiles:
+def _convert(
+    shop: Workshop, name: str, feed: Callable[[LayerBuilder], bytes], below: BelowLayer
+) -> LayerFiles:
     index, chunks = shop.folder / f"{name}.index", shop.folder / f"{name}.chunks"
     known = shop.new_known()
     with _storage_errors(shop.folder), index.open("wb") as index_file, chunks.open("wb") as chunk_file:
         writer = ChunkWriter(chunk_file, shop.executor, known, shop.options)
         try:
             builder = LayerBuilder(writer, known, shop.options)
-            diff_id = feed(builder, pieces)
+            diff_id = feed(builder)
             tree = below.wait() if builder.needs_below else None
             finished = builder.finish(index_file, diff_id, tree, below.chain_id)
         finally:
             writer.close()
-    return LayerFiles(finished, Digest("sha256:" + diff_id.hex()), index, chunks, builder.dropped_xattrs)
+    return LayerFiles(finished, Digest("sha256:" + diff_id.hex()), index, chunks, builder.left_out)
 
 
 async def _pump(blob: BlobStream, send: trio.MemorySendChannel[bytes], step: Step) -> None:
@@ -246,13 +242,11 @@ def _file_pieces(path: Path, step: Step) -> Iterator[bytes]:
 
 
 @contextmanager
-def _blaming(label: str | None) -> Iterator[None]:
+def _blaming(label: str) -> Iterator[None]:
     """What is wrong in a layer is damage, whose kind ever the error is, and the layer is named in it."""
     try:
         yield
     except (IntegrityError, UsageError) as e:
-        if label is None:
-            raise
         raise IntegrityError(f"{label}: {e}") from e
 
 

@@ -30,6 +30,16 @@ from cafs.index.tree import INLINE_MAX_BYTES, LayerTree
 from cafs.index.writer import write_index
 
 
+@dataclass(slots=True)
+class LeftOut:
+    """How many attributes of its files a layer was converted without."""
+
+    overlay: int = 0
+    """``trusted.overlay.*``: they would steer overlayfs."""
+    text: int = 0
+    """ACLs and labels in a form that only GNU tar and star unpack, see ``tar_pax.text_attributes``."""
+
+
 @dataclass(frozen=True, slots=True)
 class FinishedLayer:
     """What ``LayerBuilder.finish`` made."""
@@ -52,8 +62,7 @@ class LayerBuilder:
         self._region = DataRegion(writer, options)
         self._links: list[tuple[bytes, bytes]] = []
         """(path, target) of hard links to what this layer does not have, in order."""
-        self.dropped_xattrs = 0
-        """``trusted.overlay.*`` attributes that were left out: they would steer overlayfs."""
+        self.left_out = LeftOut()
 
     def add(self, entry: Entry, fill: Fill) -> None:
         """One entry.
@@ -75,6 +84,7 @@ class LayerBuilder:
 
     def add_literally(self, path: bytes, entry: Entry, fill: Fill) -> None:
         """One entry at a clean path, whose name means nothing but itself."""
+        self.left_out.text += entry.text_attributes
         if entry.is_hard_link:
             self._link(path, clean_path(entry.link, is_link_target=True))
         else:
@@ -142,7 +152,7 @@ class LayerBuilder:
 
     def _own_xattrs(self, meta: Meta) -> Meta:
         kept = tuple(pair for pair in meta.xattrs if not pair[0].startswith(OVERLAY_XATTRS))
-        self.dropped_xattrs += len(meta.xattrs) - len(kept)
+        self.left_out.overlay += len(meta.xattrs) - len(kept)
         return meta if len(kept) == len(meta.xattrs) else replace(meta, xattrs=kept)
 
     def _resolve_links(self, below: Below | None) -> bool:

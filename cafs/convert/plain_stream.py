@@ -1,8 +1,9 @@
 """A layer's plain bytes as a forward-only stream: pieces in, decompressed, hashed, read in any size.
 
-Used by one conversion thread. The kind of compression is told by the first bytes, as every unpacker
-does. Everything is bounded: whatever a frame inflates to is handed on in small pieces and never held,
-and a stream that inflates beyond all reason is refused (``MAX_RATIO``).
+``HashedPieces`` may run on another thread than the ``PlainStream`` that reads from it (``ReadAhead``).
+The kind of compression is told by the first bytes, as every unpacker does. Everything is bounded:
+whatever a frame inflates to is handed on in small pieces and never held, and a stream that inflates
+beyond all reason is refused (``MAX_RATIO``).
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import hashlib
 import itertools
 import zlib
 from collections.abc import Iterator
-from typing import IO, Self, cast
+from typing import IO, Protocol, Self, cast
 
 import zstandard
 from isal import isal_zlib
 
+from cafs.convert.zstd_frames import MAGIC_BYTES, ZstdFrames, is_zstd
 from cafs.errors import IntegrityError
 
 Pieces = Iterator[bytes]
@@ -26,21 +28,55 @@ FREE_PLAIN_BYTES = 4 << 30
 """So much may come out of any blob, however small: it costs seconds, and no memory or disk."""
 _OUT_BYTES = 1 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
-_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-_ZSTD_SKIPPABLE_MAGIC = b"\x2a\x4d\x18"
-"""Behind a byte 0x50 to 0x5f: a frame without content, which some writers put first (RFC 8878, 3.1.2)."""
 _ZSTD_MAX_WINDOW_LOG = 27
 """128 MiB, the window that zstd itself refuses to exceed without being told."""
 
 
-class PlainStream:
-    """Reads decompressed bytes in order. Raises IntegrityError for damaged or truncated input."""
+class PlainPieces(Protocol):
+    """A layer's plain bytes, and what they hash to."""
+
+    def __next__(self) -> bytes: ...
+
+    def digest(self) -> bytes:
+        """sha256 of all pieces, raw: the layer's diffID. Only after the last piece."""
+        ...
+
+
+class HashedPieces:
+    """Decompresses pieces (unless told not to) and hashes what comes out.
+
+    Raises:
+        IntegrityError: on the way, for damaged or truncated input.
+    """
 
     def __init__(self, pieces: Pieces, *, decode: bool = True) -> None:
-        self._plain = decompressed(pieces) if decode else pieces
-        self._piece = memoryview(b"")
+        self._pieces = pieces
+        self._decode = decode
+        self._plain: Pieces | None = None
         self._hash = hashlib.sha256()
-        self.plain_bytes = 0
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._plain is None:
+            # Not before: the first pieces may have to be waited for.
+            self._plain = decompressed(self._pieces) if self._decode else self._pieces
+        piece = next(self._plain)
+        self._hash.update(piece)
+        return piece
+
+    def digest(self) -> bytes:
+        """See ``PlainPieces``."""
+        return self._hash.digest()
+
+
+class PlainStream:
+    """Reads plain bytes in order."""
+
+    def __init__(self, plain: PlainPieces) -> None:
+        self._plain = plain
+        self._piece = memoryview(b"")
 
     def read(self, size: int) -> bytes:
         """``size`` bytes, or fewer at the end."""
@@ -76,13 +112,11 @@ class PlainStream:
         """
         while self._take(_OUT_BYTES):
             pass
-        return self._hash.digest()
+        return self._plain.digest()
 
     def _take(self, most: int) -> memoryview:
         if not self._piece:
             self._piece = memoryview(next(self._plain, b""))
-            self._hash.update(self._piece)
-            self.plain_bytes += len(self._piece)
         part, self._piece = self._piece[:most], self._piece[most:]
         return part
 
@@ -96,12 +130,12 @@ def decompressed(pieces: Pieces, free_bytes: int = FREE_PLAIN_BYTES) -> Iterator
     head = b""
     for piece in pieces:
         head += piece
-        if len(head) >= len(_ZSTD_MAGIC):
+        if len(head) >= MAGIC_BYTES:
             break
     source = _Counted(head, pieces)
     if head.startswith(_GZIP_MAGIC):
         plain = _gzip(source)
-    elif head.startswith(_ZSTD_MAGIC) or (head[1:4] == _ZSTD_SKIPPABLE_MAGIC and head[0] >> 4 == 5):
+    elif is_zstd(head):
         plain = _zstd(source)
     else:
         return source
@@ -167,18 +201,20 @@ def _zstd(source: Pieces) -> Iterator[bytes]:
     """Frames one after the other.
 
     Of zstandard's interfaces only the reader bounds what one call gives out, however far a frame
-    inflates. It takes a frame that breaks off for the end of its input: that the layer is truncated is
-    then said by the tar, which lacks its end, and by the diffID.
+    inflates. It takes a frame that breaks off for the end of its input, so ``ZstdFrames`` looks for that.
     """
+    frames = ZstdFrames()
     decompressor = zstandard.ZstdDecompressor(max_window_size=1 << _ZSTD_MAX_WINDOW_LOG)
     reader = decompressor.stream_reader(
-        cast(IO[bytes], _Readable(source)), read_size=_OUT_BYTES, read_across_frames=True
+        cast(IO[bytes], _Readable(frames.watch(source))), read_size=_OUT_BYTES, read_across_frames=True
     )
     try:
         while plain := reader.read(_OUT_BYTES):
             yield plain
     except zstandard.ZstdError as e:
         raise IntegrityError(f"the layer is damaged: zstd: {e}") from e
+    if not frames.are_whole:
+        raise IntegrityError("the layer is truncated: its zstd stream does not end")
 
 
 class _Readable:

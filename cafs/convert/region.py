@@ -41,11 +41,6 @@ class DataRegion:
         """Size of the region so far."""
         return self._base + self._filled
 
-    @property
-    def shared_files(self) -> int:
-        """How many different contents are known."""
-        return len(self._files)
-
     def add_file(self, size: int, fill: Fill) -> int:
         """Lay out a file's content.
 

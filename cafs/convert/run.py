@@ -6,16 +6,20 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import trio
 
-from cafs.convert.copy_image import copy_images
+from cafs.convert.bind import BoundImage, check_bindable, push_bound_image
+from cafs.convert.copy_image import copy_blobs, copy_images
 from cafs.convert.dictionary import Dictionary
 from cafs.convert.directory import directory_feed
 from cafs.convert.image import ImageConversion, ImageResult, Run
-from cafs.convert.layer import Feed, Workshop, convert_local, tar_feed, warn_of_dropped_xattrs
+from cafs.convert.layer import Workshop, convert_file, convert_tree, warn_of_left_out
 from cafs.convert.memory import ConversionMemory
+from cafs.convert.start_profile import attach_start_profile
 from cafs.convert.upload import push_layer
 from cafs.convert.workshop import work_folder
 from cafs.core.chunking import ChunkingOptions
@@ -31,8 +35,21 @@ from cafs.oci.media_types import LAYER_CHUNKS
 from cafs.oci.open_source import open_repository
 from cafs.oci.reference import PathReference, Reference, RegistryReference, Transport, parse_reference
 from cafs.oci.repository import Repository
+from cafs.oci.signature import load_signing_key
+from cafs.oci.trust import load_trust_policy, signed_by
 
+_TREES = frozenset((Transport.DIR, Transport.TAR))
 _WRITABLE = "a registry (HOST/REPOSITORY:TAG) or oci:DIR:TAG"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run made."""
+
+    images: list[ImageResult]
+    """One for each image."""
+    bound: BoundImage | None = None
+    """The new image that carries the artifacts, when one was asked for."""
 
 
 async def convert(
@@ -43,7 +60,9 @@ async def convert(
     *,
     platform: Platform | None = None,
     dictionaries: Sequence[str] = (),
-) -> list[ImageResult]:
+    sign_key: Path | None = None,
+    bound: str | None = None,
+) -> Outcome:
     """Convert ``source`` and put the result into ``target``.
 
     Args:
@@ -51,30 +70,72 @@ async def convert(
         target: Where the artifact goes; None: beside the source.
         platform: Only this image of a multi-platform one; None: all of them.
         dictionaries: Converted images whose chunks may be referred to.
-
-    Returns:
-        A result for each image.
+        sign_key: PEM file of the key that signs the artifacts.
+        bound: Instead of ``target``: the name of a new image that carries its artifacts.
 
     Raises:
         UsageError: source and target do not fit together.
         CafsError: as its kinds say; nothing that a reader could find was changed then.
     """
     origin = parse_reference(source)
-    goal = parse_reference(target) if target else origin
-    _check_target(origin, goal, given=target is not None)
+    named = bound or target
+    goal = parse_reference(named) if named else origin
+    _check_target(origin, goal, given=named is not None)
+    if bound is not None:
+        _check_bound(origin, goal, target)
+    key = await trio.to_thread.run_sync(load_signing_key, sign_key) if sign_key else None
     async with AsyncExitStack() as stack:
         repository = await stack.enter_async_context(_opened(goal, settings))
         run = await _start(stack, settings, progress, dictionaries)
-        if isinstance(origin, PathReference) and origin.transport in {Transport.DIR, Transport.TAR}:
-            return [await _convert_tree(run, origin, repository, goal)]
+        run = replace(run, key=key, attach=bound is None)
+        if key is not None:
+            # Whatever others attached is not to be used again under this signature.
+            run = replace(run, reusable=signed_by(key.public))
+        if isinstance(origin, PathReference) and origin.transport in _TREES:
+            return Outcome([await _convert_tree(run, origin, repository, goal)])
         same = origin == goal
         reader = repository if same else await stack.enter_async_context(_opened(origin, settings))
         top = await reader.resolve(origin.selector)
         images = await _images(reader, origin, platform)
+        if bound is not None:
+            return await _convert_bound(run, reader, images, repository, _tag(goal))
         if not same:
             scratch, tag = run.shop.folder, _tag(goal)
             await copy_images(reader, repository, images, top, tag=tag, scratch=scratch, progress=progress)
-        return [await ImageConversion(run, reader, image, repository).run() for image in images]
+        return Outcome([await _convert_image(run, reader, image, repository) for image in images])
+
+
+async def _convert_image(run: Run, source: Repository, image: Image, target: Repository) -> ImageResult:
+    result = await ImageConversion(run, source, image, target).run()
+    await attach_start_profile(run, target, image.descriptor, result)
+    return result
+
+
+async def _convert_bound(
+    run: Run, source: Repository, images: Sequence[Image], target: Repository, tag: str | None
+) -> Outcome:
+    """The images of ``source`` as a new one in ``target`` that carries its artifacts."""
+    check_bindable(images, source)
+    results = []
+    for image in images:
+        await copy_blobs(source, target, image, run.shop.folder, run.progress)
+        results.append(await ImageConversion(run, source, image, target).run())
+    artifacts = [result.artifact for result in results]
+    new = await push_bound_image(source, target, list(zip(images, artifacts, strict=True)), tag)
+    for result, manifest in zip(results, new.manifests, strict=True):
+        await attach_start_profile(run, target, manifest, result)
+    return Outcome(results, new)
+
+
+def _check_bound(origin: Reference, goal: Reference, target: str | None) -> None:
+    if target is not None:
+        raise UsageError("give either TARGET or --image: the new image holds the artifacts")
+    if isinstance(origin, PathReference) and origin.transport in _TREES:
+        raise UsageError(f"{origin} is no image: --image is for images")
+    if origin == goal:
+        raise UsageError("--image names SOURCE itself: give the new image a name of its own")
+    if isinstance(goal, RegistryReference) and goal.digest:
+        raise UsageError(f"--image {goal}: a new image gets a tag, its digest is not known yet")
 
 
 def _check_target(origin: Reference, goal: Reference, *, given: bool) -> None:
@@ -124,6 +185,7 @@ async def _start(
         progress=progress,
         layers_at_once=trio.CapacityLimiter(workers),
         open_near=partial(_opened_near, settings=settings),
+        reusable=await load_trust_policy(settings),
     )
 
 
@@ -137,26 +199,33 @@ def _tag(goal: Reference) -> str | None:
     return goal.tag if isinstance(goal, RegistryReference) else goal.name
 
 
+def _check_tree(origin: PathReference) -> None:
+    path, is_tar = origin.path, origin.transport is Transport.TAR
+    if not path.exists():
+        raise NotFoundError(f"{origin}: there is no such {'file' if is_tar else 'directory'}")
+    if is_tar and not path.is_file():
+        hint = f": write dir:{path}" if path.is_dir() else ""
+        raise UsageError(f"{origin} is no regular file{hint}")
+    if not is_tar and not path.is_dir():
+        raise UsageError(f"{origin}: the root must be a directory")
+
+
 async def _convert_tree(run: Run, origin: PathReference, target: Repository, goal: Reference) -> ImageResult:
     """A directory or a tar: an artifact of one layer that stands alone under the target's tag."""
-    path = origin.path
-    if not (path.is_dir() if origin.transport is Transport.DIR else path.is_file()):
-        raise NotFoundError(
-            f"{origin}: there is no such {'directory' if origin.transport is Transport.DIR else 'file'}"
-        )
-    is_tar = origin.transport is Transport.TAR
+    path, is_tar = origin.path, origin.transport is Transport.TAR
+    _check_tree(origin)
     step = run.progress.step(str(origin), path.stat().st_size if is_tar else None)
     note = "failed"
     try:
-        feed: Feed = tar_feed if is_tar else directory_feed(path, step)
-        files = await convert_local(
-            run.shop, "layer", path if is_tar else None, feed, step, label=str(origin) if is_tar else None
-        )
+        if is_tar:
+            files = await convert_file(run.shop, "layer", path, step, label=str(origin))
+        else:
+            files = await convert_tree(run.shop, "layer", directory_feed(path, step))
         note = ""
     finally:
         step.finish(note)
-    warn_of_dropped_xattrs(files, str(origin))
+    warn_of_left_out(files.left_out, str(origin))
     converted = await push_layer(target, files, files.diff_id, run.options, None)
     others = [Descriptor(blob.digest, blob.size, LAYER_CHUNKS) for blob in converted.other_blobs]
-    artifact = await publish_artifact(target, None, [converted.layer], others, tag=_tag(goal))
-    return ImageResult(None, artifact.digest, (converted,), 1)
+    artifact = await publish_artifact(target, None, [converted.layer], others, tag=_tag(goal), key=run.key)
+    return ImageResult(None, artifact, (converted,), 1)

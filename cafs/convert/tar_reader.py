@@ -1,6 +1,9 @@
 """Entries of a tar stream, with their data read on demand: the shell round ``cafs.core.tar``.
 
 Used by one conversion thread. What a caller leaves of an entry's data is passed over.
+
+An archive may end wherever a header could follow, with its blocks of zeros or without, as GNU tar and Go
+read it: umoci does not write them. That nothing is missing there is said by the layer's diffID.
 """
 
 from __future__ import annotations
@@ -33,7 +36,9 @@ class TarReader:
         while True:
             data = self._stream.read(need.size)
             if len(data) < need.size:
-                self._end(parser, data)
+                if data:
+                    raise IntegrityError("the tar ends in the middle of a header: it is truncated")
+                parser.finish()
                 return
             if need.payload:
                 self._stream.skip(-need.size % BLOCK_BYTES)
@@ -48,7 +53,8 @@ class TarReader:
             if answer.map_in_data:
                 self._read_map(answer)
             yield answer
-            self._stream.skip(self._left + self._padding)
+            self._stream.skip(self._left)
+            self._stream.read(self._padding)  # which the last entry may lack, as all that follows
             need = FIRST_NEED
 
     def fill(self, view: memoryview) -> None:
@@ -65,8 +71,3 @@ class TarReader:
             self._left -= len(block)
             runs = reader.feed(block)
         entry.runs = check_runs(runs, entry.size, self._left)
-
-    @staticmethod
-    def _end(parser: TarParser, rest: bytes) -> None:
-        if rest or not parser.finish():
-            raise IntegrityError("the tar ends without its two blocks of zeros: it is truncated")

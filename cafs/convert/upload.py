@@ -29,10 +29,10 @@ async def push_layer(
     """Push index and chunk blob; chunk blobs of other layers are the caller's business."""
     packed = files.index.with_suffix(".index.zst")
     index, plain = await trio.to_thread.run_sync(_pack, files.index, packed)
-    await repository.push_blob(packed, index)
+    await repository.push_blob(packed, index, hashed=True)
     own = files.finished.chunks
     if own is not None:
-        await repository.push_blob(files.chunks, own)
+        await repository.push_blob(files.chunks, own, hashed=True)
     layer = ArtifactLayer(
         layer_digest,
         files.diff_id,

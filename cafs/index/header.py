@@ -6,12 +6,13 @@ Pure encoding and parsing, used by the writer and by ``LayerIndex``.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cafs.core.chunk_table import ROW_BYTES
 from cafs.core.digest import Digest
 from cafs.core.erofs import BLOCK_BYTES
 from cafs.core.source import BlobRef
+from cafs.core.writer_version import WRITER_VERSION
 from cafs.errors import IntegrityError, UsageError
 
 MAGIC = b"CAFSIDX1"
@@ -19,9 +20,6 @@ HEADER_BYTES = 4096
 FLAG_FOLLOWS_PARENT = 1
 FLAG_HIDES = 2
 _FLAGS = FLAG_FOLLOWS_PARENT | FLAG_HIDES
-WRITER_VERSION = 1
-"""Goes up whenever the same layer and options would give other bytes."""
-
 _HEADER = struct.Struct("<8sIIQQQQQ32s32sIIIII")
 _BLOB_ROW = struct.Struct("<32sQ8s")
 BLOB_ROW_BYTES = _BLOB_ROW.size
@@ -30,8 +28,7 @@ _MAX_FILE_BYTES = 1 << 62
 """Keeps every sum of two fields far from 64-bit overflow."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkingOptions:
+class ChunkingOptions(NamedTuple):
     """The options a layer was converted with: part of what its bytes depend on."""
 
     min_chunk_bytes: int
@@ -40,8 +37,7 @@ class ChunkingOptions:
     zstd_level: int
 
 
-@dataclass(frozen=True, slots=True)
-class IndexHeader:
+class IndexHeader(NamedTuple):
     """The header's fields."""
 
     metadata_bytes: int

@@ -7,6 +7,7 @@ first (its nid has 16 bits); the inodes of a directory's entries lie together, i
 
 from __future__ import annotations
 
+import heapq
 import stat
 from array import array
 
@@ -45,9 +46,11 @@ class IndexLayout:
         self._tree = tree
         self._xattr_bytes = [len(encode_xattrs(xattrs)) for xattrs in tree.inodes.xattr_sets()]
         self._slots = SlotAllocator(FIRST_INODE_OFFSET)
+        self._in_gaps = array("I")
+        """Inodes that were put into gaps before others; ``order`` has only the others until the end."""
         self._walk()
         self._place_blocks()
-        self.order = array("I", sorted(self.order, key=self.offset.__getitem__))
+        self._merge_order()
 
     def _walk(self) -> None:
         mode = self._tree.inodes.mode
@@ -105,8 +108,14 @@ class IndexLayout:
         return INODE_BYTES + self._xattr_bytes[self._tree.inodes.xattrs[inode]]
 
     def _place(self, inode: int, head: int, tail: int) -> None:
+        end = self._slots.end
         self.offset[inode] = self._slots.place(head, tail)
-        self.order.append(inode)
+        (self.order if self.offset[inode] >= end else self._in_gaps).append(inode)
+
+    def _merge_order(self) -> None:
+        """Most are in order already: sorting all of them would take 80 bytes for each of millions."""
+        place = self.offset.__getitem__
+        self.order = array("I", heapq.merge(self.order, sorted(self._in_gaps, key=place), key=place))
 
     def _place_blocks(self) -> None:
         block = round_up(self._slots.end, BLOCK_BYTES) // BLOCK_BYTES

@@ -277,6 +277,8 @@ class LayerTree:
 
     def _parent_of(self, path: bytes) -> tuple[int, bytes]:
         """(directory inode, last component) of a path, with the directories on the way made."""
+        if not path:
+            raise UsageError("the root must be a directory")
         head, _, name = path.rpartition(b"/")
         check_name(name, path)
         if not head:

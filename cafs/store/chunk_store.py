@@ -8,13 +8,13 @@ comes in) and again when it is read. docs/chunk-store.md describes layout, trans
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
-from cafs.core.chunk import Chunk, Codec, FrameDecoder
+from cafs.core.chunk import Chunk, ChunkRef, Codec, FrameDecoder
 from cafs.core.progress import Progress
 from cafs.core.s3fifo import Queue
 from cafs.errors import IntegrityError, StorageError, UsageError
@@ -27,6 +27,7 @@ from cafs.store.session import Session, excess_bytes, unpinned_budget
 from cafs.store.upkeep import Cleared, Collected, Verified
 
 _log = logging.getLogger(__name__)
+Wanted = TypeVar("Wanted")
 
 MIN_QUOTA_BYTES = 16 << 20
 MAX_BATCH_BYTES = 8 << 20
@@ -89,8 +90,7 @@ class ChunkStore:
             StateError: this process has it open already.
             StorageError: the disk is full or unreadable, or a network filesystem.
         """
-        if quota_bytes < MIN_QUOTA_BYTES:
-            raise UsageError(f"a chunk store needs a quota of {MIN_QUOTA_BYTES >> 20} MiB at least")
+        _check_quota(quota_bytes)
         return cls(Session(directory, quota_bytes, readonly=readonly))
 
     def __enter__(self) -> Self:
@@ -121,15 +121,30 @@ class ChunkStore:
             StorageError: the store cannot be read.
             StateError: called in a forked child.
         """
+        return self._gather(wanted, self._read)
+
+    def frames(self, wanted: Sequence[ChunkRef]) -> list[bytes | None]:
+        """Frames of chunks, for other hosts; verified as ``get`` does, which it otherwise is like.
+
+        Returns:
+            For each its frame; ``None`` also where the store has the chunk as another frame.
+        """
+        return self._gather([(ref.digest, ref) for ref in wanted], self._read_frame)
+
+    def _gather(
+        self,
+        wanted: Sequence[tuple[bytes, Wanted]],
+        read_one: Callable[[Txn, FrameDecoder, bytes, Wanted], bytes | None],
+    ) -> list[bytes | None]:
         found: list[bytes | None] = []
         read: list[bytes] = []
         rotten: list[tuple[bytes, str]] = []
         decoder = self._free_decoder()
         for start in range(0, len(wanted), READ_BATCH):
             with self._session.read() as txn:
-                for digest, plain_bytes in wanted[start : start + READ_BATCH]:
+                for digest, what in wanted[start : start + READ_BATCH]:
                     try:
-                        found.append(self._read(txn, decoder, digest, plain_bytes))
+                        found.append(read_one(txn, decoder, digest, what))
                     except IntegrityError as e:
                         found.append(None)
                         rotten.append((digest, str(e)))
@@ -150,19 +165,35 @@ class ChunkStore:
             return FrameDecoder()
 
     def _read(self, txn: Txn, decoder: FrameDecoder, digest: bytes, plain_bytes: int) -> bytes | None:
-        row = txn.get(digest, db=self._session.tables.chunks)
-        if row is None:
+        header = self._find(txn, digest, plain_bytes)
+        if header is None:
             return None
-        header = Header.decode(row)
-        if header.queue == Queue.GHOST or header.plain_bytes != plain_bytes:
-            return None
-        frame = self._session.tables.frame(txn, header)
-        if frame is None or len(frame) != header.frame_bytes:
-            raise IntegrityError(f"chunk {digest.hex()} has lost bytes of its frame")
+        frame = self._frame(txn, header, digest)
         if header.codec == Codec.RAW:
             frame = bytes(frame)  # the plain bytes themselves: verified and returned from this copy
         # A zstd frame is decoded from the map; the plain bytes are new, and the frame goes no further.
         return bytes(decoder.decode(digest, header.codec, frame, plain_bytes).plain)
+
+    def _read_frame(self, txn: Txn, decoder: FrameDecoder, digest: bytes, ref: ChunkRef) -> bytes | None:
+        header = self._find(txn, digest, ref.plain_bytes)
+        if header is None or (header.codec, header.frame_bytes) != (ref.codec, ref.frame_bytes):
+            return None
+        frame = bytes(self._frame(txn, header, digest))
+        decoder.decode(digest, header.codec, frame, ref.plain_bytes)
+        return frame
+
+    def _find(self, txn: Txn, digest: bytes, plain_bytes: int) -> Header | None:
+        row = txn.get(digest, db=self._session.tables.chunks)
+        if row is None:
+            return None
+        header = Header.decode(row)
+        return None if header.queue == Queue.GHOST or header.plain_bytes != plain_bytes else header
+
+    def _frame(self, txn: Txn, header: Header, digest: bytes) -> bytes | memoryview:
+        frame = self._session.tables.frame(txn, header)
+        if frame is None or len(frame) != header.frame_bytes:
+            raise IntegrityError(f"chunk {digest.hex()} has lost bytes of its frame")
+        return frame
 
     def has(self, digests: Sequence[bytes]) -> list[bool]:
         """Which chunks are stored; not verified, and not counted as a read.
@@ -310,6 +341,17 @@ class ChunkStore:
         """
         return upkeep.collect_garbage(self._session)
 
+    def set_quota(self, quota_bytes: int) -> Collected:
+        """Replace the quota while the store is in use, and bring it down to that, as ``gc`` does.
+
+        Raises:
+            UsageError: it is below 16 MiB.
+            StorageError: the store cannot be written; a quota that was written down holds all the same.
+        """
+        _check_quota(quota_bytes)
+        self._session.set_quota(quota_bytes)
+        return self.gc()
+
     def clear(self, pinned: bool = False) -> Cleared:
         """Forget all chunks; pinned ones (and the pin sets) only when asked for.
 
@@ -319,6 +361,11 @@ class ChunkStore:
             StorageError: the store cannot be written.
         """
         return upkeep.clear(self._session, pinned=pinned)
+
+
+def _check_quota(quota_bytes: int) -> None:
+    if quota_bytes < MIN_QUOTA_BYTES:
+        raise UsageError(f"a chunk store needs a quota of {MIN_QUOTA_BYTES >> 20} MiB at least")
 
 
 def _batches(chunks: Sequence[Chunk], limit_bytes: int) -> Iterator[list[Chunk]]:

@@ -20,7 +20,7 @@ import errno
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
@@ -90,6 +90,7 @@ class Environment:
                 max_spare_txns=16,
                 lib_version=0,  # LMDB 0.9's format, whatever the environment variables of py-lmdb say
             )
+        _close_on_exec(path)
 
     def table(self, name: str) -> Table:
         """A named table; made when missing, unless read-only.
@@ -234,6 +235,16 @@ def structure_findings(path: Path) -> list[str]:
     except OSError as e:
         raise StorageError(f"chunk store {path.parent}: cannot read data.mdb: {e.strerror}") from e
     return findings
+
+
+def _close_on_exec(path: Path) -> None:
+    """LMDB opens a file without O_CLOEXEC: a mount server that becomes the supervisor by exec kept it."""
+    path = path.resolve()
+    with os.scandir("/proc/self/fd") as descriptors:
+        for entry in descriptors:
+            with suppress(OSError):  # the scan's own descriptor, or one that another thread closed
+                if Path(entry.path).readlink().parent == path:
+                    os.set_inheritable(int(entry.name), False)
 
 
 @contextmanager

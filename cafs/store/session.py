@@ -54,6 +54,13 @@ class Session:
         except StorageError as e:
             _log.warning("%s (the quota stays as it was; reading goes on)", e)
 
+    def set_quota(self, quota_bytes: int) -> None:
+        """See ``ChunkStore.set_quota``."""
+        with self.catalog() as catalog:
+            catalog.state.quota_bytes = quota_bytes
+        self._given_quota = quota_bytes
+        self._env.grow_map(quota_bytes)
+
     def close(self) -> None:
         """Write the notes, close the environment, withdraw the mark. Waits for running transactions.
 
