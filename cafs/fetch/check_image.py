@@ -17,12 +17,14 @@ from cafs.errors import IntegrityError, NotFoundError
 from cafs.fetch.check_chunks import Checked, Damage, check_chunks
 from cafs.fetch.index_cache import IndexCache
 from cafs.fetch.open_image import OpenLayer
-from cafs.oci.artifact import IndexArtifact, find_artifact
+from cafs.oci.artifact import IndexArtifact
+from cafs.oci.artifact_lookup import find_artifact
 from cafs.oci.descriptor import Platform
-from cafs.oci.image import find_image, host_platform
+from cafs.oci.image import find_image
 from cafs.oci.open_source import open_repository
 from cafs.oci.reference import parse_reference
 from cafs.oci.repository import Repository
+from cafs.oci.trust import load_trust_policy
 
 _CLOSE_DEADLINE_S = 5
 
@@ -41,6 +43,7 @@ async def check_image(
 
     Raises:
         UsageError, NotFoundError: there is no such image, or it is not converted.
+        UntrustedError: no artifact of it is believed.
         IntegrityError: its manifests are damaged.
         RemoteError, StorageError: a source failed in a way that says nothing of the bytes.
     """
@@ -48,8 +51,8 @@ async def check_image(
     repository = open_repository(reference, settings)
     layers: dict[int, OpenLayer] = {}
     try:
-        image = await find_image(repository, reference.selector, platform or host_platform())
-        _, artifact = await find_artifact(repository, image)
+        image = await find_image(repository, reference.selector, platform)
+        artifact = (await find_artifact(repository, image, await load_trust_policy(settings))).artifact
         damages = await _open_indexes(repository, artifact, scratch, progress, layers)
         checked = await check_chunks(layers, progress, settings.retries)
         return replace(checked, layers=len(artifact.layers), damages=(*damages, *checked.damages))

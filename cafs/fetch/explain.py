@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from stat import S_ISDIR, S_ISREG
 
+from cafs.core.backoff import attribute
 from cafs.fetch.journal import Failure
+from cafs.index.browse import walk
 from cafs.index.layer_index import LayerIndex
+from cafs.index.merge import MergedTree, Stack
 from cafs.index.reader import ErofsReader
 
 MAX_FILES = 5
@@ -86,6 +89,26 @@ def chunks_of_file(index: LayerIndex, nid: int) -> set[str]:
     return chunks
 
 
+def chunks_below(indexes: Sequence[LayerIndex], tree: MergedTree, top: Stack) -> set[tuple[int, str]]:
+    """(layer, chunk) of all that is seen at ``top`` and below it: what lower layers have there too does not
+    count.
+
+    Args:
+        indexes: Of the image's layers, lowest first.
+        tree: They as one.
+        top: A file or directory in it.
+
+    Raises:
+        IntegrityError: an index is damaged.
+    """
+    return {
+        (seen.layer, chunk)
+        for _, (seen, *_) in walk(tree, top)
+        if S_ISREG(tree.reader(seen.layer).mode(seen.nid))
+        for chunk in chunks_of_file(indexes[seen.layer], seen.nid)
+    }
+
+
 def describe_chunk(chunk: FailedChunk) -> str:
     """A few lines for people."""
     last = chunk.last
@@ -98,7 +121,7 @@ def describe_chunk(chunk: FailedChunk) -> str:
     ]
     answers = Counter((answer.source, answer.message) for answer in last.answers)
     for (source, message), count in answers.items():
-        lines.append(f"  asked:   {source}: {message}" + (f" ({count} times)" if count > 1 else ""))
+        lines.append(f"  asked:   {attribute(message, source)}" + (f" ({count} times)" if count > 1 else ""))
     if not answers:
         lines.append("  asked:   nobody had answered yet")
     lines.append(f"  outcome: {last.reason}")
@@ -110,7 +133,8 @@ def describe_all(chunks: Sequence[FailedChunk]) -> str:
     if not chunks:
         return "no read has failed"
     count = sum(len(chunk.failures) for chunk in chunks)
-    head = f"{count} failed reads, {len(chunks)} chunks" if count > 1 else "1 failed read"
+    of = "one chunk" if len(chunks) == 1 else f"{len(chunks)} chunks"
+    head = f"{count} failed reads of {of}" if count > 1 else "1 failed read"
     return "\n\n".join([head, *map(describe_chunk, chunks)])
 
 

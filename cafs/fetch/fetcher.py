@@ -13,11 +13,13 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from typing import cast
 
 import trio
 
 from cafs.core.backoff import Answer, describe, final_error, plan_next, rounds
 from cafs.core.chunk import Chunk
+from cafs.core.source import ChunkSource, ScatteredSource
 from cafs.errors import CafsError, DeadlineError, IntegrityError, ProtocolError, RemoteError
 from cafs.fetch.flights import Flight, FlightQueue, Group, State
 from cafs.fetch.limits import FetchLimits, Priority
@@ -79,15 +81,19 @@ class Fetcher:
         self._start_requests()
 
     def hasten(self, flight: Flight, priority: Priority) -> None:
-        """Somebody more urgent joined the flight."""
+        """Somebody more urgent joined the flight: one that rests is tried again at once."""
         if priority < flight.priority:
             self._queue.hasten(flight, priority)
+            if flight.state is State.RESTING:
+                self._enqueue(flight)
             self._start_requests()
 
     def abandon(self, flight: Flight) -> None:
         """The flight's last waiter has left."""
         if flight.state is State.QUEUED:
             self._queue.remove(flight)
+            self._drop(flight)
+        elif flight.state is State.RESTING:  # whoever wants it next shall not wait out this rest
             self._drop(flight)
         elif flight.group is not None and not flight.group.wanted():
             flight.group.scope.cancel()
@@ -134,21 +140,23 @@ class Fetcher:
         source = group.origin.sources[group.source_number]
         began = trio.current_time()
         try:
-            body = await self._ask(group)
+            bodies, kept = await self._ask(group)
         except CafsError as e:
             self._failed(group.flights, group.source_number, e)
             return
-        self._counters.note_answer(source.name, group.priority, len(body))
-        self._adapt(group, trio.current_time() - began)
-        chunks = await self._verify(group, body)
+        took_s = trio.current_time() - began
+        self._counters.note_answer(source.name, group.priority, group.length, took_s)
+        self._adapt(group, took_s)
+        chunks = await self._verify(group, bodies)
         arrived: list[Chunk] = []
         for flight, chunk in zip(group.flights, chunks, strict=True):
             if isinstance(chunk, Chunk):
-                arrived.append(chunk)
+                if chunk.digest not in kept:
+                    arrived.append(chunk)
+                self._counters.note_chunk(flight.origin.layer, flight.ref.frame_bytes)
                 self._done(flight, chunk.plain, None)
             else:
                 self._failed([flight], group.source_number, chunk)
-        self._counters.fetched_chunks += len(arrived)
         if group.priority is Priority.FILL:
             # Stored before the request's slot is given back: a fill goes no faster than the disk takes it.
             await self._store(arrived)
@@ -157,24 +165,23 @@ class Fetcher:
             if group.priority is not Priority.DEMAND:
                 await self._writer.room()
 
-    async def _ask(self, group: Group) -> bytes:
-        """One range request."""
-        source = group.origin.sources[group.source_number]
+    async def _ask(self, group: Group) -> tuple[list[bytes], frozenset[bytes]]:
+        """One request; the bytes of each of the group's runs, and which chunks its source keeps here."""
         timeout_s = self._limits.answer_timeout_s + group.length / SLOWEST_BYTES_PER_S
         try:
             with trio.fail_after(timeout_s):
-                body = await source.read_range(group.origin.blob, group.offset, group.length)
+                bodies, kept = await _ask_source(group)
         except trio.TooSlowError:
             raise DeadlineError(f"no answer within {timeout_s:.0f} s") from None
-        if len(body) != group.length:
-            raise ProtocolError(f"answered {len(body)} bytes where {group.length} were asked for")
-        return body
+        for run, body in zip(group.runs, bodies, strict=True):
+            if len(body) != run.span.length:
+                raise ProtocolError(f"answered {len(body)} bytes where {run.span.length} were asked for")
+        return bodies, kept
 
-    async def _verify(self, group: Group, body: bytes) -> list[Chunk | IntegrityError]:
-        refs = [flight.ref for flight in group.flights]
-        if sum(ref.plain_bytes for ref in refs) <= INLINE_BYTES:
-            return verify_frames(body, group.offset, refs)
-        return await trio.to_thread.run_sync(verify_frames, body, group.offset, refs, limiter=self._threads)
+    async def _verify(self, group: Group, bodies: Sequence[bytes]) -> list[Chunk | IntegrityError]:
+        if sum(flight.ref.plain_bytes for flight in group.flights) <= INLINE_BYTES:
+            return _verify_runs(group, bodies)
+        return await trio.to_thread.run_sync(_verify_runs, group, bodies, limiter=self._threads)
 
     async def _store(self, chunks: Sequence[Chunk]) -> None:
         if self._writer.usable and chunks:
@@ -206,13 +213,35 @@ class Fetcher:
 
     async def _rest(self, flights: list[Flight], wait_s: float) -> None:
         await trio.sleep(wait_s)
-        self.submit(flights)
+        self.submit([flight for flight in flights if flight.state is State.RESTING])
 
     def _adapt(self, group: Group, took_s: float) -> None:
         """Fit the length of fill requests to the speed of the link."""
         if group.priority is Priority.FILL and took_s > 0:
             fitting = int(group.length / took_s * FILL_SECONDS)
             self._fill_bytes = min(max(fitting, 512 << 10), self._limits.fill_range_bytes)
+
+
+async def _ask_source(group: Group) -> tuple[list[bytes], frozenset[bytes]]:
+    """Say which chunks are wanted to a source that wants to know; after a failure the plain way is taken."""
+    source, blob = group.origin.sources[group.source_number], group.origin.blob
+    if len(group.runs) > 1:
+        scattered = cast("ScatteredSource", source)  # else there would be one run (``FlightQueue.take``)
+        return await scattered.read_ranges(blob, [run.span for run in group.runs]), frozenset()
+    span = group.runs[0].span
+    if isinstance(source, ChunkSource) and not any(flight.answers for flight in group.flights):
+        refs = [flight.ref for flight in group.flights]
+        answer = await source.read_chunks(blob, *span, refs, group.priority)
+        return [answer.body], answer.kept
+    return [await source.read_range(blob, *span)], frozenset()
+
+
+def _verify_runs(group: Group, bodies: Sequence[bytes]) -> list[Chunk | IntegrityError]:
+    return [
+        chunk
+        for run, body in zip(group.runs, bodies, strict=True)
+        for chunk in verify_frames(body, run.span.offset, [flight.ref for flight in run.flights])
+    ]
 
 
 def _unfinished(group: Group) -> list[Flight]:
@@ -222,4 +251,7 @@ def _unfinished(group: Group) -> list[Flight]:
 def explain_lateness(flight: Flight, waited_s: float) -> str:
     """The message for a reader whose deadline has passed."""
     late = f"{flight.what} did not come within {waited_s:.1f} s"
-    return describe(flight.answers, late) if flight.answers else f"{late}: its source has not answered yet"
+    if flight.answers:
+        return describe(flight.answers, late)
+    asked = flight.origin.sources[flight.next_source].name if flight.origin.sources else "its source"
+    return f"{late}: {asked} has not answered yet"

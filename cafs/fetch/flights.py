@@ -11,16 +11,20 @@ from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import NamedTuple
 
 import trio
 
 from cafs.core.backoff import Answer
 from cafs.core.chunk import ChunkRef
 from cafs.core.readplan import coalesce
-from cafs.core.source import BlobRef, BlobSource
+from cafs.core.source import BlobRef, BlobSource, Span, most_ranges
 from cafs.errors import CafsError
 from cafs.fetch.limits import FetchLimits, Priority
 from cafs.fetch.plain_cache import Plain
+
+_SCATTERED = frozenset((Priority.READAHEAD, Priority.PROFILE))
+"""What is fetched in the order in which it will be read, not in that in which it lies."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -112,18 +116,25 @@ class Flight:
         return f"chunk {self.ref.digest.hex()[:16]} of layer {self.origin.layer}"
 
 
+class Run(NamedTuple):
+    """Flights whose frames lie in one range of a blob."""
+
+    span: Span
+    flights: Sequence[Flight]
+
+
 class Group:
-    """Flights that one range request brings."""
+    """Flights that one request brings: for a range, or for several."""
 
-    __slots__ = ("flights", "length", "offset", "origin", "priority", "scope", "source_number")
+    __slots__ = ("flights", "length", "origin", "priority", "runs", "scope", "source_number")
 
-    def __init__(self, flights: Sequence[Flight], priority: Priority, offset: int, length: int) -> None:
-        self.flights = list(flights)
+    def __init__(self, runs: Sequence[Run], priority: Priority) -> None:
+        self.runs = tuple(runs)
+        self.flights = [flight for run in runs for flight in run.flights]
         self.priority = priority
-        self.offset = offset
-        self.length = length
-        self.origin = flights[0].origin
-        self.source_number = flights[0].next_source
+        self.length = sum(run.span.length for run in runs)
+        self.origin = self.flights[0].origin
+        self.source_number = self.flights[0].next_source
         self.scope = trio.CancelScope()
 
     def wanted(self) -> bool:
@@ -177,11 +188,28 @@ class FlightQueue:
                 longest = (
                     fill_range_bytes if priority is Priority.FILL else self._limits.range_bytes(priority)
                 )
-                return self._take_around(first, priority, longest)
+                ranges = most_ranges(first.origin.sources[first.next_source])
+                if priority in _SCATTERED and ranges > 1 and not first.answers:
+                    runs = self._runs_in_turn(first, longest, ranges)
+                else:
+                    runs = [self._run_around(first, longest)]
+                return self._take(runs, priority)
         return None
 
-    def _take_around(self, first: Flight, priority: Priority, longest: int) -> Group:
-        """``first`` and what is queued near it, as one request.
+    def _runs_in_turn(self, first: Flight, longest: int, most: int) -> list[Run]:
+        """``first`` and what was queued behind it, wherever it lies in the blob."""
+        size, turns = 0, dict[Flight, int]()
+        for flight in self._by_priority[first.priority]:
+            if flight.origin is first.origin and flight.next_source == first.next_source:
+                size += flight.ref.frame_bytes
+                if turns and (size > longest or flight.answers):
+                    break
+                turns[flight] = len(turns)
+        runs = self._runs_of(list(turns), longest)
+        return sorted(runs, key=lambda run: min(map(turns.__getitem__, run.flights)))[:most]
+
+    def _run_around(self, first: Flight, longest: int) -> Run:
+        """``first`` and what is queued near it in the blob.
 
         A request for a reader brings nothing but its riders that no reader waits for: that would delay
         him. A retry travels with those that have come to the same source.
@@ -192,16 +220,20 @@ class FlightQueue:
             flight
             for *_, flight in places[begin : bisect_left(places, (first.ref.offset + longest,))]
             if flight.next_source == first.next_source
-            and (priority is not Priority.DEMAND or flight.priority is priority or flight.rides)
+            and (first.priority is not Priority.DEMAND or flight.priority is first.priority or flight.rides)
         ]
+        return next(run for run in self._runs_of(near, longest) if first in run.flights)
+
+    def _runs_of(self, flights: Sequence[Flight], longest: int) -> list[Run]:
         ranges = coalesce(
-            [(f.ref.offset, f.ref.frame_bytes) for f in near],
+            [(flight.ref.offset, flight.ref.frame_bytes) for flight in flights],
             max_bytes=longest,
             max_gap_bytes=self._limits.gap_bytes,
         )
-        mine = near.index(first)
-        run = next(run for run in ranges if mine in run.members)
-        group = Group([near[i] for i in run.members], priority, run.offset, run.length)
+        return [Run(Span(one.offset, one.length), [flights[i] for i in one.members]) for one in ranges]
+
+    def _take(self, runs: Sequence[Run], priority: Priority) -> Group:
+        group = Group(runs, priority)
         for flight in group.flights:
             self.remove(flight)
             flight.state, flight.group = State.FETCHING, group

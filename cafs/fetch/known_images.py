@@ -3,6 +3,7 @@
 Lets ``open_image`` open a pinned image without asking anybody, and any image while its registry cannot be
 reached. One file for each repository, tag or digest, and platform. It only saves questions: the artifact's
 manifest is verified against its digest when it is read back, and a file that makes no sense is no file.
+What is remembered was believed once; whether it still is, ``open_image`` asks the policy of now.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from cafs.core.digest import sha256_digest
 from cafs.errors import IntegrityError, StorageError
@@ -25,12 +26,13 @@ from cafs.oci.media_types import OCI_MANIFEST
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class KnownImage:
+class KnownImage(NamedTuple):
     """An image and the index artifact that was believed for it."""
 
     image: Descriptor
     artifact: IndexArtifact
+    is_bound: bool = False
+    """The image's own manifest names the artifact."""
 
 
 class KnownImages:
@@ -59,10 +61,15 @@ class KnownImages:
             document = parse_manifest(manifest, OCI_MANIFEST, str(path))
             if not isinstance(document, Manifest):
                 raise fields.wrong("artifact", "is an index")
-            return KnownImage(parse_descriptor(fields.object("image")), parse_artifact(document, str(path)))
+            image = parse_descriptor(fields.object("image"))
+            return KnownImage(image, parse_artifact(document, str(path)), "bound" in fields)
         except IntegrityError as e:
             log.info("forgetting what was known of %s: %s", repository, e)
             return None
+
+    def forget(self, repository: str, selector: str, platform: str) -> None:
+        """What was remembered is no longer so."""
+        self._path(repository, selector, platform).unlink(missing_ok=True)
 
     def remember(self, repository: str, selector: str, platform: str, known: KnownImage) -> None:
         """Keep it for ``recall``.
@@ -76,6 +83,7 @@ class KnownImages:
             "selector": selector,
             "platform": platform,
             "image": encode_descriptor(known.image),
+            "bound": True if known.is_bound else None,
             "artifactDigest": sha256_digest(manifest),
             "artifact": manifest.decode(),
         }

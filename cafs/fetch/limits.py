@@ -20,11 +20,17 @@ class Priority(IntEnum):
     FILL = 3
 
 
+PROFILE_SLOTS = 3
+"""Requests of a profile at once: these keep a link busy, and more would share it with a reader's."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchLimits:
     """Bounds of one service. The defaults are for one mount beside its users' programs."""
 
-    memory_cache_bytes: int = 32 * _MIB
+    memory_cache_bytes: int = 16 * _MIB
+    ahead_cache_bytes: int = 32 * _MIB
+    """Plain bytes that were fetched ahead and are not read yet: what a start of Python with numpy reads."""
     concurrency: int = 8
     """Range requests under way at once."""
     read_deadline_s: float = 60.0
@@ -36,15 +42,17 @@ class FetchLimits:
     its deadline only."""
     demand_range_bytes: int = _MIB
     """Longer runs are split, so that their parts come in parallel and verify in parallel."""
-    prefetch_range_bytes: int = 2 * _MIB
-    fill_range_bytes: int = 2 * _MIB
+    prefetch_range_bytes: int = 512 * _KIB
+    readahead_range_bytes: int = 512 * _KIB
+    """Short, since a reader may come to wait for a part of it."""
+    fill_range_bytes: int = 512 * _KIB
     gap_bytes: int = 16 * _KIB
     """About what a link of 200 Mbit/s brings in the time that one more request costs us."""
     rider_bytes: int = 128 * _KIB
     """Compressed bytes that may travel along with a reader's request: he waits 5 ms longer for them on a
     link of 200 Mbit/s."""
     readahead_bytes: int = 8 * _MIB
-    write_behind_bytes: int = 32 * _MIB
+    write_behind_bytes: int = 10 * _MIB
     """Plain bytes of verified chunks that wait to be stored."""
     store_bytes: int = 20 << 30
     """Quota of the chunk store: what does not fit is not fetched in advance."""
@@ -67,6 +75,8 @@ class FetchLimits:
         """How long a range request may be for this priority."""
         if priority is Priority.DEMAND:
             return self.demand_range_bytes
+        if priority is Priority.READAHEAD:
+            return self.readahead_range_bytes
         return self.fill_range_bytes if priority is Priority.FILL else self.prefetch_range_bytes
 
     def may_start(self, priority: Priority, active: list[int]) -> bool:
@@ -81,6 +91,8 @@ class FetchLimits:
         if priority is Priority.DEMAND:
             return True
         if total - active[Priority.DEMAND] >= self.concurrency - self.concurrency // 4:
+            return False
+        if priority is Priority.PROFILE and active[priority] >= PROFILE_SLOTS:
             return False
         fill_slots = 1 if active[Priority.DEMAND] else max(self.concurrency // 2, 1)
         return priority is not Priority.FILL or active[Priority.FILL] < fill_slots

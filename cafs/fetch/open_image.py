@@ -5,30 +5,37 @@ What is asked of the registry:
 - else: the tag, the artifact, and the indexes that are not cached.
 - a registry that cannot be reached: what SOURCE was at its last opening, with a warning that says so.
 An OCI layout or archive is always looked at anew.
+
+Trio is loaded by who needs it: a mount's first answers (``cafs.node.first_answers``) are given before.
 """
 
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
-
-import trio
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 from cafs.core.digest import Digest
 from cafs.core.settings import Settings
 from cafs.core.source import BlobSource
-from cafs.errors import AuthError, CafsError, RemoteError
+from cafs.errors import AuthError, CafsError, RemoteError, UntrustedError
 from cafs.fetch.index_cache import IndexCache
 from cafs.fetch.known_images import KnownImage, KnownImages
 from cafs.index.layer_index import LayerIndex
-from cafs.oci.artifact import find_artifact
+from cafs.oci.artifact import ArtifactLayer
+from cafs.oci.artifact_lookup import find_artifact
 from cafs.oci.descriptor import Platform
 from cafs.oci.image import find_image, host_platform
+from cafs.oci.in_thread import in_thread
 from cafs.oci.open_source import open_repository
 from cafs.oci.reference import Reference, RegistryReference, parse_reference
 from cafs.oci.repository import Repository
+from cafs.oci.trust import TrustPolicy, check_trust, load_trust_policy
+
+if TYPE_CHECKING:
+    from cafs.fetch.check_process import CheckProcess
 
 _INDEXES_AT_ONCE = 6
 _CLOSE_DEADLINE_S = 5
@@ -47,8 +54,7 @@ class OpenLayer:
     """Where its chunk blobs are."""
 
 
-@dataclass(frozen=True, slots=True)
-class OpenImage:
+class OpenImage(NamedTuple):
     """A converted image with its indexes open. An async context manager; leaving closes everything."""
 
     name: str
@@ -58,6 +64,8 @@ class OpenImage:
     layers: tuple[OpenLayer, ...]
     """Lowest first, as in the image's manifest."""
     repository: Repository
+    known: KnownImage
+    """Which artifact it is, and whether the image itself names it."""
 
     async def aclose(self) -> None:
         """Close indexes and connections."""
@@ -74,12 +82,32 @@ class OpenImage:
         await _close_shielded(self)  # noqa: ASYNC102 - shielded, within a time limit, in there
 
 
-async def open_image(source: str, settings: Settings, platform: Platform | None = None) -> OpenImage:
+class Watcher(Protocol):
+    """Sees an image while it is being opened, so that its bytes can be fetched meanwhile."""
+
+    @property
+    def checker(self) -> CheckProcess | None:
+        """Checks the indexes that are fetched; None: a worker thread does."""
+        ...
+
+    def found(self, repository: Repository, known: KnownImage) -> None:
+        """This it is; its indexes are opened next."""
+        ...
+
+    def opened(self, layer: ArtifactLayer, index: LayerIndex, was_fetched: bool) -> None:
+        """An index is here, but perhaps not checked yet; see ``IndexCache.open``."""
+        ...
+
+
+async def open_image(
+    source: str, settings: Settings, platform: Platform | None = None, watcher: Watcher | None = None
+) -> OpenImage:
     """Open a converted image.
 
     Args:
         source: As on the command line.
         platform: Which image of a multi-platform one; None: this machine's.
+        watcher: Told of every step.
 
     Raises:
         UsageError: SOURCE cannot be understood or is no image.
@@ -89,27 +117,50 @@ async def open_image(source: str, settings: Settings, platform: Platform | None 
     reference = parse_reference(source)
     repository = open_repository(reference, settings)
     try:
-        known = await _find(repository, reference, settings, platform or host_platform())
-        layers = await _open_layers(repository, settings, known)
+        known = await find_converted(repository, reference, settings, platform)
+        if watcher is not None:
+            watcher.found(repository, known)
+        layers = await _open_layers(repository, settings, known, watcher)
     except BaseException:
         await _close_shielded(repository)  # noqa: ASYNC102 - shielded, within a time limit, in there
         raise
-    return OpenImage(str(reference), known.image.digest, layers, repository)
+    return OpenImage(str(reference), known.image.digest, layers, repository, known)
 
 
-async def _find(
-    repository: Repository, reference: Reference, settings: Settings, platform: Platform
+async def find_converted(
+    repository: Repository,
+    reference: Reference,
+    settings: Settings,
+    platform: Platform | None = None,
+    *,
+    remember: bool = True,
 ) -> KnownImage:
-    """The image and the artifact that ``reference`` means now."""
+    """The image and the artifact that ``reference``, which lies in ``repository``, means now.
+
+    Args:
+        repository: Where it lies.
+        reference: Its name.
+        settings: Whom to trust, and where what was found is remembered.
+        platform: As ``find_image`` takes it.
+        remember: Write it down for the next time; False: the caller does, by ``remember_converted``, when
+            nobody waits any more.
+
+    Raises:
+        NotFoundError: there is no such image, or it is not converted.
+        UntrustedError: it is, but the policy of the settings believes no artifact of it.
+        RemoteError, StorageError, IntegrityError: as they say.
+    """
+    policy = await load_trust_policy(settings)
+    policy.check_repository(repository.name)
     if not isinstance(reference, RegistryReference):
-        return await _ask(repository, reference.selector, platform)
+        return await _ask(repository, reference.selector, platform, policy)
     memory = KnownImages(settings.cache_dir / "image")
-    key = (repository.name, reference.selector, str(platform))
-    remembered = await trio.to_thread.run_sync(memory.recall, *key)
+    key = (repository.name, reference.selector, _platform_key(platform))
+    remembered = await _still_believed(policy, repository, await in_thread(memory.recall, *key))
     if remembered and reference.digest:
         return remembered
     try:
-        found = await _ask(repository, reference.selector, platform)
+        found = await _ask(repository, reference.selector, platform, policy)
     except AuthError:
         raise
     except RemoteError as e:
@@ -119,29 +170,82 @@ async def _find(
             "using %s, which %s was when it was last opened: %s", remembered.image.digest, reference, e
         )
         return remembered
-    if found != remembered:
-        await trio.to_thread.run_sync(memory.remember, *key, found)
+    if remember and found != remembered:
+        await in_thread(memory.remember, *key, found)
     return found
 
 
-async def _ask(repository: Repository, selector: str, platform: Platform) -> KnownImage:
+async def remember_converted(
+    repository: Repository,
+    reference: RegistryReference,
+    settings: Settings,
+    known: KnownImage,
+    platform: Platform | None = None,
+) -> None:
+    """Write down what ``reference`` means.
+
+    Raises:
+        StorageError: the cache cannot be written.
+    """
+    memory = KnownImages(settings.cache_dir / "image")
+    key = (repository.name, reference.selector, _platform_key(platform))
+    if await in_thread(memory.recall, *key) != known:
+        await in_thread(memory.remember, *key, known)
+
+
+async def forget_converted(repository: Repository, reference: RegistryReference, settings: Settings) -> None:
+    """The artifact that ``find_converted`` knew for this machine has lost blobs: there may be a newer one."""
+    memory = KnownImages(settings.cache_dir / "image")
+    with suppress(OSError):
+        await in_thread(memory.forget, repository.name, reference.selector, _platform_key(None))
+
+
+def _platform_key(platform: Platform | None) -> str:
+    """Two kinds of memory: where no platform was asked for, a lone image may be for another machine."""
+    return str(host_platform()) if platform is None else f"only {platform}"
+
+
+async def _ask(
+    repository: Repository, selector: str, platform: Platform | None, policy: TrustPolicy
+) -> KnownImage:
     image = await find_image(repository, selector, platform)
-    _, artifact = await find_artifact(repository, image)
-    return KnownImage(image.descriptor, artifact)
+    found = await find_artifact(repository, image, policy)
+    return KnownImage(image.descriptor, found.artifact, found.is_bound)
+
+
+async def _still_believed(
+    policy: TrustPolicy, repository: Repository, remembered: KnownImage | None
+) -> KnownImage | None:
+    """What is remembered, unless the policy has become stricter since."""
+    if remembered is None:
+        return None
+    try:
+        await check_trust(policy, repository.name, remembered.artifact, is_bound=remembered.is_bound)
+    except UntrustedError as e:
+        log.info("not using what was remembered of %s: %s", repository.name, e)
+        return None
+    return remembered
 
 
 async def _open_layers(
-    repository: Repository, settings: Settings, known: KnownImage
+    repository: Repository, settings: Settings, known: KnownImage, watcher: Watcher | None
 ) -> tuple[OpenLayer, ...]:
     """Open every index, several at once; all or none stay open."""
-    cache = IndexCache(settings.cache_dir / "index")
+    import trio  # noqa: PLC0415 - see the module's docstring
+
+    from cafs.fetch.local_peer import LocalPeer  # noqa: PLC0415 - the same
+
+    checker = watcher.checker if watcher is not None else None
+    peer = LocalPeer.of(settings)
+    cache = IndexCache(settings.cache_dir / "index", checker, peer)
     wanted = {layer.index_digest: layer for layer in known.artifact.layers}
     opened: dict[Digest, LayerIndex] = {}
     limit = trio.CapacityLimiter(_INDEXES_AT_ONCE)
 
     async def open_one(digest: Digest) -> None:
         async with limit:
-            opened[digest] = await cache.open(repository, wanted[digest])
+            early = watcher.opened if watcher is not None else None
+            opened[digest] = await cache.open(repository, wanted[digest], early)
 
     try:
         async with trio.open_nursery() as nursery:
@@ -149,10 +253,13 @@ async def _open_layers(
                 nursery.start_soon(open_one, digest)
     except BaseException as e:
         for index in opened.values():
-            index.close()
+            if watcher is None:  # else it may be prefetching by them until it is told of the error
+                index.close()
         if (first := _first_error(e)) is not None:
             raise first from None  # noqa: ASYNC104 - never while cancelled: see _first_error
         raise
+    finally:
+        peer.close()
     return tuple(
         OpenLayer(opened[layer.index_digest], layer.layer_digest, layer.diff_id, repository)
         for layer in known.artifact.layers
@@ -176,6 +283,8 @@ class _Closable(Protocol):
 
 async def _close_shielded(what: _Closable) -> None:
     """Close also when we are being cancelled, but not for long."""
+    import trio  # noqa: PLC0415 - see the module's docstring
+
     with trio.move_on_after(_CLOSE_DEADLINE_S) as scope:
         scope.shield = True
         await what.aclose()

@@ -29,6 +29,11 @@ BATCH_ROWS = 256
 """Rows whose presence in the store is asked for in one go."""
 READAHEAD_INBOX = 64
 """Windows waiting to be fetched ahead; when they are more, readers are ahead of us anyway."""
+LOAD_FROM_BYTES = 512 << 10
+"""Windows so long are loaded from the store before they are read: the stream has read about 2 MiB."""
+LOAD_BYTES = 1 << 20
+"""Decoded in one go."""
+LOADS_AT_ONCE = 2
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 60.0
 """Between attempts to fetch the rest while sources fail."""
 STORE_SHARE = 0.8
@@ -45,6 +50,11 @@ class Prefetch(StrEnum):
     """Everything."""
     AUTO = "auto"
     """The profile if there is one; everything once a large part was read anyway."""
+
+    @property
+    def wants_profile(self) -> bool:
+        """Whether an access profile is of use."""
+        return self in {Prefetch.PROFILE, Prefetch.AUTO}
 
 
 class ChunkBroker(Protocol):
@@ -66,6 +76,10 @@ class ChunkBroker(Protocol):
         """Fetch these."""
         ...
 
+    async def load(self, layer: LayerReader, rows: Sequence[int]) -> None:
+        """Bring what the store holds of these rows into memory, and have the rest fetched."""
+        ...
+
     @property
     def stores(self) -> bool:
         """Is there a store that takes chunks?"""
@@ -79,7 +93,7 @@ class Prefetcher:
         self._broker = broker
         self._limits = limits
         self._windows, self._inbox = trio.open_memory_channel[tuple[LayerReader, int, int]](READAHEAD_INBOX)
-        self._much_was_read = trio.Event()
+        self._images: list[_Image] = []
 
     def note_window(self, layer: LayerReader, offset: int, end: int) -> None:
         """A sequential reader should find this range of the virtual image soon."""
@@ -88,24 +102,45 @@ class Prefetcher:
         except trio.WouldBlock:
             log.debug("read-ahead is behind its readers, a window is left out")
 
-    def note_touched(self, touched_bytes: int, total_bytes: int) -> None:
-        """So much of the image has been read by now."""
-        if touched_bytes >= total_bytes * self._limits.fill_after_fraction:
-            self._much_was_read.set()
+    def note_touched(self, layer: LayerReader, plain_bytes: int) -> None:
+        """A reader has read so much more of a layer."""
+        for image in self._images:
+            image.note_touched(layer, plain_bytes)
 
     async def run_readahead(self) -> None:
         """Serve the windows of sequential readers."""
         async for layer, offset, end in self._inbox:
-            await self.bring(layer, list(layer.rows_between(offset, end)), Priority.READAHEAD)
+            rows = layer.rows_between(offset, end)
+            if end - offset < LOAD_FROM_BYTES:
+                await self.bring(layer, list(rows), Priority.READAHEAD)
+            else:
+                await self._load(layer, rows)
+
+    async def _load(self, layer: LayerReader, rows: range) -> None:
+        """A stream that goes on: what is on this machine is decoded ahead of it too, on the other core."""
+        parts = iter(list(_parts(layer, rows, LOAD_BYTES)))
+
+        async def load_parts() -> None:
+            for part in parts:
+                await self._broker.load(layer, part)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(LOADS_AT_ONCE):
+                nursery.start_soon(load_parts)
 
     async def run(self, mode: Prefetch, layers: Sequence[LayerReader], profile: Profile | None) -> None:
-        """Prefetch as ``mode`` says; ends when there is nothing more to fetch."""
-        if mode in (Prefetch.PROFILE, Prefetch.AUTO) and profile is not None:
-            await self._follow(profile, layers)
-        if mode is Prefetch.AUTO:
-            await self._much_was_read.wait()
-        if mode in (Prefetch.ALL, Prefetch.AUTO):
-            await self._fill(layers)
+        """Prefetch the image of these layers as ``mode`` says; ends when there is nothing more to fetch."""
+        image = _Image(layers, self._limits.fill_after_fraction)
+        self._images.append(image)
+        try:
+            if mode.wants_profile and profile is not None:
+                await self._follow(profile, layers)
+            if mode is Prefetch.AUTO:
+                await image.much_was_read.wait()
+            if mode in (Prefetch.ALL, Prefetch.AUTO):
+                await self._fill(layers)
+        finally:
+            self._images.remove(image)
 
     async def bring(self, layer: LayerReader, rows: Sequence[int], priority: Priority) -> list[Flight]:
         """Have fetched what of these rows is neither here nor under way; returns what is under way now."""
@@ -142,7 +177,7 @@ class Prefetcher:
             if number in places:
                 layer, found = places[number]
                 rows = [found[prefix] for _, prefix in run if prefix in found]
-                for batch in _batches(rows, BATCH_ROWS // 4):
+                for batch in _batches(rows, BATCH_ROWS):
                     await window.add(await self.bring(layer, batch, Priority.PROFILE))
         await window.finish()
 
@@ -176,6 +211,26 @@ class Prefetcher:
         return False
 
 
+class _Image:
+    """How much of an image was read."""
+
+    def __init__(self, layers: Sequence[LayerReader], much: float) -> None:
+        self._layers = frozenset(layers)
+        self._missing_bytes = sum(layer.data_bytes * much - layer.touched_bytes for layer in self._layers)
+        self.much_was_read = trio.Event()
+        self._judge()
+
+    def note_touched(self, layer: LayerReader, plain_bytes: int) -> None:
+        """A reader has read so much more of a layer, which may be another image's."""
+        if layer in self._layers:
+            self._missing_bytes -= plain_bytes
+            self._judge()
+
+    def _judge(self) -> None:
+        if self._missing_bytes <= 0:
+            self.much_was_read.set()
+
+
 class _Window:
     """Flights under way, at most so many bytes of them."""
 
@@ -206,3 +261,17 @@ class _Window:
 def _batches(rows: Sequence[int], size: int) -> Iterator[Sequence[int]]:
     for begin in range(0, len(rows), size):
         yield rows[begin : begin + size]
+
+
+def _parts(layer: LayerReader, rows: range, size_bytes: int) -> Iterator[list[int]]:
+    """The rows in runs of about so many plain bytes."""
+    part: list[int] = []
+    size = 0
+    for row in rows:
+        part.append(row)
+        size += layer.ref(row).plain_bytes
+        if size >= size_bytes:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part

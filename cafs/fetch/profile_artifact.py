@@ -1,14 +1,16 @@
 """Access profiles as referrers of images: attaching one, finding the newest.
 
-Used by ``cafs profile`` and by ``cafs mount``. A profile may be attached again and again; the newest by its
-``org.opencontainers.image.created`` annotation counts. A profile only hints (see ``cafs.core.profile``), so
-anybody who may push may also attach one.
+Used by ``cafs profile``, ``cafs convert`` and ``cafs mount``. A profile may be attached again and again; the
+newest by its ``org.opencontainers.image.created`` annotation counts. One that was derived from the image is
+dated 1970, so that every recorded one counts more, and deriving it again gives the same artifact. A profile
+only hints (see ``cafs.core.profile``), so anybody who may push may also attach one.
 """
 
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from dataclasses import replace
+from datetime import UTC, datetime
 
 from cafs.core.digest import sha256_digest
 from cafs.core.profile import MAX_BYTES, Profile, encode_profile, parse_profile
@@ -19,12 +21,20 @@ from cafs.oci.media_types import OCI_MANIFEST, PROFILE, PROFILE_ARTIFACT
 from cafs.oci.repository import Repository, read_blob
 
 CREATED = "org.opencontainers.image.created"
+DERIVED = "dev.cafs.profile.derived"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 async def attach_profile(
-    repository: Repository, image: Descriptor, profile: Profile, now: datetime
+    repository: Repository, image: Descriptor, profile: Profile, now: datetime = _EPOCH
 ) -> Descriptor:
     """Attach a profile to an image manifest in its repository; returns the artifact's descriptor.
+
+    Args:
+        repository: Theirs.
+        image: The manifest.
+        profile: Of this image.
+        now: When it was recorded; without meaning for a derived one.
 
     Raises:
         UsageError: the profile is empty.
@@ -41,11 +51,17 @@ async def attach_profile(
         "config": encode_descriptor(EMPTY_CONFIG),
         "layers": [encode_descriptor(layer)],
         "subject": encode_descriptor(Descriptor(image.digest, image.size, image.media_type)),
-        "annotations": {CREATED: now.isoformat(timespec="microseconds")},
+        "annotations": _annotations(profile, now),
     }
     await repository.push_blob(EMPTY_JSON, EMPTY_CONFIG)
     await repository.push_blob(content, layer)
     return await repository.attach(json.dumps(manifest, sort_keys=True).encode(), OCI_MANIFEST, image)
+
+
+def _annotations(profile: Profile, now: datetime) -> dict[str, str]:
+    if profile.is_derived:
+        return {CREATED: _EPOCH.isoformat(timespec="microseconds"), DERIVED: "true"}
+    return {CREATED: now.isoformat(timespec="microseconds")}
 
 
 async def find_profile(repository: Repository, image: Descriptor) -> Profile | None:
@@ -54,12 +70,15 @@ async def find_profile(repository: Repository, image: Descriptor) -> Profile | N
     Raises:
         IntegrityError: what is attached is not a profile.
     """
-    newest: tuple[str, Descriptor] | None = None
+    newest: tuple[str, Manifest] | None = None
     for descriptor in await repository.referrers(image, PROFILE_ARTIFACT):
         manifest = await load_manifest(repository, descriptor)
         if not isinstance(manifest, Manifest) or len(manifest.layers) != 1:
             raise IntegrityError(f"{repository.name}: {descriptor.digest} is no access profile")
         created = manifest.annotations.get(CREATED, "")
         if newest is None or created >= newest[0]:
-            newest = created, manifest.layers[0]
-    return None if newest is None else parse_profile(await read_blob(repository, newest[1], MAX_BYTES))
+            newest = created, manifest
+    if newest is None:
+        return None
+    profile = parse_profile(await read_blob(repository, newest[1].layers[0], MAX_BYTES))
+    return replace(profile, is_derived=DERIVED in newest[1].annotations)

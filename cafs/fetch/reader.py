@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from cafs.core.chunk import ChunkRef
+from cafs.core.elf import MAGIC
+from cafs.core.erofs import BLOCK_BYTES
 from cafs.core.readahead import ReadaheadDetector
 from cafs.core.readplan import RowTable, Slice, plan_slices
 from cafs.core.source import BlobRef, BlobSource
@@ -63,10 +65,13 @@ class LayerReader:
         sources: Sequence[BlobSource],
         *,
         name: str,
+        about: str = "",
         readahead_bytes: int,
     ) -> None:
         self.name = name
         """For messages and the journal: the layer's diffID."""
+        self.about = about or f"layer={name}"
+        """For log lines."""
         self._sources = tuple(sources)
         self._blobs = index.blobs
         self._origins: dict[int, Origin] = {}
@@ -78,7 +83,10 @@ class LayerReader:
         """1 for rows that were fetched or found in the store once: prefetching need not look again."""
         self.ahead = bytearray(len(index.table))
         """1 for rows that were fetched before a reader asked (kept by ``AheadAccount``)."""
-        self._touched = bytearray(len(index.table))
+        self.touched = bytearray(len(index.table))
+        """1 for rows that a reader has read."""
+        self.touched_bytes = 0
+        """Plain bytes of those."""
         self.touched_frame_bytes = 0
         """Compressed bytes of the chunks that readers have read at all."""
         self.data_bytes = index.virtual_bytes - len(index.metadata)
@@ -87,6 +95,7 @@ class LayerReader:
         self._metadata = index.metadata
         self._metadata_bytes = len(index.metadata)
         self._service = service
+        self._counters = service.counters
 
     def try_read(self, offset: int, size: int) -> list[Plain] | None:
         """What ``read`` would return, if all of it is in memory; None if something is missing."""
@@ -98,6 +107,7 @@ class LayerReader:
                 return None
             pieces.append(memoryview(plain)[part.begin : part.end])
         self._note_read(slices, offset, end)
+        self._note_program(offset, pieces)
         return pieces
 
     async def read(self, offset: int, size: int, deadline: float | None = None) -> list[Plain]:
@@ -122,6 +132,7 @@ class LayerReader:
         pieces.extend(
             memoryview(plain)[part.begin : part.end] for part, plain in zip(slices, chunks, strict=True)
         )
+        self._note_program(offset, pieces)
         return pieces
 
     def ref(self, row: int) -> ChunkRef:
@@ -132,6 +143,13 @@ class LayerReader:
                 self._refs.clear()
             ref = self._refs[row] = self.table.row(row)
         return ref
+
+    def add_source(self, source: BlobSource) -> None:
+        """Another repository that has the same blobs: asked when those before it fail."""
+        way = self._service.way_to(source)
+        if way not in self._sources:
+            self._sources = (*self._sources, way)
+            self._origins.clear()  # they name all sources; flights under way keep theirs
 
     def origin(self, blob: int) -> Origin:
         """Where the frames of that row of the blob table come from.
@@ -163,10 +181,16 @@ class LayerReader:
         begin = max(offset, self._metadata_bytes)
         return plan_slices(self.table, begin, end - begin)
 
+    def _note_program(self, offset: int, pieces: Sequence[Plain]) -> None:
+        """Files begin at blocks, and are read from their beginning."""
+        if not offset % BLOCK_BYTES and pieces and pieces[0][:4] == MAGIC:
+            self._service.programs.note_begun(self, offset)
+
     def _note_read(self, slices: Sequence[Slice], offset: int, end: int) -> None:
         """Once for each read that is answered here, or will be."""
+        self._counters.note_read(end - offset, len(slices))
         if slices:
-            if self._touched.find(0, slices[0].row, slices[-1].row + 1) >= 0:
+            if self.touched.find(0, slices[0].row, slices[-1].row + 1) >= 0:
                 self._note_first_touch(slices)
             window = self._readahead.note_read(max(offset, self._metadata_bytes), end)
             if window is not None and window[0] < self.virtual_bytes:
@@ -174,8 +198,9 @@ class LayerReader:
 
     def _note_first_touch(self, slices: Sequence[Slice]) -> None:
         for part in slices:
-            if not self._touched[part.row]:
-                self._touched[part.row] = 1
+            if not self.touched[part.row]:
+                self.touched[part.row] = 1
                 ref = self.ref(part.row)
                 self.touched_frame_bytes += ref.frame_bytes
+                self.touched_bytes += ref.plain_bytes
                 self._service.note_touched(self, part.row, ref)

@@ -1,4 +1,4 @@
-"""Chunks for all layers of a mount: memory, store, sources.
+"""Chunks for all layers that are mounted: memory, store, sources.
 
 ``ChunkService`` is used as an async context manager; everything it starts runs in its own nursery and ends
 with it. One per process, used from one trio thread. How a read goes through it: ``docs/read-path.md``.
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 import trio
 
@@ -23,18 +23,21 @@ from cafs.core.chunk import ChunkRef
 from cafs.core.digest import parse_digest
 from cafs.core.patience import Patience
 from cafs.core.profile import Profile
+from cafs.core.readplan import plan_slices
 from cafs.core.source import BlobSource
 from cafs.errors import CafsError, DeadlineError
 from cafs.fetch.fetcher import Fetcher, explain_lateness
 from cafs.fetch.flights import Flight, Origin
 from cafs.fetch.journal import Journal
 from cafs.fetch.limits import FetchLimits, Priority
+from cafs.fetch.local_peer import LocalPeer
 from cafs.fetch.plain_cache import Plain, PlainCache
 from cafs.fetch.prefetch import Prefetch, Prefetcher
+from cafs.fetch.programs import Programs
 from cafs.fetch.reader import LayerFile, LayerReader
 from cafs.fetch.record import Recorder
 from cafs.fetch.riders import AheadAccount, find_riders
-from cafs.fetch.stats import Counters, ServiceStats
+from cafs.fetch.stats import Counters, LayerStats, ServiceStats
 from cafs.fetch.store_reader import StoreReader
 from cafs.fetch.verify import FrameStore
 from cafs.fetch.write_behind import StoreWriter
@@ -43,6 +46,10 @@ log = logging.getLogger(__name__)
 
 DRAIN_S = 5.0
 """How long closing waits for fetched chunks to be stored."""
+UNREAD_S = 10.0
+"""What was fetched ahead and not read for one to two of these loses its place in memory."""
+PRESENCE_ROWS = 1024
+"""Asked of the store at once."""
 
 
 class ChunkService:
@@ -52,20 +59,28 @@ class ChunkService:
         store: Where chunks are kept on this machine; None: nowhere.
         limits: Bounds of memory, concurrency and time.
         journal: Where failures are written down; None: only in the log.
+        peer: This node's peer, asked before registries; None: nobody is.
     """
 
-    def __init__(self, store: FrameStore | None, limits: FetchLimits, journal: Journal | None = None) -> None:
+    def __init__(
+        self,
+        store: FrameStore | None,
+        limits: FetchLimits,
+        journal: Journal | None = None,
+        peer: LocalPeer | None = None,
+    ) -> None:
+        self._peer = peer
         self._kept = StoreReader(store)
         self._limits = limits
         self._journal = journal or Journal(None)
-        self._memory = PlainCache(limits.memory_cache_bytes)
+        self._memory = PlainCache(limits.memory_cache_bytes, limits.ahead_cache_bytes)
         self._writer = StoreWriter(store, limits.write_behind_bytes)
         self._counters = Counters()
         self._flights: dict[bytes, Flight] = {}
         self._layers: list[LayerReader] = []
-        self._touched_bytes = self._data_bytes = 0
         self._tasks = AsyncExitStack()
         self.prefetcher = Prefetcher(self, limits)
+        self.programs = Programs(self)
         self._ahead = AheadAccount()
         self._recorder: Recorder | None = None
         self._patience = Patience(limits.read_deadline_s)
@@ -84,6 +99,8 @@ class ChunkService:
         )
         self._nursery.start_soon(self._writer.run, trio.CapacityLimiter(1))
         self._nursery.start_soon(self.prefetcher.run_readahead)
+        self._nursery.start_soon(self.programs.run)
+        self._nursery.start_soon(self._let_go_unread)
         return self
 
     async def __aexit__(
@@ -97,17 +114,65 @@ class ChunkService:
             self._recorder.save()
         # The nursery is not shown the error: it would wrap it in a group.
         await self._tasks.aclose()
+        if self._peer is not None:
+            self._peer.close()
 
-    def add_layer(self, index: LayerFile, sources: Sequence[BlobSource], name: str) -> LayerReader:
-        """A reader of this layer, whose blobs are asked of ``sources`` in that order."""
-        layer = LayerReader(self, index, sources, name=name, readahead_bytes=self._limits.readahead_bytes)
+    def add_layer(
+        self, index: LayerFile, sources: Sequence[BlobSource], name: str, about: str = ""
+    ) -> LayerReader:
+        """A reader of this layer, whose blobs are asked of ``sources`` in that order.
+
+        Args:
+            index: The layer.
+            sources: Of its blobs.
+            name: Its diffID.
+            about: What else log lines say of it.
+        """
+        readahead_bytes = self._limits.readahead_bytes
+        ways = [self.way_to(source) for source in sources]
+        layer = LayerReader(self, index, ways, name=name, about=about, readahead_bytes=readahead_bytes)
         self._layers.append(layer)
-        self._data_bytes += layer.data_bytes
         return layer
 
-    def start_prefetch(self, mode: Prefetch, profile: Profile | None = None) -> None:
-        """Begin to prefetch for the layers added so far."""
-        self._nursery.start_soon(self.prefetcher.run, mode, tuple(self._layers), profile)
+    def way_to(self, source: BlobSource) -> BlobSource:
+        """How a source is asked: by way of this node's peer where that can help."""
+        return source if self._peer is None else self._peer.before(source)
+
+    def remove_layer(self, layer: LayerReader) -> None:
+        """Nobody will read it any more. What is under way for it still arrives, for others or the store."""
+        self._layers.remove(layer)
+        self._ahead.forget(layer)
+        self.programs.forget(layer)
+        if not any(other.name == layer.name for other in self._layers):
+            self._counters.by_layer.pop(layer.name, None)
+
+    def start_prefetch(
+        self, mode: Prefetch, profile: Profile | None = None, layers: Sequence[LayerReader] | None = None
+    ) -> trio.CancelScope:
+        """Begin to prefetch an image.
+
+        Args:
+            mode: What.
+            profile: Of the image.
+            layers: The image's; None: all that were added so far.
+
+        Returns:
+            Cancelling it ends the prefetching.
+        """
+        scope = trio.CancelScope()
+        image = tuple(self._layers if layers is None else layers)
+        self._nursery.start_soon(self._prefetch, scope, mode, image, profile)
+        return scope
+
+    async def _prefetch(
+        self,
+        scope: trio.CancelScope,
+        mode: Prefetch,
+        layers: Sequence[LayerReader],
+        profile: Profile | None,
+    ) -> None:
+        with scope:
+            await self.prefetcher.run(mode, layers, profile)
 
     def start_recording(self, path: Path) -> None:
         """Keep the order of first accesses to the layers added so far in this file.
@@ -119,15 +184,62 @@ class ChunkService:
         self._recorder = Recorder(path, [parse_digest(layer.name) for layer in self._layers])
         self._nursery.start_soon(self._recorder.run)
 
+    @property
+    def counters(self) -> Counters:
+        """The running counts: readers add to them, metrics copy their histograms."""
+        return self._counters
+
     def stats(self) -> ServiceStats:
         """The counters as they are now."""
         return self._counters.snapshot(
             under_way=len(self._flights),
             not_stored=self._writer.not_stored,
             touched_frame_bytes=sum(layer.touched_frame_bytes for layer in self._layers),
-            touched_bytes=self._touched_bytes,
-            total_bytes=self._data_bytes,
+            touched_bytes=sum(layer.touched_bytes for layer in self._layers),
+            total_bytes=sum(layer.data_bytes for layer in self._layers),
         )
+
+    def layer_stats(self, layer: LayerReader) -> LayerStats:
+        """The counters of one layer as they are now."""
+        return LayerStats(
+            touched_bytes=layer.touched_bytes,
+            touched_frame_bytes=layer.touched_frame_bytes,
+            fetched_frame_bytes=self._counters.by_layer.get(layer.name, 0),
+            under_way=sum(flight.origin.layer == layer.name for flight in self._flights.values()),
+        )
+
+    async def peek(self, layer: LayerReader, offset: int, size: int, deadline: float) -> bytes:
+        """Bytes of the image for ourselves: nobody is counted as having read them. Raises as ``chunks``."""
+        slices = plan_slices(layer.table, offset, size)
+        plains = await self.chunks(layer, [part.row for part in slices], deadline)
+        return b"".join(plain[part.begin : part.end] for part, plain in zip(slices, plains, strict=True))
+
+    async def bring_program(self, layer: LayerReader, rows: Sequence[int]) -> None:
+        """Have these rows fetched ahead of their readers, as far as the account allows."""
+        room = self._ahead.program_allowance_bytes
+        wanted = []
+        for row in rows:
+            ref = layer.ref(row)
+            if not layer.touched[row] and not layer.ahead[row] and not layer.local[row]:
+                room -= ref.frame_bytes
+                wanted.append(row)
+            if room < 0:
+                break
+        await self.prefetcher.bring(layer, wanted, Priority.READAHEAD)
+
+    async def bytes_here(self, layer: LayerReader) -> int:
+        """Plain bytes of the layer's chunks that are in the store or in memory. Looks at every row."""
+        found = 0
+        for begin in range(0, len(layer.table), PRESENCE_ROWS):
+            rows = range(begin, min(begin + PRESENCE_ROWS, len(layer.table)))
+            refs = [layer.table.row(row) for row in rows]
+            kept = await self._kept.has([ref.digest for ref in refs])
+            found += sum(
+                ref.plain_bytes
+                for ref, here in zip(refs, kept, strict=True)
+                if here or self.cached(ref.digest) is not None
+            )
+        return found
 
     def cached(self, digest: bytes) -> Plain | None:
         """A plain chunk that is in memory."""
@@ -151,8 +263,7 @@ class ChunkService:
         self._ahead.note_touched(layer, row, ref)
         if self._recorder is not None:
             self._recorder.note(layer.name, ref.digest)
-        self._touched_bytes += ref.plain_bytes
-        self.prefetcher.note_touched(self._touched_bytes, self._data_bytes)
+        self.prefetcher.note_touched(layer, ref.plain_bytes)
 
     def is_near(self, digest: bytes) -> bool:
         """In memory, or on its way."""
@@ -161,6 +272,25 @@ class ChunkService:
     async def kept(self, digests: Sequence[bytes]) -> Sequence[bool]:
         """Which of these the store holds."""
         return await self._kept.has(digests)
+
+    async def load(self, layer: LayerReader, rows: Sequence[int]) -> None:
+        """Bring what the store holds of these rows into memory before anybody asks, and fetch the rest."""
+        wanted = [
+            (row, ref) for row, ref in ((row, layer.ref(row)) for row in rows) if not self.is_near(ref.digest)
+        ]
+        flights = self._new_flights([(layer, ref) for _, ref in wanted], Priority.READAHEAD)
+        for flight in flights:
+            flight.waiters += 1
+        missing = flights
+        try:
+            missing = await self._take_kept(flights)
+        finally:
+            if missing:
+                lacking = {flight.ref.digest for flight in missing}
+                for row, ref in wanted:
+                    if ref.digest in lacking:
+                        self.note_ahead(layer, row, ref)
+                self._fetcher.submit(missing)
 
     def launch(self, wanted: Sequence[tuple[LayerReader, ChunkRef]], priority: Priority) -> list[Flight]:
         """Fetch for prefetching what is not near yet; the flights count prefetching as their waiter.
@@ -194,7 +324,7 @@ class ChunkService:
         wanted = [(ref, layer.origin(ref.blob)) for ref in map(layer.ref, rows)]
         found = [self.cached(ref.digest) for ref, _ in wanted]
         joined, fresh = self._join(wanted, found)
-        self._counters.memory_hits += len(rows) - len(joined)
+        self._counters.awaited_chunks += len(joined)
         try:
             if fresh:
                 await self._look_up(layer, rows[-1], fresh)
@@ -203,11 +333,15 @@ class ChunkService:
                     for _, flight in joined:
                         await flight.wait()
         finally:
+            ended = [flight for _, flight in joined if flight.done]
+            late = [flight for _, flight in joined if not flight.done]
             self._leave(joined)
+        waited_s = trio.current_time() - began
+        self._raise_failures(ended, waited_s)
+        if late:
+            self._raise_lateness(late[0], waited_s)
         for place, flight in joined:
             found[place] = flight.plain
-        waited_s = trio.current_time() - began
-        self._raise_failures([flight for _, flight in joined], waited_s)
         if joined:
             self._patience.note_answer()
             self._counters.note_wait(waited_s)
@@ -239,18 +373,28 @@ class ChunkService:
         """Ask the store for new flights, and have fetched what it does not hold, and riders with it."""
         missing = list(fresh)
         try:
-            kept = await self._kept.get([(flight.ref.digest, flight.ref.plain_bytes) for flight in fresh])
-            missing = [flight for flight, plain in zip(fresh, kept, strict=True) if plain is None]
-            self._counters.store_hits += len(fresh) - len(missing)
-            for flight, plain in zip(fresh, kept, strict=True):
-                if plain is not None:
-                    self._finished(flight, plain, None)
+            missing = await self._take_kept(fresh)
             if missing and missing[-1].ref.digest == layer.ref(last_row).digest:
                 missing += await self._board(layer, last_row)
         finally:
             # Also when this reader was cancelled: others may have joined the flights meanwhile.
             if missing:
                 self._fetcher.submit(missing)
+
+    async def _take_kept(self, flights: Sequence[Flight]) -> list[Flight]:
+        """End the flights whose chunks the store holds; returns the others."""
+        if not flights:
+            return []
+        kept = await self._kept.get([(flight.ref.digest, flight.ref.plain_bytes) for flight in flights])
+        missing = []
+        for flight, plain in zip(flights, kept, strict=True):
+            if plain is None:
+                missing.append(flight)
+                continue
+            self._counters.store_hits += 1
+            self._counters.store_bytes += len(plain)
+            self._finished(flight, plain, None)
+        return missing
 
     async def _board(self, layer: LayerReader, last_row: int) -> list[Flight]:
         """Flights of riders behind this row, as far as the store does not hold them."""
@@ -272,9 +416,16 @@ class ChunkService:
         del self._flights[flight.ref.digest]
         if flight.priority is Priority.FILL:
             plain = None  # nobody reads it; the window of the fill would keep it in memory
-        elif plain is not None:
+        elif plain is not None and flight.priority is Priority.DEMAND:
             self._memory.put(flight.ref.digest, plain)
+        elif plain is not None:
+            self._memory.put_ahead(flight.ref.digest, plain)
         flight.finish(plain, failure)
+
+    async def _let_go_unread(self) -> None:
+        while True:
+            await trio.sleep(UNREAD_S)
+            self._memory.let_go_unread()
 
     def _leave(self, joined: Sequence[tuple[int, Flight]]) -> None:
         for _, flight in joined:
@@ -284,17 +435,19 @@ class ChunkService:
                 self._fetcher.abandon(flight)
 
     def _raise_failures(self, flights: Sequence[Flight], waited_s: float) -> None:
-        """Raise for the first flight that brought nothing."""
-        failed = next((flight for flight in flights if flight.plain is None), None)
-        if failed is None:
-            return
+        """Raise for the first flight that failed."""
+        for flight in flights:
+            if flight.failure is not None:
+                # A fresh one for each reader: a shared exception would gather everybody's traceback.
+                self._raise(type(flight.failure)(str(flight.failure)), flight, waited_s)
+
+    def _raise_lateness(self, late: Flight, waited_s: float) -> NoReturn:
+        """Raise for a flight that the reader waited for in vain."""
+        self._patience.note_timeout(waited_s)
+        self._raise(DeadlineError(explain_lateness(late, waited_s)), late, waited_s)
+
+    def _raise(self, error: CafsError, failed: Flight, waited_s: float) -> NoReturn:
         self._counters.failed_reads += 1
-        if failed.failure is None:
-            self._patience.note_timeout(waited_s)
-            error: CafsError = DeadlineError(explain_lateness(failed, waited_s))
-        else:
-            # A fresh one for each reader: a shared exception would gather everybody's traceback.
-            error = type(failed.failure)(str(failed.failure))
         if not failed.recorded:
             failed.recorded = True
             self._journal.record(failed, at=time.time(), waited_s=waited_s, reason=str(error))

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import trio
 
+from cafs.fetch.resident import release_mapped_pages
 from cafs.fetch.verify import FrameStore
 
 log = logging.getLogger(__name__)
@@ -20,6 +21,8 @@ Answered = TypeVar("Answered")
 
 THREADS = 4
 """Lookups at once: two keep both cores busy, more hide the disk's latency."""
+RELEASE_EVERY_BYTES = 24 << 20
+"""Of plain bytes, read from the map: then its pages are let go."""
 
 
 class StoreReader:
@@ -29,14 +32,24 @@ class StoreReader:
         self._store = store
         self._threads = trio.CapacityLimiter(THREADS)
         self._usable = store is not None
+        self._since_release = 0
 
     async def get(self, wanted: Sequence[tuple[bytes, int]]) -> Sequence[bytes | None]:
         """The verified plain bytes by (digest, size); None for what the store lacks."""
         if self._store is None or not self._usable:
             return [None] * len(wanted)
-        return await trio.to_thread.run_sync(
-            self._guard, self._store.get, wanted, None, limiter=self._threads
-        )
+        self._since_release += sum(size for _digest, size in wanted)
+        release = self._since_release >= RELEASE_EVERY_BYTES
+        if release:
+            self._since_release = 0
+        return await trio.to_thread.run_sync(self._read, wanted, release, limiter=self._threads)
+
+    def _read(self, wanted: Sequence[tuple[bytes, int]], release: bool) -> Sequence[bytes | None]:
+        """In a worker thread."""
+        assert self._store is not None
+        if release:
+            release_mapped_pages()
+        return self._guard(self._store.get, wanted, None)
 
     async def has(self, digests: Sequence[bytes]) -> Sequence[bool]:
         """Which of these the store has."""

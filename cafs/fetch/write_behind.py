@@ -21,7 +21,7 @@ from cafs.fetch.verify import FrameStore
 
 log = logging.getLogger(__name__)
 
-BATCH_BYTES = 8 << 20
+BATCH_BYTES = 4 << 20
 """Plain bytes put in one go: enough to make LMDB's commit cheap, and few, to free the queue soon."""
 
 FLUSH_EVERY_S = 10.0

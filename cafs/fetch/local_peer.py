@@ -1,0 +1,175 @@
+"""This node's peer, asked for chunks before the registry: whoever mounts the same image may have them.
+
+A peer is a help, never a need: when its socket is not there, when it refuses, breaks off, is slow or has not
+all, the registry is asked, at once and for what is missing only. Chunks that it brought are verified like any
+others, and are not stored again where peer and mount share a chunk store. Small blobs, as layer indexes are,
+come through it as a whole.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Self
+from urllib.parse import quote
+
+import trio
+
+from cafs.core.chunk_ref import ChunkRef
+from cafs.core.readplan import coalesce
+from cafs.core.settings import Settings
+from cafs.core.source import BlobRef, BlobSource, ChunkAnswer
+from cafs.core.swarm.chunk_request import CHUNKS_PATH, HAVE_HEADER, STORE_HEADER, ChunkWish, cut_answer
+from cafs.core.swarm.download_request import DOWNLOAD_PATH, DownloadRequest
+from cafs.errors import CafsError, DeadlineError, RemoteError
+from cafs.http11.connection import connect_unix
+from cafs.http11.pool import AwayError, ConnectionPool
+from cafs.oci.blob_check import check_whole
+from cafs.oci.descriptor import AnyBlob
+from cafs.oci.registry.library import needs_proxy
+from cafs.oci.registry.repository import RegistryRepository
+from cafs.oci.repository import Repository
+from cafs.store.location import store_directory
+
+log = logging.getLogger(__name__)
+
+REGISTRY = "docker://"
+PATIENCE_S = (4.0, 8.0, 12.0, 40.0)
+"""For the peer to answer, by urgency: its own patience with others is less, but for a slow registry."""
+AWAY_S, SLOW_S = 1.0, 5.0
+"""How long it is not asked again after it was away, or was slow or refused."""
+BLOB_PATIENCE_S = 4.0
+MAX_BLOB_BYTES = 32 << 20
+_MAX_GAP_BYTES = 16 << 10
+_OK = 200
+
+
+def peer_socket(run_dir: Path) -> Path:
+    """Where this node's peer listens; the one place that knows."""
+    return run_dir / "peer" / "peer.sock"
+
+
+class LocalPeer:
+    """The peer on the node socket. For one trio thread."""
+
+    def __init__(self, socket: Path, store: Path | None) -> None:
+        """
+        Args:
+            socket: Its node socket, which need not be there.
+            store: Our chunk store.
+        """
+        self._pool = ConnectionPool("this node's peer", "peer", partial(connect_unix, str(socket)))
+        self._store = quote(str(store)) if store is not None else None
+        self._not_before = 0.0
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """As configured."""
+        return cls(peer_socket(settings.run_dir), store_directory(settings.cache_dir))
+
+    def before(self, source: BlobSource) -> BlobSource:
+        """A registry's repository as a source that asks the peer first; any other as it is."""
+        return PeerFirst(self, source) if source.name.startswith(REGISTRY) else source
+
+    def close(self) -> None:
+        """Let go of idle connections; it may be asked again."""
+        self._pool.close()
+
+    async def chunks(self, wish: ChunkWish) -> tuple[Sequence[memoryview | None], bool]:
+        """The frames it has, not verified, and whether it keeps them in our store; none when it is away."""
+        nothing: tuple[Sequence[memoryview | None], bool] = ([None] * len(wish.refs), False)
+        if trio.current_time() < self._not_before:
+            return nothing
+        patience_s = PATIENCE_S[wish.urgency]
+        try:
+            with trio.fail_after(patience_s):
+                answer = await self._pool.ask(
+                    "POST", CHUNKS_PATH, body=wish.encode(), most_bytes=wish.frame_bytes, stall_s=patience_s
+                )
+            if answer.status != _OK:
+                raise DeadlineError(f"it answered {answer.status}")
+            frames = cut_answer(answer.headers.get(HAVE_HEADER, "%"), answer.body, wish.refs)
+        except AwayError:
+            self._not_before = trio.current_time() + AWAY_S
+            return nothing
+        except (DeadlineError, trio.TooSlowError) as e:
+            log.info("this node's peer is not asked for %g s: %s", SLOW_S, e or "it is slow")
+            self._not_before = trio.current_time() + SLOW_S
+            return nothing
+        except RemoteError as e:
+            log.info("this node's peer broke off: %s", e)
+            return nothing
+        return frames, self._store is not None and answer.headers.get(STORE_HEADER) == self._store
+
+    async def blob(self, repository: Repository, blob: AnyBlob) -> bytes | None:
+        """A small blob of a registry as a whole, verified; None: the registry is to be asked.
+
+        The peer is handed what lets us in there. It knows nothing of our environment's proxies.
+        """
+        if not isinstance(repository, RegistryRepository) or blob.size > MAX_BLOB_BYTES:
+            return None
+        if trio.current_time() < self._not_before or needs_proxy(repository.client.base):
+            return None
+        try:
+            with trio.fail_after(BLOB_PATIENCE_S):
+                held = await repository.client.authorization(repository.pull_scopes)
+                wish = DownloadRequest(
+                    url=f"{repository.client.base}{repository.path(f'blobs/{blob.digest}')}",
+                    digest=blob.digest,
+                    headers=(("authorization", held),) if held is not None else (),
+                )
+                answer = await self._pool.ask(
+                    "POST",
+                    DOWNLOAD_PATH,
+                    body=wish.encode(),
+                    most_bytes=blob.size,
+                    stall_s=BLOB_PATIENCE_S,
+                )
+            if answer.status != _OK:
+                raise RemoteError(f"it answered {answer.status}")
+            return check_whole(answer.body, blob, f"blob {blob.digest} of this node's peer")
+        except AwayError:
+            self._not_before = trio.current_time() + AWAY_S
+        except (trio.TooSlowError, CafsError) as e:
+            log.info("blob %s did not come from this node's peer: %s", blob.digest, e or "it is slow")
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class PeerFirst:
+    """See ``ChunkSource``: the peer, and for what it lacks the registry."""
+
+    peer: LocalPeer
+    origin: BlobSource
+
+    @property
+    def name(self) -> str:
+        """See ``BlobSource``."""
+        return self.origin.name
+
+    async def read_range(self, blob: BlobRef, offset: int, length: int) -> bytes:
+        """See ``BlobSource``: the registry's answer."""
+        return await self.origin.read_range(blob, offset, length)
+
+    async def read_chunks(
+        self, blob: BlobRef, offset: int, length: int, refs: Sequence[ChunkRef], urgency: int
+    ) -> ChunkAnswer:
+        """See ``ChunkSource``."""
+        wanted = tuple({ref.digest: ref for ref in refs}.values())
+        repository = self.origin.name.removeprefix(REGISTRY)
+        frames, keeps = await self.peer.chunks(ChunkWish(blob, repository, wanted, True, urgency))
+        if not any(frame is not None for frame in frames):
+            return ChunkAnswer(await self.origin.read_range(blob, offset, length))
+        found = {ref.digest: frame for ref, frame in zip(wanted, frames, strict=True) if frame is not None}
+        body = bytearray(length)
+        for ref in refs:
+            if (frame := found.get(ref.digest)) is not None:
+                body[ref.offset - offset : ref.offset - offset + ref.frame_bytes] = frame
+        missing = [(ref.offset, ref.frame_bytes) for ref in refs if ref.digest not in found]
+        for run in coalesce(missing, max_bytes=length, max_gap_bytes=_MAX_GAP_BYTES):
+            begin = run.offset - offset
+            body[begin : begin + run.length] = await self.origin.read_range(blob, run.offset, run.length)
+        return ChunkAnswer(bytes(body), frozenset(found) if keeps else frozenset())
