@@ -125,6 +125,8 @@ DIRENT = Struct("=QQII")
 Names are padded to 8 bytes."""
 OPEN_OUT = Struct("=QII")
 """fuse_open_out: fh, open_flags, padding (backing_id from 7.40)."""
+FOPEN_DIRECT_IO = 1 << 0
+"""In open_flags: reads do not go through the page cache of the file."""
 STATFS_OUT = Struct("=QQQQQIIII24x")
 """fuse_kstatfs: blocks, bfree, bavail, files, ffree, bsize, namelen, frsize, padding, spare."""
 XATTR_SIZE_OUT = Struct("=II")
@@ -135,5 +137,11 @@ READ_IN = Struct("=QQIIQII")
 padding."""
 XATTR_IN = Struct("=II")
 """fuse_getxattr_in: size of the caller's buffer (0 asks for the size), padding; then the name."""
+FORGET_IN = Struct("=Q")
+"""fuse_forget_in: how often it had been looked up."""
+BATCH_FORGET_IN = Struct("=II")
+"""fuse_batch_forget_in: count, padding; so many FORGET_ONE follow."""
+FORGET_ONE = Struct("=QQ")
+"""fuse_forget_one: node id, how often it had been looked up."""
 INTERRUPT_IN = Struct("=Q")
 """fuse_interrupt_in: unique of the request to interrupt."""

@@ -60,7 +60,7 @@ def errno_of(failure: BaseException) -> int:
     return errno.EIO
 
 
-def answer(  # noqa: PLR0911  one return for each form an answer takes
+def answer(  # noqa: PLR0911, PLR0912  one return for each form an answer takes
     tree: FileTree, request: protocol.Request
 ) -> Sequence[Buffer] | None:
     """All pieces of the answer, header first.
@@ -80,6 +80,11 @@ def answer(  # noqa: PLR0911  one return for each form an answer takes
             body = tree.lookup(node, name) or replies.encode_no_entry()
         case protocol.GetAttr(unique, node):
             body = replies.encode_attr_out(tree.attributes(node))
+        case protocol.Open(unique, node):
+            flags = tree.open_flags(node)
+            if flags is None:
+                return (replies.encode_error(unique, errno.ENOSYS),)  # the kernel will never ask again
+            body = replies.encode_opened(flags)
         case protocol.ReadDir(unique, node, offset, size, plus):
             listing = tree.listing(node)
             chunk = listing.chunk(offset, size) if plus else listing.plain_chunk(offset, size)
@@ -97,7 +102,10 @@ def answer(  # noqa: PLR0911  one return for each form an answer takes
             body = b""
         case protocol.Refused(unique, _opcode, error):
             return (replies.encode_error(unique, error),)
-        case protocol.Forget() | protocol.Interrupt():
+        case protocol.Forget(_unique, nodes):
+            tree.forget(nodes)
+            return None
+        case protocol.Interrupt():
             return None
     return replies.encode_success(unique, len(body)), body
 

@@ -9,19 +9,16 @@ from __future__ import annotations
 import array
 import errno
 import os
-import shutil
 import socket
 import stat
-import subprocess
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from cafs.errors import StateError, StorageError
 from cafs.fuse.syscalls import MountFlag, UnmountFlag, mount, unmount
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceOptions:
+class DeviceOptions(NamedTuple):
     """How a FUSE mount is made."""
 
     name: str
@@ -51,12 +48,18 @@ def mount_device(target: Path, options: DeviceOptions) -> int:
 
 def is_mount_point(path: Path) -> bool:
     """Whether something is mounted exactly at ``path`` (absolute, resolved), without asking the mount."""
-    escaped = str(path)
+    return device_number(path) is not None
+
+
+def device_number(mount_point: Path) -> str | None:
+    """``MAJOR:MINOR`` of what is mounted at a path (absolute, resolved), without asking it; None: nothing."""
+    escaped = str(mount_point)
     for character in "\\ \t\n":
         escaped = escaped.replace(character, f"\\{ord(character):03o}")
-    # Field 5 of each line; proc(5), "mountinfo".
+    # Fields 3 and 5 of each line, the topmost mount last; proc(5), "mountinfo".
     lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
-    return any(line.split(" ", 5)[4] == escaped for line in lines)
+    mounts = (line.split(" ", 5) for line in reversed(lines))
+    return next((fields[2] for fields in mounts if fields[4] == escaped), None)
 
 
 def unmount_device(target: Path, *, lazy: bool = False) -> None:
@@ -71,15 +74,20 @@ def unmount_device(target: Path, *, lazy: bool = False) -> None:
         unmount(target, UnmountFlag.DETACH if lazy else UnmountFlag.NONE)
         return
     command = [_helper(), "-u", "-z", "--", str(target)] if lazy else [_helper(), "-u", "--", str(target)]
+    import subprocess  # noqa: PLC0415 - slow to load, and root does without the helper
+
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise OSError(errno.EBUSY, _last_line(done.stderr), str(target))
 
 
-def raise_readahead(target: Path, kilobytes: int) -> None:
-    """Raise the mount's readahead window through sysfs. Only root may, and a mount works without it."""
-    device = target.stat().st_dev
-    knob = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+def raise_readahead(mount_point: Path, kilobytes: int) -> None:
+    """Raise the mount's readahead window through sysfs. Only root may, and a mount works without it.
+
+    Raises:
+        StorageError: it cannot be.
+    """
+    knob = Path(f"/sys/class/bdi/{device_number(mount_point)}/read_ahead_kb")
     try:
         knob.write_text(str(kilobytes))
     except OSError as e:
@@ -106,6 +114,8 @@ def _mount_as_root(target: Path, options: DeviceOptions) -> int:
 
 
 def _helper() -> str:
+    import shutil  # noqa: PLC0415 - see above
+
     helper = shutil.which("fusermount3")
     if helper is None:
         raise StateError("fusermount3 is missing: install the package fuse3 to mount without root")
@@ -114,6 +124,8 @@ def _helper() -> str:
 
 def _mount_through_helper(target: Path, options: DeviceOptions) -> int:
     """``fusermount3`` mounts and sends the descriptor over the socket named by ``_FUSE_COMMFD``."""
+    import subprocess  # noqa: PLC0415 - see above
+
     settings = f"ro,nosuid,nodev,default_permissions,subtype=cafs,fsname={_escape(options.name)}"
     if options.allow_other:
         settings += ",allow_other"

@@ -1,21 +1,29 @@
 """The tree that kernel EROFS is mounted from: ``layers/<digest>``, each file a layer's virtual image.
 
-Used by the driver ``erofs``. Node ids are positions, which are the same in every server of a mount
-because the order of the layers is written down with the mount.
+Used by the driver ``erofs``, whose layers are the same from first to last, and by the mount server, whose
+layers come and go. Node ids are the caller's: they must mean the same in every server of a mount, so they are
+positions in what is written down, or are written down themselves.
+
+A layer that is taken away loses its name at once. Its node goes on answering as long as the kernel holds it,
+because somebody may still read it: an EROFS that is mounted, a mount in another namespace. Names have a
+lifetime of 0: the kernel asks for each use, and once it has asked for a name in vain it lets go of the node
+with the last user, and says so by FORGET.
 """
 
 from __future__ import annotations
 
 import errno
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from cafs.fuse import abi, replies
 from cafs.fuse.answers import NoSuchNodeError, WrongKindError
+from cafs.fuse.holdings import Holdings
 from cafs.fuse.replies import DirectoryEntry, Listing
 from cafs.fuse.tree import Buffer
 
+LAYERS = b"layers"
 LAYERS_NODE = 2
 FIRST_LAYER_NODE = 16
 
@@ -28,6 +36,11 @@ class VirtualImage(Protocol):
         """Size of the virtual image."""
         ...
 
+    @property
+    def about(self) -> str:
+        """Names it in log lines."""
+        ...
+
     def try_read(self, offset: int, size: int) -> Sequence[Buffer] | None:
         """The bytes when they are in memory."""
         ...
@@ -38,18 +51,63 @@ class VirtualImage(Protocol):
 
 
 class FlatTree:
-    """``/layers/<name>`` for some named virtual images. A ``FileTree``."""
+    """``/layers/<name>`` for named virtual images. A ``FileTree``."""
 
-    def __init__(self, images: Sequence[tuple[str, VirtualImage]]) -> None:
-        self._images = [image for _name, image in images]
-        self._node_of = {name.encode(): FIRST_LAYER_NODE + i for i, (name, _image) in enumerate(images)}
+    def __init__(
+        self,
+        images: Sequence[tuple[str, VirtualImage]] = (),
+        *,
+        holdings: Holdings | None = None,
+        released: Callable[[int], None] = lambda _node: None,
+    ) -> None:
+        """
+        Args:
+            images: The first ones; their node ids are their positions.
+            holdings: What the kernel holds, also since earlier servers; None: not kept track of.
+            released: Told each node that the kernel has let go of.
+        """
+        self._images: dict[int, VirtualImage] = {}
+        self._node_of: dict[bytes, int] = {}
+        self._holdings = holdings or Holdings(memoryview(b""), FIRST_LAYER_NODE)
+        self._released = released
+        for position, (name, image) in enumerate(images):
+            self.add(FIRST_LAYER_NODE + position, name, image)
+
+    def add(self, node: int, name: str | None, image: VirtualImage) -> None:
+        """Show an image.
+
+        Args:
+            node: Never used for another one in the life of the mount; ``FIRST_LAYER_NODE`` or higher.
+            name: None: it had been hidden, and somebody may still read it.
+            image: What to show.
+        """
+        self._images[node] = image
+        if name is not None:
+            self._node_of[name.encode()] = node
+
+    def hide(self, name: str) -> None:
+        """Take a name away; its node still answers."""
+        self._node_of.pop(name.encode(), None)
+
+    def drop(self, node: int) -> None:
+        """Nothing is left of this node."""
+        self._images.pop(node, None)
+
+    def is_held(self, node: int) -> bool:
+        """Whether the kernel may still know the node: it is mounted, open, or was a moment ago."""
+        return self._holdings.is_held(node)
 
     def lookup(self, parent: int, name: bytes) -> bytes | None:
         """See ``FileTree``."""
-        node = LAYERS_NODE if (parent, name) == (abi.ROOT_ID, b"layers") else None
-        if parent == LAYERS_NODE:
-            node = self._node_of.get(name)
-        return None if node is None else replies.encode_entry(node, self.attributes(node))
+        if (parent, name) == (abi.ROOT_ID, LAYERS):
+            return replies.encode_entry(LAYERS_NODE, self.attributes(LAYERS_NODE))
+        if parent != LAYERS_NODE:
+            return None
+        node = self._node_of.get(name)
+        if node is None:
+            return replies.encode_passing_absence()
+        self._holdings.note_lookup(node)
+        return replies.encode_passing_entry(node, self.attributes(node))
 
     def attributes(self, node: int) -> bytes:
         """See ``FileTree``."""
@@ -62,14 +120,14 @@ class FlatTree:
         raise WrongKindError(errno.EINVAL, f"node {node} is no symlink")
 
     def listing(self, node: int) -> Listing:
-        """See ``FileTree``."""
+        """See ``FileTree``. Names only, which the kernel does not keep."""
         if node == abi.ROOT_ID:
-            names = {b"layers": LAYERS_NODE}
+            names = {LAYERS: LAYERS_NODE}
         elif node == LAYERS_NODE:
             names = self._node_of
         else:
             raise WrongKindError(errno.ENOTDIR, f"node {node} is no directory")
-        return replies.encode_listing(self._entry(name, child) for name, child in names.items())
+        return replies.encode_listing(_entry(name, child) for name, child in names.items())
 
     def xattr(self, node: int, name: bytes) -> bytes | None:
         """There are none."""
@@ -79,6 +137,12 @@ class FlatTree:
         """There are none."""
         return ()
 
+    def open_flags(self, node: int) -> int | None:
+        """See ``FileTree``. EROFS keeps what it reads in its own files' page cache: another one below would
+        hold all of it twice, and its read-ahead would fetch the neighbours of what is wanted."""
+        self._image(node)
+        return abi.FOPEN_DIRECT_IO
+
     def try_read(self, node: int, offset: int, size: int) -> Sequence[Buffer] | None:
         """See ``FileTree``."""
         return self._image(node).try_read(offset, size)
@@ -87,23 +151,35 @@ class FlatTree:
         """See ``FileTree``."""
         return await self._image(node).read(offset, size)
 
+    def forget(self, nodes: Sequence[tuple[int, int]]) -> None:
+        """See ``FileTree``."""
+        for node, count in nodes:
+            if self._holdings.take_back(node, count):
+                self._released(node)
+
+    def describe(self, node: int) -> str:
+        """See ``FileTree``."""
+        image = self._images.get(node)
+        return f"node={node:#x}" if image is None else f"node={node:#x} {image.about}"
+
     def total_bytes(self) -> int:
         """See ``FileTree``."""
-        return sum(image.virtual_bytes for image in self._images)
+        return sum(image.virtual_bytes for image in self._images.values())
 
     def total_files(self) -> int:
         """See ``FileTree``."""
         return len(self._images)
 
-    def _entry(self, name: bytes, node: int) -> DirectoryEntry:
-        kind = stat.S_IFDIR if node == LAYERS_NODE else stat.S_IFREG
-        return DirectoryEntry(name, node, self.attributes(node), node, kind >> 12)
-
     def _image(self, node: int) -> VirtualImage:
-        position = node - FIRST_LAYER_NODE
-        if not 0 <= position < len(self._images):
+        image = self._images.get(node)
+        if image is None:
             raise NoSuchNodeError(f"there is no node {node}")
-        return self._images[position]
+        return image
+
+
+def _entry(name: bytes, node: int) -> DirectoryEntry:
+    kind = stat.S_IFDIR if node == LAYERS_NODE else stat.S_IFREG
+    return DirectoryEntry(name, node, b"", node, kind >> 12)
 
 
 def _attr(node: int, size: int, mode: int, nlink: int) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cafs.errors import ProtocolError
 from cafs.fuse import abi
@@ -30,8 +30,7 @@ _WANTED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Negotiated:
+class Negotiated(NamedTuple):
     """What both sides agreed on; a later server child needs it as the first one did."""
 
     minor: int
@@ -44,8 +43,7 @@ class Negotiated:
         return bool(self.flags & abi.HAS_RESEND)
 
 
-@dataclass(frozen=True, slots=True)
-class InitRequest:
+class InitRequest(NamedTuple):
     """FUSE_INIT as the kernel sent it."""
 
     unique: int

@@ -1,7 +1,7 @@
 """Stacks kernel EROFS mounts of a FUSE mount's layer files into one overlay, and takes them down.
 
-Used by ``cafs.node`` for the driver ``erofs``, always from a process that serves no FUSE request itself:
-mounting EROFS reads its superblock through the FUSE mount.
+Used by ``cafs.node`` for the driver ``erofs``, and layer by layer by ``cafs.snapshotter``; always from a
+process that serves no FUSE request itself: mounting EROFS reads its superblock through the FUSE mount.
 
 Directories below the mount's own (0700): ``fuse`` the FUSE mount, ``l/0`` ... ``l/N-1`` the EROFS mounts,
 topmost layer first, ``l/e`` an empty directory. The overlay names them relative to ``l``, so that
@@ -25,11 +25,12 @@ MAX_LAYERS = 500
 """OVL_MAX_STACK of the kernel, which also takes 500 short names in one page."""
 LAYERS = "l"
 EMPTY = "e"
-FUSE_READAHEAD_KB = 1024
-"""Of the mount that EROFS reads from: fewer, larger requests for whoever reads much in a row."""
-EROFS_READAHEAD_KB = 64
-"""Half the kernel's default. What a start reads lies scattered: a page fault that reads less around it
-fetched 10% fewer bytes (import of a large Python program), and reading in a row was as fast."""
+READAHEAD_KB = 1024
+"""Of an EROFS mount: fewer, larger requests for whoever reads much in a row."""
+COLD_READAHEAD_KB = 64
+"""Of one whose bytes come over a link. What a start reads lies scattered, and a page fault reads as much
+around it: a start of Python with numpy read 11.2 MB, compressed, instead of 15.7. It holds for files that are
+opened before it is raised."""
 
 _SAFE = MountFlag.RDONLY | MountFlag.NOSUID | MountFlag.NODEV
 
@@ -57,7 +58,9 @@ def kernel_can_stack() -> bool:
     return all(kind in known or _module_exists(kind) for kind in ("erofs", "overlay"))
 
 
-def mount_layers(directory: Path, files: Sequence[Path], target: Path, *, name: str, trusted: bool) -> None:
+def mount_layers(
+    directory: Path, files: Sequence[Path], target: Path, *, name: str, trusted: bool, cold: bool
+) -> None:
     """Mount each of ``files`` as EROFS and the overlay of all at ``target``.
 
     Args:
@@ -66,6 +69,7 @@ def mount_layers(directory: Path, files: Sequence[Path], target: Path, *, name: 
         target: Where the tree is to be seen.
         name: Source shown in ``/proc/mounts``.
         trusted: Honour set-id bits and device nodes at ``target``.
+        cold: Their bytes come over a link.
 
     Raises:
         StateError: the kernel refused. Everything mounted here is unmounted again.
@@ -80,7 +84,7 @@ def mount_layers(directory: Path, files: Sequence[Path], target: Path, *, name: 
         for position, file in enumerate(reversed(files)):
             point = base / str(position)
             point.mkdir()
-            _mount_erofs(file, point)
+            mount_erofs(file, point, cold=cold)
         flags = MountFlag.RDONLY if trusted else _SAFE
         with _inside(base):
             mount(name, target, "overlay", flags, overlay_options(len(files)))
@@ -89,7 +93,7 @@ def mount_layers(directory: Path, files: Sequence[Path], target: Path, *, name: 
         raise StateError(f"cannot mount the layers at {target}: {e.strerror}") from e
 
 
-def mount_layer(file: Path, target: Path, *, trusted: bool) -> None:
+def mount_layer(file: Path, target: Path, *, trusted: bool, cold: bool) -> None:
     """Mount ``file`` as EROFS at ``target``: for one layer that hides nothing.
 
     Overlayfs costs a fifth of a warm walk, and has nothing to do here.
@@ -98,7 +102,7 @@ def mount_layer(file: Path, target: Path, *, trusted: bool) -> None:
         StateError: the kernel refused.
     """
     try:
-        _mount_erofs(file, target, MountFlag.RDONLY if trusted else _SAFE)
+        mount_erofs(file, target, MountFlag.RDONLY if trusted else _SAFE, cold=cold)
     except OSError as e:
         raise StateError(f"cannot mount the layer at {target}: {e.strerror}") from e
 
@@ -127,7 +131,15 @@ def _unmount_if_mounted(point: Path, flags: UnmountFlag) -> None:
             raise
 
 
-def _mount_erofs(file: Path, point: Path, flags: MountFlag = _SAFE) -> None:
+def mount_erofs(file: Path, point: Path, flags: MountFlag = _SAFE, *, cold: bool) -> frozenset[Path]:
+    """Mount ``file`` at ``point``, by way of a loop device where the kernel needs one.
+
+    Returns:
+        For ``set_readahead``.
+
+    Raises:
+        OSError: the kernel refused.
+    """
     before = _erofs_devices()
     try:
         mount(str(file), point, "erofs", flags, "")
@@ -135,7 +147,9 @@ def _mount_erofs(file: Path, point: Path, flags: MountFlag = _SAFE) -> None:
         if e.errno != errno.ENOTBLK:
             raise
         mount_erofs_by_loop(file, point, flags)
-    _limit_readahead(_erofs_devices() - before)
+    devices = _erofs_devices() - before
+    set_readahead(devices, COLD_READAHEAD_KB if cold else READAHEAD_KB)
+    return devices
 
 
 def mount_erofs_by_loop(file: Path, point: Path, flags: MountFlag = _SAFE) -> None:
@@ -152,11 +166,11 @@ def _erofs_devices() -> frozenset[Path]:
     return frozenset(Path("/sys/class/bdi").glob("erofs-*"))
 
 
-def _limit_readahead(devices: frozenset[Path]) -> None:
+def set_readahead(devices: frozenset[Path], kilobytes: int) -> None:
     """Of the devices that appeared while we mounted; somebody else's would do no worse with it."""
     for device in devices:
-        with contextlib.suppress(OSError):  # it fetches more, nothing else
-            (device / "read_ahead_kb").write_text(str(EROFS_READAHEAD_KB))
+        with contextlib.suppress(OSError):  # it has gone, or fetches more than it need
+            (device / "read_ahead_kb").write_text(str(kilobytes))
 
 
 def _module_exists(name: str) -> bool:

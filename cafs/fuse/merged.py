@@ -26,7 +26,7 @@ from cafs.index.layer_index import LayerIndex
 from cafs.index.merge import LayerNid, MergedTree, Stack, visible_xattrs
 from cafs.index.reader import ErofsReader
 
-LISTING_CACHE_BYTES = 16 << 20
+LISTING_CACHE_BYTES = 6 << 20
 STACK_CACHE = 16384
 """Merged directories whose stacks are remembered."""
 MAX_DEPTH = 4096
@@ -101,6 +101,10 @@ class MergedFileTree:
         """See ``FileTree``."""
         return [name for name, _value in self._xattrs(node)]
 
+    def open_flags(self, node: int) -> int | None:
+        """See ``FileTree``. One request less for each file that is opened."""
+        return None
+
     def try_read(self, node: int, offset: int, size: int) -> Sequence[Buffer] | None:
         """See ``FileTree``."""
         layer, nid = self._top(node)
@@ -129,6 +133,13 @@ class MergedFileTree:
             image = self._images[layer]
             pieces.extend(_hole(run) if run.start is None else await image.read(run.start, run.length))
         return pieces
+
+    def forget(self, nodes: Sequence[tuple[int, int]]) -> None:
+        """All nodes stay."""
+
+    def describe(self, node: int) -> str:
+        """See ``FileTree``. The error of a read says which layer failed."""
+        return f"node={node:#x}"
 
     def total_bytes(self) -> int:
         """See ``FileTree``."""

@@ -28,9 +28,11 @@ class Lookup(NamedTuple):
 
 
 class Forget(NamedTuple):
-    """The kernel dropped inodes. Never answered; our node ids mean the same for ever."""
+    """The kernel has let go of these inodes. Never answered; our node ids mean the same for ever."""
 
     unique: int
+    nodes: tuple[tuple[int, int], ...]
+    """(node id, how many of its lookups this takes back)."""
 
 
 class GetAttr(NamedTuple):
@@ -67,6 +69,13 @@ class ReadDir(NamedTuple):
     plus: bool
 
 
+class Open(NamedTuple):
+    """The file ``nodeid`` is opened."""
+
+    unique: int
+    nodeid: int
+
+
 class GetXattr(NamedTuple):
     """Value of the attribute ``name``; ``size`` 0 asks only how long it is."""
 
@@ -98,7 +107,7 @@ class Interrupt(NamedTuple):
 
 
 class Done(NamedTuple):
-    """A request whose answer is an empty success: releasing what was never really opened."""
+    """A request whose answer is an empty success: releasing what an opening has left nothing of."""
 
     unique: int
 
@@ -112,7 +121,7 @@ class Refused(NamedTuple):
 
 
 Request = (
-    Lookup | Forget | GetAttr | ReadLink | Read | ReadDir
+    Lookup | Forget | GetAttr | ReadLink | Open | Read | ReadDir
     | GetXattr | ListXattr | StatFs | Interrupt | Done | Refused
 )  # fmt: skip
 
@@ -166,8 +175,18 @@ def _parse_lookup(unique: int, nodeid: int, _pid: int, message: memoryview) -> L
     return Lookup(unique, nodeid, name)
 
 
-def _parse_forget(unique: int, _nodeid: int, _pid: int, _message: memoryview) -> Forget:
-    return Forget(unique)
+def _parse_forget(unique: int, nodeid: int, _pid: int, message: memoryview) -> Forget:
+    _need(message, abi.FORGET_IN.size)
+    return Forget(unique, ((nodeid, abi.FORGET_IN.unpack_from(message, HEADER_BYTES)[0]),))
+
+
+def _parse_batch_forget(unique: int, _nodeid: int, _pid: int, message: memoryview) -> Forget:
+    begin = HEADER_BYTES + abi.BATCH_FORGET_IN.size
+    _need(message, abi.BATCH_FORGET_IN.size)
+    count, _padding = abi.BATCH_FORGET_IN.unpack_from(message, HEADER_BYTES)
+    wanted = count * abi.FORGET_ONE.size
+    _need(message, abi.BATCH_FORGET_IN.size + wanted)
+    return Forget(unique, tuple(abi.FORGET_ONE.iter_unpack(message[begin : begin + wanted])))
 
 
 def _parse_getattr(unique: int, nodeid: int, _pid: int, _message: memoryview) -> GetAttr:
@@ -176,6 +195,10 @@ def _parse_getattr(unique: int, nodeid: int, _pid: int, _message: memoryview) ->
 
 def _parse_readlink(unique: int, nodeid: int, _pid: int, _message: memoryview) -> ReadLink:
     return ReadLink(unique, nodeid)
+
+
+def _parse_open(unique: int, nodeid: int, _pid: int, _message: memoryview) -> Open:
+    return Open(unique, nodeid)
 
 
 def _parse_read(unique: int, nodeid: int, pid: int, message: memoryview) -> Read:
@@ -222,9 +245,10 @@ def _parse_done(unique: int, _nodeid: int, _pid: int, _message: memoryview) -> D
 _PARSERS: dict[int, Callable[[int, int, int, memoryview], Request]] = {
     Opcode.LOOKUP: _parse_lookup,
     Opcode.FORGET: _parse_forget,
-    Opcode.BATCH_FORGET: _parse_forget,
+    Opcode.BATCH_FORGET: _parse_batch_forget,
     Opcode.GETATTR: _parse_getattr,
     Opcode.READLINK: _parse_readlink,
+    Opcode.OPEN: _parse_open,
     Opcode.READ: _parse_read,
     Opcode.READDIR: _parse_readdir,
     Opcode.READDIRPLUS: _parse_readdirplus,

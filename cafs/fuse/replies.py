@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cafs.fuse import abi
 
@@ -19,7 +19,7 @@ BLOCK_BYTES = 4096
 _ATTR_VALID = abi.ATTR_OUT_HEAD.pack(FOREVER_S, 0, 0)
 _NO_ENTRY = abi.ENTRY_HEAD.pack(0, 0, FOREVER_S, 0, 0, 0) + bytes(abi.ATTR.size)
 _UNKNOWN_ENTRY = bytes(abi.ENTRY_HEAD.size + abi.ATTR.size)
-"""In a READDIRPLUS record: a name without an entry, which the kernel then does not remember."""
+"""A name without an entry, which the kernel does not remember: it will ask again."""
 _U64 = (1 << 64) - 1
 
 
@@ -49,6 +49,16 @@ def encode_entry(nodeid: int, attr: bytes) -> bytes:
     return abi.ENTRY_HEAD.pack(nodeid, 0, FOREVER_S, FOREVER_S, 0, 0) + attr
 
 
+def encode_passing_entry(nodeid: int, attr: bytes) -> bytes:
+    """The same for a name that may go: the kernel asks anew for each use of the name."""
+    return abi.ENTRY_HEAD.pack(nodeid, 0, 0, FOREVER_S, 0, 0) + attr
+
+
+def encode_passing_absence() -> bytes:
+    """Answer to LOOKUP for a name that is not there and may come."""
+    return _UNKNOWN_ENTRY
+
+
 def encode_no_entry() -> bytes:
     """Answer to LOOKUP that lets the kernel remember that the name does not exist."""
     return _NO_ENTRY
@@ -63,6 +73,11 @@ def encode_statfs(total_bytes: int, files: int) -> bytes:
 def encode_xattr_size(size: int) -> bytes:
     """Answer to GETXATTR and LISTXATTR that only asked for the size."""
     return abi.XATTR_SIZE_OUT.pack(size, 0)
+
+
+def encode_opened(flags: int) -> bytes:
+    """Answer to OPEN: ``abi.FOPEN_...``. There are no file handles."""
+    return abi.OPEN_OUT.pack(0, flags, 0)
 
 
 def encode_error(unique: int, error: int) -> bytes:
@@ -80,8 +95,7 @@ def encode_resend() -> bytes:
     return abi.OUT_HEADER.pack(abi.OUT_HEADER.size, abi.NOTIFY_RESEND, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class DirectoryEntry:
+class DirectoryEntry(NamedTuple):
     """One name of a directory, ready to be sent."""
 
     name: bytes
@@ -93,8 +107,7 @@ class DirectoryEntry:
     """``mode >> 12``, as in a dirent."""
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(NamedTuple):
     """A whole directory as READDIRPLUS records. The cookie of an entry is its position."""
 
     records: bytes

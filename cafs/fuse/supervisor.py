@@ -9,7 +9,11 @@ A server that ends with ``GONE`` says that nothing is mounted any more, and so t
 Any other end (killed, out of memory, crashed) is followed by the next server at once, later ones after
 a growing pause while they keep crashing; it never gives up while the mount is there. What the new server
 does with the requests of the old one: docs/takeover.md. When the supervisor itself is killed, its server
-executes ``adopt`` and so becomes the next supervisor.
+executes ``adopt`` and so becomes the next supervisor. The supervisor may also execute it itself, to go on
+with newer code; its server goes on serving until the new code is loaded.
+
+A new mount may begin with a *first* server, which needs less code than the others and answers what it can
+while the supervisor loads what they need; it is killed then, and the next one takes over as always.
 """
 
 from __future__ import annotations
@@ -21,9 +25,9 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum, auto
+from typing import NamedTuple, NoReturn
 
 from cafs.errors import StateError
 from cafs.fuse import handshake, replies
@@ -45,8 +49,27 @@ HEALTHY_S = 30.0
 """A server that lived so long has not crashed at its start."""
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Then(Enum):
+    """What the supervisor does after it has followed an order."""
+
+    STAY = auto()
+    """Go on; when the order has unmounted, the server will see that and end."""
+    LEAVE = auto()
+    """End, with the server. The mount ends with it, unless somebody else holds its descriptor."""
+    REPLACE = auto()
+    """Execute ``adopt``; between two servers there is nothing to replace."""
+
+
+class Beginning(NamedTuple):
+    """How a new mount is served before the code of a server is loaded."""
+
+    serve: Callable[[Turn], int]
+    """Runs in the forked first server; what it returns does not matter."""
+    load: Callable[[], None]
+    """Loads what the other servers need, in the supervisor, meanwhile."""
+
+
+class Turn(NamedTuple):
     """What a forked server gets."""
 
     descriptor: int
@@ -55,6 +78,8 @@ class Turn:
     can_resend: bool
     takes_over: bool
     """An earlier server held this mount."""
+    as_planned: bool = False
+    """It was the first one: nobody has died."""
 
 
 def answer_init(descriptor: int, *, allow_resend: bool = True) -> handshake.Negotiated:
@@ -82,7 +107,8 @@ def claim_unanswered(turn: Turn) -> None:
         turn.outstanding.clear()
         with contextlib.suppress(OSError):  # unmounted meanwhile: the session will notice
             os.write(turn.descriptor, replies.encode_resend())
-        log.info("took over; unanswered requests come again")
+        if not turn.as_planned:
+            log.info("took over; unanswered requests come again")
         return
     left = turn.outstanding.take_all()
     for unique in left:
@@ -106,30 +132,38 @@ class Supervisor:
         turn: Turn,
         serve: Callable[[Turn], int],
         *,
-        stop: Callable[[], None],
+        orders: Mapping[signal.Signals, Callable[[], Then]],
         started: Callable[[int], None],
-        adopt: Callable[[Turn], Sequence[str]],
+        adopt: Callable[[Turn, int], Sequence[str]] | None,
         starter: int | None = None,
+        predecessor: int | None = None,
+        beginning: Beginning | None = None,
     ) -> None:
         """
         Args:
             turn: For the first server.
             serve: Runs in the forked server and returns its exit status.
-            stop: Unmounts; called on SIGTERM and SIGINT, and when the starter died.
+            orders: What to do on these signals, and on SIGTERM's behalf when the starter died.
             started: Told the process id of each server.
-            adopt: The program that a server without a supervisor executes. Its descriptors are
-                inheritable by then.
+            adopt: The program that a server without a supervisor executes, or the supervisor itself. It is
+                told a child that holds the descriptors: ``predecessor`` of the next supervisor. These are
+                inheritable by then. None: a server ends with its supervisor, and no order is to REPLACE.
             starter: Descriptor that becomes readable when the command that asked for the mount said
                 that it is complete (one byte) or died before that (end of file): then all is undone.
+            predecessor: Our child that serves, or only holds the descriptors, until we can fork a server.
+            beginning: What comes before the first server of the usual kind. Only where the kernel
+                can resend.
         """
         self._turn = turn
         self._serve = serve
-        self._stop = stop
+        self._orders = orders
         self._started = started
         self._adopt = adopt
         self._starter = starter
         self._crashes = 0
-        self._abandoned = False
+        self._predecessor = predecessor
+        self._beginning = beginning
+        self._leaves = False
 
     def run(self) -> int:
         """Supervise until the mount is gone.
@@ -139,12 +173,18 @@ class Supervisor:
         """
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_write)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in self._orders:
             signal.signal(number, lambda _number, _frame: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._orders)
+        if self._beginning is not None:
+            self._begin(self._beginning)
+        if self._predecessor is not None:
+            os.kill(self._predecessor, signal.SIGKILL)
+            os.waitpid(self._predecessor, 0)
         while True:
             began = time.monotonic()
             status = self._one_server(wake_read)
-            if self._abandoned:
+            if self._leaves:
                 return GONE
             if status in {GONE, REFUSED}:
                 return status
@@ -154,24 +194,35 @@ class Supervisor:
             log.warning(
                 "the mount server ended (%s); the next one starts in %.1f s", _describe(status), pause
             )
-            self._turn = Turn(self._turn.descriptor, self._turn.outstanding, self._turn.can_resend, True)
+            self._turn = self._turn._replace(takes_over=True, as_planned=False)
             if _wait([wake_read], pause):
-                self._stop_logged()
+                self._follow_orders(os.read(wake_read, 64), None)
+                if self._leaves:
+                    return GONE
 
-    def _one_server(self, wake: int) -> int:
-        """Fork a server and wait for its end, serving signals and the starter meanwhile."""
+    def _begin(self, beginning: Beginning) -> None:
+        """Let the first server answer until everything is loaded. Signals and the starter wait meanwhile."""
+        self._predecessor = self._fork(beginning.serve)
+        beginning.load()
+        self._turn = self._turn._replace(takes_over=True, as_planned=True)
+
+    def _fork(self, serve: Callable[[Turn], int]) -> int:
         supervisor = os.getpid()
         child = os.fork()
         if child == 0:
-            self._become_server(supervisor)
+            self._become_server(supervisor, serve)
         self._started(child)
+        return child
+
+    def _one_server(self, wake: int) -> int:
+        """Fork a server and wait for its end, serving signals and the starter meanwhile."""
+        child = self._fork(self._serve)
         ended = os.pidfd_open(child)
         try:
             while True:
                 ready = _wait([ended, wake, *([] if self._starter is None else [self._starter])])
                 if wake in ready:
-                    os.read(wake, 64)
-                    self._end(child)
+                    self._follow_orders(os.read(wake, 64), child)
                 if self._starter is not None and self._starter in ready:
                     self._hear_starter(self._starter, child)
                 if ended in ready:
@@ -185,45 +236,83 @@ class Supervisor:
             self._starter = None
             return
         log.warning("the command that asked for the mount ended early: unmounting")
-        self._end(child)
+        self._follow_orders(bytes([signal.SIGTERM]), child)
         self._starter = None
 
-    def _end(self, child: int) -> None:
-        """Unmount; the server ends when it sees that. One that may not serve yet cannot see it."""
-        self._stop_logged()
-        if self._starter is not None:
-            self._abandoned = True
-            os.kill(child, signal.SIGKILL)
+    def _follow_orders(self, numbers: bytes, child: int | None) -> None:
+        """Do what these signals ask for."""
+        for number in dict.fromkeys(numbers):
+            order = self._orders.get(signal.Signals(number))
+            if order is None:
+                continue
+            then = self._follow(order)
+            if then is Then.REPLACE and child is not None and self._adopt is not None:
+                self._execute_successor(self._adopt, child)
+            # A server that may not serve yet cannot see that the mount is gone.
+            if then is Then.LEAVE or self._starter is not None:
+                self._leaves = True
+                if child is not None:
+                    os.kill(child, signal.SIGKILL)
 
-    def _become_server(self, supervisor: int) -> NoReturn:
+    def _become_server(self, supervisor: int, serve: Callable[[Turn], int]) -> NoReturn:
         status = 1
         try:
             signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGUSR1, lambda _number, _frame: self._become_supervisor())
-            signal_on_parent_death(signal.SIGUSR1)
-            if os.getppid() != supervisor:
-                self._become_supervisor()
+            self._outlive(supervisor)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-            status = self._serve(self._turn)
+            status = serve(self._turn)
         except BaseException:  # noqa: ASYNC103 - the process ends right below, whatever it was
             log.exception("the mount server crashed")
         finally:
             os._exit(status)
 
-    def _become_supervisor(self) -> NoReturn:
+    def _outlive(self, supervisor: int) -> None:
+        """Take our supervisor's place when it is killed; where nobody is to take it, end with it."""
+        adopt = self._adopt
+        if adopt is None:
+            signal_on_parent_death(signal.SIGKILL)
+            if os.getppid() != supervisor:
+                os._exit(1)
+            return
+        signal.signal(signal.SIGUSR1, lambda _number, _frame: self._become_supervisor(adopt))
+        signal_on_parent_death(signal.SIGUSR1)
+        if os.getppid() != supervisor:
+            self._become_supervisor(adopt)
+
+    def _become_supervisor(self, adopt: Callable[[Turn, int], Sequence[str]]) -> NoReturn:
         """Our supervisor was killed. Exec keeps the descriptors and ends our threads, whatever they do."""
-        log.warning("the supervisor was killed: the mount server takes its place")
+        attempts = 0
+        while True:
+            attempts += 1
+            log.warning("the supervisor was killed: the mount server takes its place")
+            time.sleep(pause_before_restart(attempts))
+            us = os.getpid()
+            holder = os.fork()
+            if holder:
+                self._execute_successor(adopt, holder)
+            # A copy of this thread alone: it has the descriptors while the new program loads, does nothing
+            # but wait, and takes that one's place in its turn should it be killed, or not even begin.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+            signal_on_parent_death(signal.SIGUSR1)
+            if os.getppid() == us:
+                signal.sigwait({signal.SIGUSR1})
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+
+    def _execute_successor(self, adopt: Callable[[Turn, int], Sequence[str]], child: int) -> NoReturn:
+        """Orders that come before the next supervisor can hear them wait for it."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, self._orders)
         os.set_inheritable(self._turn.descriptor, True)
         os.set_inheritable(self._turn.outstanding.descriptor, True)
-        command = list(self._adopt(self._turn))
+        command = list(adopt(self._turn, child))
         os.execv(command[0], command)  # noqa: S606  the same program, with our own arguments
 
-    def _stop_logged(self) -> None:
+    def _follow(self, order: Callable[[], Then]) -> Then:
         try:
-            self._stop()
+            return order()
         except Exception:
-            log.exception("cannot unmount")
+            log.exception("cannot do what was asked for by signal")
+            return Then.STAY
 
 
 def _wait(descriptors: list[int], timeout_s: float | None = None) -> list[int]:

@@ -1,4 +1,6 @@
-"""mount(2), umount2(2) and prctl(2) through the C library. Used by ``device``, ``layers`` and ``supervisor``.
+"""mount(2), umount2(2), statx(2) and prctl(2) through the C library.
+
+Used by ``device``, ``layers`` and ``supervisor``, and by ``cafs.snapshotter``.
 
 Errors come as ``OSError`` with the kernel's errno; whoever knows what was mounted puts it into words.
 """
@@ -9,11 +11,17 @@ import ctypes
 import errno
 import os
 import signal
+import struct
 from enum import IntFlag
 from functools import cache
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
+_AT_FDCWD = -100
+_AT_STATX_DONT_SYNC = 0x4000
+_STATX_BYTES = 256
+_STATX_DEVICE = struct.Struct("=136xII")
+"""stx_dev_major and stx_dev_minor of struct statx."""
 
 
 class MountFlag(IntFlag):
@@ -64,6 +72,17 @@ def unmount(target: Path | str, flags: UnmountFlag = UnmountFlag.NONE) -> None:
         OSError: EBUSY while in use, EINVAL when it is no mount point.
     """
     _check(_libc().umount2(os.fsencode(target), int(flags | UnmountFlag.NOFOLLOW)), target)
+
+
+def device_of(path: Path) -> int:
+    """Number of the device that ``path`` lies on, without asking a FUSE server: one that hangs cannot block.
+
+    Raises:
+        OSError: there is no such path.
+    """
+    buffer = ctypes.create_string_buffer(_STATX_BYTES)
+    _check(_libc().statx(_AT_FDCWD, os.fsencode(path), _AT_STATX_DONT_SYNC, 0, buffer), path)
+    return os.makedev(*_STATX_DEVICE.unpack_from(buffer))
 
 
 def stop_parent_death_signal() -> None:

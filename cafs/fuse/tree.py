@@ -45,12 +45,24 @@ class FileTree(Protocol):
         """The names of all extended attributes."""
         ...
 
+    def open_flags(self, node: int) -> int | None:
+        """How the kernel shall read the file ``node`` (``abi.FOPEN_...``); None: as usual, without asking."""
+        ...
+
     def try_read(self, node: int, offset: int, size: int) -> Sequence[Buffer] | None:
         """The bytes, fewer at the end of the file, when they are in memory; else None."""
         ...
 
     async def read(self, node: int, offset: int, size: int) -> Sequence[Buffer]:
         """The same, waiting for them. May be cancelled at any checkpoint."""
+        ...
+
+    def forget(self, nodes: Sequence[tuple[int, int]]) -> None:
+        """(node id, count): the kernel takes so many of its lookups back; after the last it has let go."""
+        ...
+
+    def describe(self, node: int) -> str:
+        """Names the node in a log line, as ``cafs.core.log_fields`` writes; whatever the node is."""
         ...
 
     def total_bytes(self) -> int:

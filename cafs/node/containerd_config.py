@@ -20,6 +20,10 @@ class ProxyPlugin:
 
     name: str
     address: str
+    platform: str = ""
+    root: str = ""
+    """Of its exports."""
+    capabilities: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,8 @@ class ContainerdConfig:
     cri_section: str
     """The table that holds both settings, as it is written in the file."""
     snapshotter_plugins: tuple[ProxyPlugin, ...]
+    hosts_folders: tuple[str, ...] = ()
+    """Where ``REGISTRY/hosts.toml`` files are."""
 
 
 _CRI_TABLES = {
@@ -70,6 +76,7 @@ def parse_containerd_config(texts: Sequence[str]) -> ContainerdConfig:
         raise UsageError(f"version {version!r} of the format is not known")
     keys = ("plugins", *_CRI_TABLES[version], *_SUB_TABLES[version])
     table = _table(merged, *keys)
+    registry = _table(merged, "plugins", *_CRI_TABLES[version], "registry")
     disabled = merged.get("disabled_plugins") or []
     return ContainerdConfig(
         format=version,
@@ -78,11 +85,32 @@ def parse_containerd_config(texts: Sequence[str]) -> ContainerdConfig:
         snapshot_annotations=table.get("disable_snapshot_annotations", True) is False,
         cri_section=".".join(f'"{key}"' if "." in key else key for key in keys),
         snapshotter_plugins=tuple(
-            ProxyPlugin(name, str(plugin.get("address", "")))
+            _proxy_plugin(name, plugin)
             for name, plugin in _table(merged, "proxy_plugins").items()
             if isinstance(plugin, dict) and plugin.get("type") == "snapshot"
         ),
+        hosts_folders=tuple(folder for folder in str(registry.get("config_path") or "").split(":") if folder),
     )
+
+
+def _proxy_plugin(name: str, table: Mapping[str, Any]) -> ProxyPlugin:
+    capabilities = table.get("capabilities")
+    return ProxyPlugin(
+        name,
+        str(table.get("address", "")),
+        str(table.get("platform", "")),
+        str(_table(table, "exports").get("root", "")),
+        tuple(map(str, capabilities)) if isinstance(capabilities, list) else (),
+    )
+
+
+def uses_plain_http(hosts_toml: str) -> bool:
+    """Whether a ``hosts.toml`` sends the registry's own requests in plain HTTP.
+
+    Raises:
+        UsageError: it is not valid.
+    """
+    return str(_parse(hosts_toml).get("server", "")).startswith("http://")
 
 
 def _parse(text: str) -> dict[str, Any]:

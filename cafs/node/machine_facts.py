@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 
+from cafs.containerd.setup import ProxyTable, Release
 from cafs.node.containerd_config import ContainerdConfig
 
 
@@ -15,6 +17,12 @@ class Support(Enum):
     MODULE = "module"
     """Not loaded, but there is a module that loads on first use or by modprobe."""
     NO = "no"
+
+
+def kernel_version(release: str) -> tuple[int, int]:
+    """Of a kernel's release as uname(2) tells it; (0, 0) where it tells none."""
+    numbers = re.match(r"(\d+)\.(\d+)", release)
+    return (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +50,6 @@ class FuseFacts:
     helper: str | None
     """Path of fusermount3."""
     helper_setuid: bool
-    user_allow_other: bool
-    """/etc/fuse.conf lets users share their mounts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +67,40 @@ class CacheFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class ServiceFacts:
+    """The services of CAFS on this node."""
+
+    snapshotter: str
+    """Why nobody answers where containerd looks for the snapshotter; "" when somebody does, or need not."""
+    mountd_socket: str
+    mountd: str
+    """Why the mount server does not answer; "" when it does."""
+    descriptor_store: int | None = None
+    """How many descriptors systemd keeps for the mount server; None: it is no unit of systemd's."""
+    plain_registries: tuple[str, ...] = ()
+    """That containerd speaks plain HTTP to, and CAFS TLS."""
+    answers_at: str = ""
+    """Where the snapshotter does answer, when it is elsewhere."""
+    has_root: bool = True
+    """The directory is there that containerd is told to be the snapshotter's root."""
+
+
+@dataclass(frozen=True, slots=True)
 class ContainerdFacts:
     """The containerd of this machine, as far as its files tell."""
 
-    version: tuple[int, int] | None
+    version: Release | None
     """None: `containerd --version` said nothing we know."""
     config_path: str
+    has_file: bool
+    """False: there is no file at this path, and ``config`` is what containerd takes then."""
     config: ContainerdConfig | None
     problem: str
     """Why the configuration could not be read; "" when it could."""
+    table: ProxyTable
+    """What it should be told of our snapshotter."""
+    services: ServiceFacts | None = None
+    """None where containerd has no snapshotter ``cafs``."""
 
 
 @dataclass(frozen=True, slots=True)

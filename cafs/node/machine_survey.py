@@ -5,31 +5,26 @@ Every question that cannot be answered has an answer that says so: a doctor must
 
 from __future__ import annotations
 
-import glob
+import errno
 import os
-import re
 import resource
 import shutil
 import stat
-import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from cafs.core.settings import Settings
-from cafs.errors import UsageError
 from cafs.fuse.syscalls import MountFlag, mount, unmount
 from cafs.index.layout import IndexLayout
 from cafs.index.metadata import MetadataEncoder
 from cafs.index.tree import LayerTree
-from cafs.node.containerd_config import imports_of, parse_containerd_config
-from cafs.node.machine_facts import CacheFacts, ContainerdFacts, Facts, FuseFacts, KernelFacts, Support
-
-_CONTAINERD_CONFIG = Path("/etc/containerd/config.toml")
+from cafs.node.machine_facts import CacheFacts, Facts, FuseFacts, KernelFacts, Support, kernel_version
+from cafs.node.service_survey import survey_containerd
 
 
-def survey(settings: Settings) -> Facts:
-    """Look at this machine."""
+def survey(settings: Settings, containerd_config: Path | None = None) -> Facts:
+    """Look at this machine; at containerd as a configuration sets it up, None: its usual one."""
     is_root = os.geteuid() == 0
     address_space = resource.getrlimit(resource.RLIMIT_AS)[0]
     return Facts(
@@ -41,13 +36,12 @@ def survey(settings: Settings) -> Facts:
         address_space_bytes=None if address_space == resource.RLIM_INFINITY else address_space,
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         user_namespaces=_user_namespaces(),
-        containerd=_containerd(),
+        containerd=survey_containerd(containerd_config, settings),
     )
 
 
 def _kernel(is_root: bool) -> KernelFacts:
     release = os.uname().release
-    numbers = re.match(r"(\d+)\.(\d+)", release)
     filesystems = _text("/proc/filesystems").split()
     modules = Path("/lib/modules", release)
     known = _text(modules / "modules.dep") + _text(modules / "modules.builtin")
@@ -59,7 +53,7 @@ def _kernel(is_root: bool) -> KernelFacts:
 
     return KernelFacts(
         release=release,
-        version=(int(numbers[1]), int(numbers[2])) if numbers else (0, 0),
+        version=kernel_version(release),
         fuse=support("fuse", "fuse" in filesystems),
         erofs=support("erofs", "erofs" in filesystems),
         overlay=support("overlay", "overlay" in filesystems),
@@ -106,22 +100,34 @@ def _fuse() -> FuseFacts:
         problem = e.strerror or str(e)
     helper = shutil.which("fusermount3")
     setuid = helper is not None and bool(Path(helper).stat().st_mode & stat.S_ISUID)
-    allow = re.search(r"^\s*user_allow_other\s*$", _text("/etc/fuse.conf"), re.MULTILINE)
-    return FuseFacts(problem, helper, setuid, allow is not None)
+    return FuseFacts(problem, helper, setuid)
 
 
 def _cache(path: Path) -> CacheFacts:
     existing = next(parent for parent in (path, *path.parents) if parent.exists())
     status = os.statvfs(existing)
-    problem = "" if os.access(existing, os.W_OK | os.X_OK) else "permission denied"
-    if not existing.is_dir():
-        problem = f"{existing} is not a directory"
+    problem = _why_not_writable(existing) if existing.is_dir() else f"{existing} is not a directory"
     used = (
         sum(file.stat().st_blocks * 512 for file in path.glob("**/*.mdb") if file.is_file())
         if not problem
         else 0
     )
     return CacheFacts(str(path), filesystem_of(existing), status.f_bavail * status.f_frsize, used, problem)
+
+
+def _why_not_writable(directory: Path) -> str:
+    """Tried: by their modes root may write everywhere, also in /proc and on a read-only disk."""
+    try:
+        try:
+            os.close(os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        except OSError as e:
+            if e.errno not in {errno.EOPNOTSUPP, errno.EISDIR}:
+                raise
+            # A filesystem without nameless files. EISDIR: open(2), of kernels that know none at all.
+            Path(tempfile.mkdtemp(prefix=".cafs-doctor-", dir=directory)).rmdir()
+    except OSError as e:
+        return e.strerror or str(e)
+    return ""
 
 
 def filesystem_of(path: Path) -> str:
@@ -142,39 +148,6 @@ def _user_namespaces() -> int:
         return 0
     text = _text("/proc/sys/user/max_user_namespaces").strip()
     return int(text) if text.isdigit() else 0
-
-
-def _containerd() -> ContainerdFacts | None:
-    program = shutil.which("containerd")
-    if program is None and not _CONTAINERD_CONFIG.exists():
-        return None
-    problem, config = "", None
-    try:
-        texts = _containerd_texts(_CONTAINERD_CONFIG) if _CONTAINERD_CONFIG.exists() else ["version = 2"]
-        config = parse_containerd_config(texts)
-    except (OSError, UnicodeDecodeError, UsageError) as e:
-        problem = e.strerror or str(e) if isinstance(e, OSError) else str(e)
-    return ContainerdFacts(_containerd_version(program), str(_CONTAINERD_CONFIG), config, problem)
-
-
-def _containerd_texts(path: Path) -> list[str]:
-    texts = [path.read_text()]
-    for pattern in imports_of(texts[0]):
-        # glob and not Path.glob: patterns are absolute as often as not.
-        found = sorted(glob.glob(str(path.parent / pattern)))  # noqa: PTH207 -- see above
-        texts.extend(Path(name).read_text() for name in found)
-    return texts
-
-
-def _containerd_version(program: str | None) -> tuple[int, int] | None:
-    if program is None:
-        return None
-    try:
-        said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    found = re.search(r"\bv?(\d+)\.(\d+)\.\d+", said.stdout)
-    return (int(found[1]), int(found[2])) if found else None
 
 
 def _text(path: str | Path) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 from contextlib import suppress
@@ -23,8 +22,8 @@ from typing import Any
 from cafs import errors
 from cafs.errors import CafsError, NotFoundError, StateError, StorageError, UsageError
 from cafs.fuse.device import is_mount_point, raise_readahead
-from cafs.fuse.layers import FUSE_READAHEAD_KB, kernel_can_stack, mount_layer, mount_layers
-from cafs.node.mount_state import MountDirectory, MountRequest
+from cafs.fuse.layers import kernel_can_stack, mount_layer, mount_layers
+from cafs.node.mount_state import MountDirectory, MountRequest, remove_tree
 from cafs.node.prefork import Keeper
 from cafs.node.take_down import take_down
 
@@ -74,12 +73,13 @@ def check_target(target: Path) -> None:
         raise UsageError(f"{target} cannot be read: {e.strerror}") from e
 
 
-def mount_image(request: MountRequest, keeper: Keeper) -> Mounted:
+def mount_image(request: MountRequest, keeper: Keeper, *, foreground: bool) -> Mounted:
     """Mount; returns when the tree can be used.
 
     Args:
         request: What to mount; ``target`` absolute and resolved, ``driver`` chosen.
         keeper: The process that will keep it.
+        foreground: It logs to standard error and stays in the terminal's process group.
 
     Raises:
         CafsError: it cannot be; nothing is left mounted or written.
@@ -87,7 +87,7 @@ def mount_image(request: MountRequest, keeper: Keeper) -> Mounted:
     check_target(request.target)
     directory, lock = _claim_directory(request)
     try:
-        keeper.begin(str(directory.path), lock)
+        keeper.begin(str(directory.path), lock, foreground=foreground)
         os.close(lock)
         return _finish(directory, request, keeper)
     except BaseException:
@@ -144,7 +144,7 @@ def clear_leftovers(directory: MountDirectory) -> None:
         if path == directory.lock:
             continue
         if path.is_dir():
-            shutil.rmtree(path)
+            remove_tree(path)
         else:
             path.unlink()
 
@@ -156,13 +156,11 @@ def _finish(directory: MountDirectory, request: MountRequest, keeper: Keeper) ->
         raise _as_error(message)
     if request.driver == "erofs":
         files = [directory.fuse / "layers" / diff_id for diff_id in message["layers"]]
-        with suppress(StorageError):  # slower, not wrong
-            raise_readahead(files[0], FUSE_READAHEAD_KB)
+        name, trusted, cold = message["image"], request.trusted, message["cold"]
         if message["merge"]:
-            name, trusted = message["image"], request.trusted
-            mount_layers(directory.path, files, request.target, name=name, trusted=trusted)
+            mount_layers(directory.path, files, request.target, name=name, trusted=trusted, cold=cold)
         else:
-            mount_layer(files[0], request.target, trusted=request.trusted)
+            mount_layer(files[0], request.target, trusted=trusted, cold=cold)
     else:
         with suppress(StorageError):  # only root may; slower, not wrong
             raise_readahead(request.target, TREE_READAHEAD_KB)

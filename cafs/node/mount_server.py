@@ -12,26 +12,29 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Awaitable, Callable, Sequence
+import socket
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, suppress
 from typing import Any
 
 import trio
 
 from cafs.errors import CafsError
+from cafs.fetch.check_process import CheckProcess
+from cafs.fetch.image_start import ImageStart
 from cafs.fetch.journal import FILE_NAME, Journal
 from cafs.fetch.limits import FetchLimits
+from cafs.fetch.local_peer import LocalPeer
+from cafs.fetch.open_image import Watcher
 from cafs.fetch.prefetch import Prefetch
 from cafs.fetch.reader import LayerReader
+from cafs.fetch.resident import allocate_from_one_arena, release_mapped_pages
 from cafs.fetch.service import ChunkService
-from cafs.fuse.flat import FlatTree
-from cafs.fuse.merged import MergedFileTree, MergedLayer
 from cafs.fuse.session import Session
 from cafs.fuse.supervisor import GONE, Turn, claim_unanswered
-from cafs.fuse.tree import FileTree
 from cafs.node.mount_state import MountDirectory, MountRequest, write_json
 from cafs.node.opening import ReadyImage, find_image_profile
-from cafs.node.resident import release_mapped_pages
+from cafs.node.served_tree import served_tree
 from cafs.store.chunk_store import ChunkStore
 from cafs.store.location import store_directory
 
@@ -40,11 +43,15 @@ log = logging.getLogger(__name__)
 STATS_EVERY_S = 1.0
 MAX_LOG_BYTES = 4 << 20
 
-Opener = Callable[[MountDirectory, MountRequest], Awaitable[ReadyImage]]
+Opener = Callable[[MountDirectory, MountRequest, Watcher], Awaitable[ReadyImage]]
 
 
 def serve_mount(
-    directory: MountDirectory, turn: Turn, opener: Opener, announce: Callable[[dict[str, Any]], None]
+    directory: MountDirectory,
+    turn: Turn,
+    opener: Opener,
+    announce: Callable[[dict[str, Any]], None],
+    channel: socket.socket | None,
 ) -> int:
     """Serve until the mount is gone. Called in a freshly forked process.
 
@@ -53,6 +60,7 @@ def serve_mount(
         turn: The descriptor, and whether another server held it before.
         opener: Opens the layers.
         announce: Told about the image once requests are answered.
+        channel: To a process that checks indexes.
 
     Returns:
         The exit status.
@@ -61,42 +69,41 @@ def serve_mount(
         CafsError: the image cannot be opened.
     """
     request = directory.read_request()
-    trio.run(_serve, directory, request, turn, opener, announce)
+    allocate_from_one_arena()
+    trio.run(_serve, directory, request, turn, opener, announce, channel)
     return GONE
 
 
-async def _serve(
+async def _serve(  # noqa: PLR0917 - trio.run hands arguments over by position
     directory: MountDirectory,
     request: MountRequest,
     turn: Turn,
     opener: Opener,
     announce: Callable[[dict[str, Any]], None],
+    channel: socket.socket | None,
 ) -> None:
-    image = await opener(directory, request)
     journal = Journal(directory.path / FILE_NAME)
     limits = FetchLimits.from_settings(request.settings)
+    peer = LocalPeer.of(request.settings)
     with ExitStack() as files:
         store = _open_store(request)
         if store is not None:
             files.enter_context(store)
-        async with ChunkService(store, limits, journal) as service, trio.open_nursery() as nursery:
-            readers = [
-                service.add_layer(layer.index, [layer.source], layer.diff_id) for layer in image.layers
-            ]
+        async with ChunkService(store, limits, journal, peer) as service, trio.open_nursery() as nursery:
+            checker = CheckProcess(channel) if channel is not None else None
+            start = ImageStart(service, Prefetch(request.prefetch), nursery, checker)
+            image = await opener(directory, request, start)
+            if checker is not None:
+                checker.dismiss()
+            readers = start.readers
+            if readers is None:  # a server that takes over opens what was written down
+                readers = _add_layers(service, image)
+                nursery.start_soon(_prefetch, service, request, image)
             if request.record is not None:
                 service.start_recording(request.record)
-            session = Session(turn.descriptor, _tree(request, image, readers), turn.outstanding)
-            if directory.read_image() is None:
-                directory.write_image(image.described)
+            session = Session(turn.descriptor, served_tree(request.driver, image, readers), turn.outstanding)
             claim_unanswered(turn)
-            announce(
-                {
-                    "image": image.described.name,
-                    "layers": [layer.diff_id for layer in image.layers],
-                    "merge": len(image.layers) != 1 or image.layers[0].index.header.hides,
-                }
-            )
-            nursery.start_soon(_prefetch, service, request, image)
+            announce(image.announcement(is_cold=start.is_cold))
             nursery.start_soon(_keep_house, directory, service)
             await session.run()
             nursery.cancel_scope.cancel()
@@ -104,13 +111,8 @@ async def _serve(
     await image.repository.aclose()
 
 
-def _tree(request: MountRequest, image: ReadyImage, readers: Sequence[LayerReader]) -> FileTree:
-    if request.driver == "erofs":
-        # An image may hold a layer twice: one file serves both.
-        files = {layer.diff_id: reader for layer, reader in zip(image.layers, readers, strict=True)}
-        return FlatTree(list(files.items()))
-    pairs = zip(image.layers, readers, strict=True)
-    return MergedFileTree([MergedLayer(layer.index, reader) for layer, reader in pairs])
+def _add_layers(service: ChunkService, image: ReadyImage) -> list[LayerReader]:
+    return [service.add_layer(layer.index, [layer.source], layer.diff_id) for layer in image.layers]
 
 
 def _open_store(request: MountRequest) -> ChunkStore | None:
@@ -127,7 +129,7 @@ async def _prefetch(service: ChunkService, request: MountRequest, image: ReadyIm
     """The profile lies in the registry: looking for it must keep no reader waiting."""
     mode = Prefetch(request.prefetch)
     profile = None
-    if mode in {Prefetch.AUTO, Prefetch.PROFILE}:
+    if mode.wants_profile:
         try:
             profile = await find_image_profile(image)
         except CafsError as e:

@@ -22,14 +22,16 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import logging
 import os
-import shutil
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from cafs.core.settings import Kind, Settings
 from cafs.errors import CafsError, NotFoundError, StateError
+
+log = logging.getLogger(__name__)
 
 ID_DIGITS = 12
 
@@ -110,8 +112,8 @@ class MountDirectory:
         Raises:
             NotFoundError: no mount has its state here.
         """
-        document = _read_json(self._request)
-        document["settings"] = _settings_from_json(document["settings"])
+        document = read_json(self._request)
+        document["settings"] = settings_from_json(document["settings"])
         document["target"] = Path(document["target"])
         document["record"] = Path(document["record"]) if document["record"] else None
         return MountRequest(**document)
@@ -123,7 +125,7 @@ class MountDirectory:
     def read_image(self) -> MountedImage | None:
         """None until a server has begun to serve."""
         try:
-            document = _read_json(self._image)
+            document = read_json(self._image)
         except NotFoundError:
             return None
         layers = [MountedLayer(**{**layer, "index": Path(layer["index"])}) for layer in document["layers"]]
@@ -132,8 +134,8 @@ class MountDirectory:
     def remove(self) -> None:
         """Forget the mount. Nothing may be mounted below any more."""
         with contextlib.suppress(CafsError):  # never begun, or damaged: then its links stay
-            shutil.rmtree(self.indexes(self.read_request().settings), ignore_errors=True)
-        shutil.rmtree(self.path, ignore_errors=True)
+            remove_tree(self.indexes(self.read_request().settings))
+        remove_tree(self.path)
 
     def try_lock(self, *, create: bool = False) -> int | None:
         """The lock's descriptor, or None while a supervisor or server of this mount lives.
@@ -151,14 +153,33 @@ class MountDirectory:
         return descriptor
 
 
+def remove_tree(path: Path) -> None:
+    """Remove a directory with all that is in it, if it is there, as far as that can be done."""
+    if path.exists():
+        import shutil  # noqa: PLC0415 - slow to load, and beginning mounts have nothing to remove
+
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def write_json(path: Path, document: dict[str, Any]) -> None:
     """Write a document whole."""
     _write_whole(path, json.dumps(document, indent=1, default=str))
 
 
 def write_pid(path: Path, pid: int) -> None:
-    """Write a process id whole."""
-    _write_whole(path, f"{pid}\n")
+    """Write a process id whole; on a full disk over the one that is there, which has the same length.
+
+    It is for people and for ending a mount, and never worth losing one: failure is logged.
+    """
+    text = f"{pid:<10}\n"
+    try:
+        _write_whole(path, text)
+    except OSError as e:
+        try:
+            with path.open("r+") as file:
+                file.write(text)
+        except OSError:
+            log.warning("cannot write %s: %s", path, e.strerror)
 
 
 def _write_whole(path: Path, text: str) -> None:
@@ -168,7 +189,12 @@ def _write_whole(path: Path, text: str) -> None:
     beside.rename(path)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A document that ``write_json`` wrote.
+
+    Raises:
+        NotFoundError, StateError: it is missing, or damaged.
+    """
     try:
         document = json.loads(path.read_text())
     except FileNotFoundError as e:
@@ -180,7 +206,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     return document
 
 
-def _settings_from_json(document: dict[str, Any]) -> Settings:
+def settings_from_json(document: dict[str, Any]) -> Settings:
+    """From ``asdict(settings)`` as ``write_json`` writes it."""
     values = dict(document)
     for setting in fields(Settings):
         kind = setting.metadata["kind"]

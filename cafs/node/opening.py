@@ -1,29 +1,31 @@
 """Opening the layers of a mount: the first time from the source, later from what was written down.
 
-Used by ``mount_server``. The first server resolves the reference and brings the indexes. The servers after
-it must go on with exactly the same layers, whatever the registry says or does by then, so they ask nobody:
-they find the index files under names of the mount's own (hard links in the cache, so that cleaning the cache
-does not take them away).
+Used by ``mount_server`` and ``first_answers``. The first server resolves the reference, brings the indexes.
+The servers after it must go on with exactly the same layers, whatever the registry says or does by then, so
+they ask nobody: they find the index files under names of the mount's own (hard links in the cache, so that
+cleaning the cache does not take them away).
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cafs.core.profile import Profile
 from cafs.core.source import BlobSource
 from cafs.errors import StorageError
-from cafs.fetch.open_image import OpenImage, open_image
-from cafs.fetch.profile_artifact import find_profile
+from cafs.fetch.open_here import open_image_here
+from cafs.fetch.open_image import OpenImage, Watcher, open_image
 from cafs.index.layer_index import LayerIndex
-from cafs.node.mount_state import MountDirectory, MountedImage, MountedLayer, MountRequest
-from cafs.oci.descriptor import parse_platform
+from cafs.node.mount_state import MountDirectory, MountedImage, MountedLayer, MountRequest, remove_tree
+from cafs.oci.descriptor import Platform, parse_platform
 from cafs.oci.open_source import open_repository
 from cafs.oci.reference import parse_reference
 from cafs.oci.repository import Repository
+
+if TYPE_CHECKING:
+    from cafs.core.profile import Profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,28 +37,35 @@ class ReadyLayer:
     diff_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class ReadyImage:
+class ReadyImage(NamedTuple):
     """All that a server shows."""
 
     described: MountedImage
     layers: tuple[ReadyLayer, ...]
     repository: Repository
 
+    def announcement(self, *, is_cold: bool = False) -> dict[str, Any]:
+        """What the command that waits for the mount is told; ``is_cold``: its chunks are not here."""
+        return {
+            "cold": is_cold,
+            "image": self.described.name,
+            "layers": [layer.diff_id for layer in self.layers],
+            "merge": len(self.layers) != 1 or self.layers[0].index.header.hides,
+        }
 
-async def open_layers(directory: MountDirectory, request: MountRequest) -> ReadyImage:
-    """The layers of the mount, lowest first.
+
+async def open_layers(
+    directory: MountDirectory, request: MountRequest, watcher: Watcher | None = None
+) -> ReadyImage:
+    """The layers of the mount, lowest first. ``watcher`` sees a first opening.
 
     Raises:
         CafsError: the image cannot be opened.
     """
     described = directory.read_image()
     if described is None:
-        platform = parse_platform(request.platform) if request.platform else None
-        image = await open_image(request.source, request.settings, platform)
-        described = _describe(image, directory.indexes(request.settings))
-        layers = [ReadyLayer(layer.index, layer.source, layer.diff_id) for layer in image.layers]
-        return ReadyImage(described, tuple(layers), image.repository)
+        image = await open_image(request.source, request.settings, _platform(request), watcher)
+        return _write_down(directory, request, image)
     repository = open_repository(parse_reference(request.source), request.settings)
     reopened = [
         ReadyLayer(LayerIndex.open(layer.index), repository, layer.diff_id) for layer in described.layers
@@ -64,17 +73,41 @@ async def open_layers(directory: MountDirectory, request: MountRequest) -> Ready
     return ReadyImage(described, tuple(reopened), repository)
 
 
+def open_layers_here(directory: MountDirectory, request: MountRequest) -> ReadyImage:
+    """The layers of a new mount, if nobody has to be waited for; their sources cannot be read.
+
+    Raises:
+        CafsError: they cannot be opened, or not like this.
+    """
+    return _write_down(
+        directory, request, open_image_here(request.source, request.settings, _platform(request))
+    )
+
+
 async def find_image_profile(image: ReadyImage) -> Profile | None:
-    """The newest access profile attached to the image."""
+    """The newest access profile attached to the image, for a server that takes over."""
+    from cafs.fetch.profile_artifact import find_profile  # noqa: PLC0415 - nobody waits for it
+
     descriptor = await image.repository.resolve(image.described.manifest_digest)
     return await find_profile(image.repository, descriptor)
+
+
+def _platform(request: MountRequest) -> Platform | None:
+    return parse_platform(request.platform) if request.platform else None
+
+
+def _write_down(directory: MountDirectory, request: MountRequest, image: OpenImage) -> ReadyImage:
+    described = _describe(image, directory.indexes(request.settings))
+    directory.write_image(described)
+    layers = [ReadyLayer(layer.index, layer.source, layer.diff_id) for layer in image.layers]
+    return ReadyImage(described, tuple(layers), image.repository)
 
 
 def _describe(image: OpenImage, folder: Path) -> MountedImage:
     """Write down what is needed to open the same again, with links of our own to the index files."""
     layers = []
     try:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_tree(folder)
         folder.mkdir(parents=True)
         for number, layer in enumerate(image.layers):
             path = folder / f"{number}.index"

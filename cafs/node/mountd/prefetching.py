@@ -1,0 +1,95 @@
+"""When prefetching of an image begins: as soon as its layers are there, with its profile.
+
+Used by ``layers``. containerd adds the layers of an image one after the other within moments; an image is
+begun when all have come, or when no further one has for a while, and once more when its layers change. An
+image without a profile has its programs followed once all of its layers are here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from cafs.core.profile import Profile
+from cafs.fetch.image_programs import follow_programs
+from cafs.fetch.prefetch import Prefetch
+from cafs.fetch.reader import LayerReader
+from cafs.fetch.service import ChunkService
+from cafs.index.layer_index import LayerIndex
+from cafs.node.mountd.images import FoundImage
+from cafs.node.mountd.state import ImageName
+
+SETTLE_S = 0.3
+"""Without a further layer."""
+
+FindProfile = Callable[[FoundImage], Awaitable[Profile | None]]
+
+
+class _Image:
+    """The layers of one image that are shown."""
+
+    def __init__(self) -> None:
+        self.indexes: dict[LayerReader, LayerIndex] = {}
+        self.changed = trio.Event()
+
+    def note_change(self) -> None:
+        """Wake the image's task."""
+        self.changed.set()
+        self.changed = trio.Event()
+
+
+class Prefetching:
+    """A task for each image that is shown, in the owner's nursery."""
+
+    def __init__(
+        self, service: ChunkService, find_profile: FindProfile, mode: Prefetch, nursery: trio.Nursery
+    ) -> None:
+        self._service = service
+        self._find_profile = find_profile
+        self._mode = mode
+        self._nursery = nursery
+        self._images: dict[ImageName, _Image] = {}
+
+    def note_added(self, image: FoundImage, index: LayerIndex, reader: LayerReader) -> None:
+        """A layer of the image is shown."""
+        if self._mode is Prefetch.NONE:
+            return
+        known = self._images.get(image.name)
+        if known is None:
+            known = self._images[image.name] = _Image()
+            self._nursery.start_soon(self._run, image, known)
+        if reader not in known.indexes:
+            known.indexes[reader] = index
+            known.note_change()
+
+    def note_removed(self, reader: LayerReader) -> None:
+        """A layer is shown no more."""
+        for image in self._images.values():
+            if image.indexes.pop(reader, None) is not None:
+                image.note_change()
+
+    async def _run(self, image: FoundImage, known: _Image) -> None:
+        profile = None
+        if self._mode in {Prefetch.AUTO, Prefetch.PROFILE}:
+            profile = await self._find_profile(image)
+        wanted = len({layer.index_digest for layer in image.known.artifact.layers})
+        while known.indexes:
+            changed = known.changed
+            if len(known.indexes) < wanted:
+                with trio.move_on_after(SETTLE_S):
+                    await changed.wait()
+                    continue
+            elif self._mode is Prefetch.AUTO and (profile is None or profile.is_derived):
+                self._nursery.start_soon(self._follow_programs, image, known)
+            scope = self._service.start_prefetch(self._mode, profile, tuple(known.indexes))
+            await changed.wait()
+            scope.cancel()
+        del self._images[image.name]
+
+    async def _follow_programs(self, image: FoundImage, known: _Image) -> None:
+        by_diff_id = {reader.name: (index, reader) for reader, index in known.indexes.items()}
+        layers = [by_diff_id.get(layer.diff_id) for layer in image.known.artifact.layers]
+        here = [layer for layer in layers if layer is not None]
+        if len(here) == len(layers):
+            await follow_programs(self._service.programs, here, image.repository, image.known.image)
