@@ -1,0 +1,1 @@
+"""Downloads to local files: ``cafs get``, and fsspec's ``cafs://`` (trio, above any ``Distributor``)."""

@@ -1,0 +1,147 @@
+"""One content to one file: resumed, paced, verified (trio).
+
+Whatever ends it early, Ctrl-C too, leaves the partial file and nothing else; the target's name is given to
+whole files only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import trio
+
+from cafs.core.progress import Progress, Step
+from cafs.download.pace import Pace
+from cafs.download.partial import Identity, PartialFile
+from cafs.errors import AuthError, CafsError, NotFoundError, ProtocolError, RemoteError, UsageError
+from cafs.p2p.content import Content, Distributor, OriginError, Wish
+
+_MAX_TRIES = 5
+_PAUSE_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """How a download went."""
+
+    path: Path
+    content_bytes: int
+    """In the file."""
+    received_bytes: int
+    """Of them now; the others were there of an earlier try."""
+
+
+async def fetch_to_file(
+    distributor: Distributor, wish: Wish, target: Path, progress: Progress, pace: Pace
+) -> Fetched:
+    """Download.
+
+    Raises:
+        IntegrityError: the content does not have the digest; nothing is kept.
+        CafsError: it cannot be had, and why. The partial file stays.
+    """
+    with PartialFile(target) as partial:
+        download = _Download(distributor, wish, partial, progress.step(target.name), pace)
+        await download.run()
+        if wish.digest and wish.first_byte == 0 and wish.last_byte is None:
+            await trio.to_thread.run_sync(partial.verify, wish.digest)
+        size = partial.size
+        partial.finish()
+    return Fetched(target, size, download.received)
+
+
+@dataclass
+class _Download:
+    """One content on its way into one file."""
+
+    distributor: Distributor
+    wish: Wish
+    partial: PartialFile
+    step: Step
+    pace: Pace
+    received: int = 0
+
+    async def run(self) -> None:
+        """Again where it broke off, as long as tries bring something."""
+        failures = 0
+        try:
+            while True:
+                before = self.received
+                try:
+                    await self._fetch_once()
+                except OriginError as e:
+                    raise _as_ours(e) from e
+                except RemoteError as e:
+                    came = self.received > before
+                    failures = 1 if came else failures + 1
+                    lasting = isinstance(e, AuthError) or (isinstance(e, ProtocolError) and not came)
+                    if lasting or failures >= _MAX_TRIES:
+                        raise
+                    await trio.sleep(_PAUSE_S * 2**failures)
+                else:
+                    return
+        finally:
+            self.step.finish()
+
+    async def _fetch_once(self) -> None:
+        partial, wish, kept = self.partial, self.wish, self.partial.kept
+        at = partial.size if kept is not None else 0
+        if at and _is_whole(wish, at, kept):
+            self.step.advance(at)
+            return
+        async with await _open_at(self.distributor, wish, at) as content:
+            identity = _identity(content, wish)
+            goes_on = at and content.first_byte == wish.first_byte + at
+            if not at or (kept is not None and goes_on and identity.may_continue(kept)):
+                partial.begin(identity, at)
+                self.step.advance(at)
+                await self._receive(content)
+                return
+        partial.discard()
+        await self._fetch_once()
+
+    async def _receive(self, content: Content) -> None:
+        async for piece in content:
+            self.partial.write(piece)
+            self.received += len(piece)
+            self.step.advance(len(piece))
+            if wait_s := self.pace.wait_s(len(piece), trio.current_time()):
+                await trio.sleep(wait_s)
+
+
+async def _open_at(distributor: Distributor, wish: Wish, at: int) -> Content:
+    try:
+        return await distributor.open(replace(wish, first_byte=wish.first_byte + at))
+    except OriginError as e:
+        if e.status != 416 or not at:
+            raise
+    return await distributor.open(wish)  # it has become shorter: from the beginning
+
+
+def _is_whole(wish: Wish, at: int, kept: Identity | None) -> bool:
+    """An earlier try had it all, and only its name is missing."""
+    return bool(kept and wish.digest and kept.digest == wish.digest and kept.content_bytes == at)
+
+
+def _identity(content: Content, wish: Wish) -> Identity:
+    fields = {name.lower(): value for name, value in content.headers}
+    source = wish.url.partition("?")[0]
+    return Identity(
+        f"{source} {wish.first_byte}-{'' if wish.last_byte is None else wish.last_byte}",
+        wish.digest or "",
+        fields.get("etag", ""),
+        fields.get("last-modified", ""),
+        content.content_bytes,
+    )
+
+
+def _as_ours(error: OriginError) -> CafsError:
+    """The origin's no, for a person."""
+    if error.status in {404, 410}:
+        return NotFoundError(str(error))
+    if error.status in {401, 403, 407}:
+        return AuthError(f"{error} (credentials: --header 'Authorization: ...')")
+    if error.status == 416:
+        return UsageError(f"{error}: the content has no such range")
+    return RemoteError(str(error))

@@ -1,0 +1,145 @@
+"""A file that is still coming: beside its target, resumable, renamed once it is whole.
+
+What it is a part of is kept in an extended attribute, so that there is one file only. On a filesystem without
+them a partial file is begun anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from cafs.core.digest import Digest, new_hash
+from cafs.errors import IntegrityError, StorageError
+
+_ATTRIBUTE = "user.cafs.download"
+_READ_BYTES = 1 << 20
+_FLUSH_BYTES = 16 << 20
+"""The disk is set to work on each so many bytes as they come: at the end little is left to wait for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a content is recognised by."""
+
+    source: str
+    """The address, without secrets."""
+    digest: str = ""
+    etag: str = ""
+    last_modified: str = ""
+    content_bytes: int | None = None
+
+    def may_continue(self, kept: Identity) -> bool:
+        """Whether what is there under ``kept`` is the beginning of this: only when something proves it."""
+        if self.digest:
+            return self.digest == kept.digest
+        if self.source != kept.source or self.content_bytes != kept.content_bytes:
+            return False
+        strong = bool(self.etag) and not self.etag.startswith("W/") and self.etag == kept.etag
+        dated = not self.etag and bool(self.last_modified) and self.last_modified == kept.last_modified
+        return strong or dated
+
+
+class PartialFile:
+    """Written from one task; a context manager. Left without ``finish``, it stays for the next try."""
+
+    def __init__(self, target: Path) -> None:
+        self._target = target
+        self.path = target.with_name(target.name + ".part")
+        self._descriptor = -1
+        self._flushed = 0
+        self.size = 0
+
+    def __enter__(self) -> Self:
+        try:
+            self._descriptor = os.open(
+                self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666
+            )
+        except OSError as e:
+            raise StorageError(f"cannot write {self.path}: {e.strerror}") from e
+        self.size = os.fstat(self._descriptor).st_size
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        if not self.size:
+            self.path.unlink(missing_ok=True)
+
+    @property
+    def kept(self) -> Identity | None:
+        """What is there, of an earlier try."""
+        try:
+            return Identity(**json.loads(os.getxattr(self._descriptor, _ATTRIBUTE)))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def begin(self, identity: Identity, at: int) -> None:
+        """From now on it is a part of this content, of which ``at`` bytes are here."""
+        os.ftruncate(self._descriptor, at)
+        os.lseek(self._descriptor, at, os.SEEK_SET)
+        self.size = self._flushed = at
+        with suppress(OSError):
+            os.setxattr(self._descriptor, _ATTRIBUTE, json.dumps(asdict(identity)).encode())
+
+    def write(self, piece: bytes) -> None:
+        """Append.
+
+        Raises:
+            StorageError: the disk does not take it.
+        """
+        view = memoryview(piece)
+        try:
+            while view:
+                written = os.write(self._descriptor, view)
+                view = view[written:]
+                self.size += written
+            if self.size - self._flushed >= _FLUSH_BYTES:
+                # Begins to write back, and does not wait: what is being written cannot be dropped.
+                os.posix_fadvise(
+                    self._descriptor, self._flushed, self.size - self._flushed, os.POSIX_FADV_DONTNEED
+                )
+                self._flushed = self.size
+        except OSError as e:
+            raise StorageError(f"cannot write {self.path}: {e.strerror}") from e
+
+    def verify(self, digest: Digest) -> None:
+        """Read all of it back.
+
+        Raises:
+            IntegrityError: it is something else; it was removed.
+        """
+        hasher = new_hash(digest)
+        offset = 0
+        while piece := os.pread(self._descriptor, _READ_BYTES, offset):
+            hasher.update(piece)
+            offset += len(piece)
+        if f"{hasher.name}:{hasher.hexdigest()}" != digest:
+            self.discard()
+            raise IntegrityError(f"the content does not have the digest {digest}: nothing of it was kept")
+
+    def discard(self) -> None:
+        """Nothing of it is worth keeping."""
+        self.begin(Identity(""), 0)
+
+    def finish(self) -> None:
+        """It is whole: it takes its target's name.
+
+        Raises:
+            StorageError: it cannot.
+        """
+        try:
+            with suppress(OSError):
+                os.removexattr(self._descriptor, _ATTRIBUTE)
+            os.fsync(self._descriptor)
+            self.path.rename(self._target)
+        except OSError as e:
+            raise StorageError(f"cannot write {self._target}: {e.strerror}") from e
+        self.size = max(self.size, 1)  # an empty file was renamed, too: nothing is left to remove

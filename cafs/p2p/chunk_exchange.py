@@ -1,0 +1,436 @@
+"""Chunks of lazily mounted images, exchanged between the hosts that mount them.
+
+``bring`` is for this host's mount servers, ``serve`` for other hosts. A chunk is looked for in the chunk
+store, then among those under way, then in the swarm of its blob. The blob is divided into windows; each
+window has an owner by rendezvous hash over the members, and only the owner reads it from the registry, with
+its own credentials. An owner that is silent or has nothing is followed by the next in order; when that fails,
+too, there is no answer, and the mount server reads from the registry itself. Every chunk is verified before
+it is stored or passed on.
+
+An async context manager; all requests run in its nursery and outlive whoever asked first: what comes is
+wanted by others, or by the store.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+import trio
+
+from cafs.core.chunk import Chunk, ChunkRef
+from cafs.core.digest import Digest
+from cafs.core.source import BlobRef
+from cafs.core.swarm.chunk_request import ChunkWish
+from cafs.core.swarm.ids import HostId
+from cafs.core.swarm.ownership import in_order
+from cafs.core.tracing import UNTRACED, Tracer
+from cafs.errors import CafsError, StorageError, UnavailableError
+from cafs.fetch.write_behind import StoreWriter
+from cafs.oci.repositories import IDLE_S, Repositories
+from cafs.p2p.chunk_figures import ChunkFigures
+from cafs.p2p.chunk_origin import ChunkOrigin
+from cafs.p2p.chunk_peers import WRONG_S, ChunkPeers
+from cafs.p2p.chunk_verify import Frame, verify_some
+from cafs.p2p.live_limits import Throttle
+from cafs.p2p.membership import ChunkMember, ChunkSwarm, Membership
+from cafs.p2p.recent_frames import RecentFrames
+from cafs.p2p.urgency_gate import UrgencyGate, Urgent
+from cafs.store.chunk_store import ChunkStore
+
+log = logging.getLogger(__name__)
+
+WINDOW_BYTES = 512 << 10
+"""Of a blob, with one owner: neighbouring chunks are wanted together and cost one request together."""
+FIRST_MEMBERS_S = 0.3
+"""How long the first request for a blob waits to hear who else mounts it."""
+LATER_MEMBERS_S = 0.02
+PATIENCE_S = (1.5, 3.0, 5.0, 10.0)
+"""For an owner to begin to answer, by urgency: it may have to ask a slow registry."""
+OWNERS_ASKED = 2
+"""Then the mount server is told to help itself: it has waited long enough."""
+ELDERS_ASKED = 2
+"""Who owned a window before the last hosts came, and so may have it."""
+YOUNG_S, YOUNG_ELDERS = 1.0, 8
+"""Hosts that begin at once join one after the other, and until all know of all, many have been an owner."""
+BUSY_S, BUSY_TIMES = 0.5, 4
+"""What nobody waits for is asked again of an owner that is busy."""
+LEAVE_S = 3600.0
+WRITE_BEHIND_BYTES, RECENT_BYTES = 16 << 20, 8 << 20
+_FILL = 3
+_ASKED_AT_ONCE = 16
+
+
+class _Flight:
+    """One chunk that this host's readers want."""
+
+    __slots__ = ("done", "frame", "work")
+
+    def __init__(self, work: Urgent) -> None:
+        self.work = work
+        self.frame: Frame | None = None
+        self.done = trio.Event()
+
+
+class _Joined:
+    """A blob that this host mounts something of."""
+
+    def __init__(self, blob: BlobRef, repository: str) -> None:
+        self.blob = blob
+        self.repository = repository
+        self.used_at = trio.current_time()
+        self.swarm: ChunkSwarm | None = None
+        """As it was last known."""
+        self.changed_at = self.used_at
+        """When owners came or went last."""
+        self.was_asked = False
+
+    def note(self, swarm: ChunkSwarm) -> None:
+        """This it is now."""
+        if self.swarm is None or swarm.owners != self.swarm.owners:
+            self.changed_at = trio.current_time()
+        self.swarm = swarm
+
+    @property
+    def is_young(self) -> bool:
+        return trio.current_time() < self.changed_at + YOUNG_S
+
+
+class ChunkExchange:
+    """See the module."""
+
+    def __init__(
+        self,
+        store: ChunkStore | None,
+        repositories: Repositories,
+        membership: Membership,
+        peers: ChunkPeers,
+        source: Throttle,
+        *,
+        concurrency: int,
+        tracer: Tracer = UNTRACED,
+    ) -> None:
+        """
+        Args:
+            store: The node's chunk store; None: nothing is kept.
+            repositories: The way to registries, with this host's credentials.
+            membership: Who else mounts a blob.
+            peers: The way to them.
+            source: The rate at which registries may send.
+            concurrency: Requests to registries at once.
+            tracer: Hears of chunks that are brought, and of reads from registries.
+        """
+        self._tracer = tracer
+        self._store = store
+        self._repositories = repositories
+        self._membership = membership
+        self._peers = peers
+        self._source = source
+        self._concurrency = concurrency
+        self._writer = StoreWriter(store, WRITE_BEHIND_BYTES)
+        self._threads = trio.CapacityLimiter(4)
+        self._asking = UrgencyGate(_ASKED_AT_ONCE)
+        self._flights: dict[bytes, _Flight] = {}
+        self._joined: dict[Digest, _Joined] = {}
+        self._tasks = AsyncExitStack()
+        self._nursery: trio.Nursery
+        self._origin: ChunkOrigin
+        self._recent = RecentFrames(RECENT_BYTES)
+        self.figures = ChunkFigures()
+
+    async def __aenter__(self) -> Self:
+        self._nursery = await self._tasks.enter_async_context(trio.open_nursery())
+        self._origin = ChunkOrigin(
+            self._nursery,
+            self._repositories,
+            self._source,
+            concurrency=self._concurrency,
+            recent=self._recent,
+            deliver=self._keep_from_source,
+            tracer=self._tracer,
+        )
+        self._nursery.start_soon(self._writer.run, trio.CapacityLimiter(1))
+        self._nursery.start_soon(self._tidy_up)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._nursery.cancel_scope.cancel()
+        self._peers.close()
+        await self._tasks.aclose()
+
+    @property
+    def keeps(self) -> bool:
+        """What is brought is also stored."""
+        return self._writer.usable
+
+    # For this host
+
+    async def bring(self, wish: ChunkWish) -> list[Frame | None]:
+        """Frames for this host's mount server; None: it should ask the registry itself."""
+        blob, count = wish.blob.digest, len(wish.refs)
+        with self._tracer.span("cafs.bring", blob=blob, chunks=count, urgency=wish.urgency):
+            return await self._bring(wish)
+
+    async def _bring(self, wish: ChunkWish) -> list[Frame | None]:
+        joined = self._join(wish)
+        frames = await self._here(wish.refs)
+        places = [place for place, frame in enumerate(frames) if frame is None]
+        if places and wish.may_fetch:
+            flights = self._wanted(wish, joined, [wish.refs[place] for place in places])
+            for place, flight in zip(places, flights, strict=True):
+                await flight.done.wait()
+                frames[place] = flight.frame
+            if wish.urgency == _FILL:
+                await self._writer.room()
+        self.figures.brought += sum(frame is not None for frame in frames)
+        self.figures.not_brought += sum(frame is None for frame in frames)
+        return frames
+
+    def _join(self, wish: ChunkWish) -> _Joined:
+        joined = self._joined.get(wish.blob.digest)
+        if joined is None or joined.repository != wish.repository:
+            joined = self._joined[wish.blob.digest] = _Joined(wish.blob, wish.repository)
+        joined.used_at = trio.current_time()
+        return joined
+
+    def _wanted(self, wish: ChunkWish, joined: _Joined, refs: Sequence[ChunkRef]) -> list[_Flight]:
+        """The flight of each chunk; new ones begin."""
+        work = Urgent(wish.urgency)
+        fresh: list[ChunkRef] = []
+        flights: list[_Flight] = []
+        for ref in refs:
+            flight = self._flights.get(ref.digest)
+            if flight is None:
+                flight = self._flights[ref.digest] = _Flight(work)
+                fresh.append(ref)
+            else:
+                flight.work.hasten(wish.urgency)
+            flights.append(flight)
+        if fresh:
+            self._nursery.start_soon(self._fly, wish, joined, fresh, work)
+        return flights
+
+    async def _fly(self, wish: ChunkWish, joined: _Joined, refs: Sequence[ChunkRef], work: Urgent) -> None:
+        try:
+            swarm = await self._swarm(joined)
+            async with trio.open_nursery() as nursery:
+                for window, inside in _by_window(refs):
+                    nursery.start_soon(self._bring_window, wish, joined, swarm, window, inside, work)
+        except Exception:
+            log.exception("bringing chunks failed in an unforeseen way")
+        finally:
+            for ref in refs:
+                self._land(ref.digest, None)
+
+    async def _swarm(self, joined: _Joined) -> ChunkSwarm | None:
+        """Who shares the blob, as far as is known; None: nobody knows yet, so this host is alone for now."""
+        with trio.move_on_after(LATER_MEMBERS_S if joined.was_asked else FIRST_MEMBERS_S):
+            joined.note(await self._membership.swarm(joined.blob, joined.repository))
+        joined.was_asked = True  # no other request waits as long for nothing
+        return joined.swarm
+
+    async def _bring_window(  # noqa: PLR0917 - a nursery hands arguments over by position
+        self,
+        wish: ChunkWish,
+        joined: _Joined,
+        swarm: ChunkSwarm | None,
+        window: int,
+        refs: Sequence[ChunkRef],
+        work: Urgent,
+    ) -> None:
+        left = refs
+        for member in (order := self._order(swarm, window))[:OWNERS_ASKED]:
+            if member is None:
+                elders = self._elders(wish, joined, order, work)
+                chunks = await self._origin.fetch(_part(wish, left, work), left, elders)
+                for chunk in chunks:
+                    if chunk is not None:
+                        self._land(chunk.digest, chunk.frame)
+                return
+            left = await self._ask(member, _part(wish, left, work), work)
+            if not left:
+                return
+
+    def _order(self, swarm: ChunkSwarm | None, window: int) -> list[ChunkMember | None]:
+        """Whom to ask for a window, the owner first; None stands for this host."""
+        if swarm is None:
+            return [None]
+        members: dict[HostId, ChunkMember | None] = {m.host_id: m for m in swarm.owners}
+        if swarm.self_owner:
+            members[self._membership.host_id] = None
+        order = [members[host] for host in in_order(swarm.task, window, members)]
+        return [m for m in order if m is None or not self._peers.is_shunned(m)]
+
+    def _elders(
+        self, wish: ChunkWish, joined: _Joined, order: Sequence[ChunkMember | None], work: Urgent
+    ) -> Callable[[Sequence[ChunkRef]], Awaitable[Sequence[ChunkRef]]] | None:
+        """Asks who else may have a window's chunks, before they are read; None: nobody.
+
+        Those come first who are its owners by what this host knows, where another one took it for that.
+        """
+        members = [member for member in order if member is not None]
+        if joined.is_young:
+            return partial(self._ask_at_once, wish, members[:YOUNG_ELDERS], work) if members else None
+        return partial(self._ask_in_turn, wish, members[:ELDERS_ASKED], work) if members else None
+
+    async def _ask_in_turn(
+        self, wish: ChunkWish, members: Sequence[ChunkMember], work: Urgent, refs: Sequence[ChunkRef]
+    ) -> Sequence[ChunkRef]:
+        left: Sequence[ChunkRef] = refs
+        for member in members:
+            if left:
+                left = await self._ask(member, _part(wish, left, work, may_fetch=False), work)
+        return left
+
+    async def _ask_at_once(
+        self, wish: ChunkWish, members: Sequence[ChunkMember], work: Urgent, refs: Sequence[ChunkRef]
+    ) -> Sequence[ChunkRef]:
+        left = {ref.digest: ref for ref in refs}
+
+        async def ask(member: ChunkMember) -> None:
+            lacks = await self._ask(member, _part(wish, refs, work, may_fetch=False), work)
+            for digest in {ref.digest for ref in refs} - {ref.digest for ref in lacks}:
+                left.pop(digest, None)
+
+        async with trio.open_nursery() as nursery:
+            for member in members:
+                nursery.start_soon(ask, member)
+        return list(left.values())
+
+    async def _ask(self, member: ChunkMember, wish: ChunkWish, work: Urgent) -> Sequence[ChunkRef]:
+        """Have a member send chunks; returns those that it did not."""
+        for _ in range(BUSY_TIMES):
+            try:
+                async with self._asking.enter(work):
+                    frames = await self._peers.ask(member, wish, PATIENCE_S[work.urgency])
+            except UnavailableError:
+                if work.urgency < _FILL or not wish.may_fetch:
+                    return wish.refs
+                await trio.sleep(BUSY_S)
+            except CafsError as e:
+                self.figures.failed += 1
+                log.info("chunks of %s: %s", wish.blob.digest, e)
+                return wish.refs
+            else:
+                return await self._take(member, wish, frames)
+        return wish.refs
+
+    async def _take(
+        self, member: ChunkMember, wish: ChunkWish, frames: Sequence[Frame | None]
+    ) -> Sequence[ChunkRef]:
+        sent = [(ref, frame) for ref, frame in zip(wish.refs, frames, strict=True) if frame is not None]
+        results = await verify_some(sent, self._threads)
+        chunks = [chunk for chunk in results if isinstance(chunk, Chunk)]
+        if len(chunks) < len(sent):
+            self.figures.wrong += len(sent) - len(chunks)
+            log.warning("host %s sent wrong chunks: it is asked no more", member.address)
+            self._peers.shun(member, WRONG_S)
+            self._membership.note_wrong(wish.blob, member)
+        self.figures.from_peers += len(chunks)
+        self.figures.peer_bytes += sum(len(chunk.frame) for chunk in chunks)
+        self._recent.put(chunks)
+        for chunk in chunks:
+            self._origin.arrived(chunk)
+            self._land(chunk.digest, chunk.frame)
+        self._writer.offer(chunks)
+        here = {chunk.digest for chunk in chunks}
+        return [ref for ref in wish.refs if ref.digest not in here]
+
+    def _land(self, digest: bytes, frame: Frame | None) -> None:
+        flight = self._flights.pop(digest, None)
+        if flight is not None:
+            flight.frame = frame
+            flight.done.set()
+
+    async def _keep_from_source(self, chunks: Sequence[Chunk], work: Urgent) -> None:
+        self._recent.put(chunks)
+        self.figures.from_source += len(chunks)
+        self.figures.source_bytes += sum(len(chunk.frame) for chunk in chunks)
+        if work.urgency == _FILL:
+            await self._writer.room()
+        self._writer.offer(chunks)
+
+    # For other hosts
+
+    async def serve(self, wish: ChunkWish) -> list[Frame | None]:
+        """See ``ChunkServer``. The registry is asked only for blobs that this host mounts itself."""
+        frames = await self._here(wish.refs)
+        places = [place for place, frame in enumerate(frames) if frame is None]
+        if places:
+            missing = [wish.refs[place] for place in places]
+            joined = self._joined.get(wish.blob.digest)
+            may_fetch = wish.may_fetch and joined is not None and joined.repository == wish.repository
+            if may_fetch and joined is not None:
+                chunks = await self._fetch_as_owner(wish, joined, missing)
+            else:
+                chunks = await self._origin.join(missing, wish.urgency)
+            for place, chunk in zip(places, chunks, strict=True):
+                frames[place] = chunk.frame if chunk is not None else None
+        served = [frame for frame in frames if frame is not None]
+        self.figures.served += len(served)
+        self.figures.served_bytes += sum(map(len, served))
+        return frames
+
+    async def _fetch_as_owner(
+        self, wish: ChunkWish, joined: _Joined, refs: Sequence[ChunkRef]
+    ) -> list[Chunk | None]:
+        swarm = await self._swarm(joined)
+        work = Urgent(wish.urgency)
+        found: dict[bytes, Chunk | None] = {}
+
+        async def fetch(window: int, inside: Sequence[ChunkRef]) -> None:
+            elders = self._elders(wish, joined, self._order(swarm, window), work)
+            chunks = await self._origin.fetch(_part(wish, inside, work), inside, elders)
+            found.update((ref.digest, chunk) for ref, chunk in zip(inside, chunks, strict=True))
+
+        async with trio.open_nursery() as nursery:
+            for window, inside in _by_window(refs):
+                nursery.start_soon(fetch, window, inside)
+        return [found[ref.digest] for ref in refs]
+
+    # Both
+
+    async def _here(self, refs: Sequence[ChunkRef]) -> list[Frame | None]:
+        """Frames in memory or in the store."""
+        frames = [self._recent.get(ref) for ref in refs]
+        asked = [place for place, frame in enumerate(frames) if frame is None]
+        if self._store is None or not asked:
+            return frames
+        try:
+            stored = await trio.to_thread.run_sync(
+                self._store.frames, [refs[place] for place in asked], limiter=self._threads
+            )
+        except StorageError as e:
+            log.warning("the chunk store cannot be read: %s", e)
+            return frames
+        for place, frame in zip(asked, stored, strict=True):
+            # What arrived while the store was read was not in it yet, and is on its way no more.
+            frames[place] = frame if frame is not None else self._recent.get(refs[place])
+        return frames
+
+    async def _tidy_up(self) -> None:
+        """Leave the swarms of blobs that nobody reads any more, and let go of connections."""
+        while True:
+            await trio.sleep(IDLE_S)
+            await self._repositories.close_idle(())
+            for joined in list(self._joined.values()):
+                if joined.used_at + LEAVE_S < trio.current_time():
+                    del self._joined[joined.blob.digest]
+                    self._membership.leave(joined.blob)
+
+
+def _by_window(refs: Sequence[ChunkRef]) -> Iterator[tuple[int, list[ChunkRef]]]:
+    windows: dict[int, list[ChunkRef]] = {}
+    for ref in refs:
+        windows.setdefault(ref.offset // WINDOW_BYTES, []).append(ref)
+    yield from windows.items()
+
+
+def _part(wish: ChunkWish, refs: Sequence[ChunkRef], work: Urgent, *, may_fetch: bool = True) -> ChunkWish:
+    return ChunkWish(wish.blob, wish.repository, tuple(refs), may_fetch, work.urgency)

@@ -1,0 +1,311 @@
+"""The engine of a peer: one download for each task that anybody here wants, and the way to it.
+
+The ``Distributor`` of the node socket, the ``Bringer`` of the upload server, and the ``Host`` that schedulers
+know. Downloads run in the engine's nursery; a mistake in one of them is that one's failure.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from http import HTTPStatus
+
+import trio
+
+from cafs.core.swarm.demand import Demand
+from cafs.core.swarm.freshness import is_fresh
+from cafs.core.swarm.ids import TaskId, is_private, task_id, tellable_url
+from cafs.core.swarm.messages import ForgetReason
+from cafs.core.swarm.priorities import policy_of
+from cafs.core.swarm.task import TaskSpec
+from cafs.errors import CafsError, RemoteError, StateError
+from cafs.p2p.content import OriginError, Wish
+from cafs.p2p.download import Download
+from cafs.p2p.means import Means
+from cafs.p2p.source import ChangedError, Guard
+from cafs.p2p.source_runs import Origin
+from cafs.p2p.stored_task import StoredTask
+from cafs.p2p.task_content import TaskContent
+
+log = logging.getLogger(__name__)
+
+ORIGIN_S = 3.0
+"""For an origin to say whether what is here is still what it has."""
+
+
+class Engine:
+    """See the module."""
+
+    def __init__(self, means: Means, nursery: trio.Nursery) -> None:
+        self._means = means
+        self._nursery = nursery
+        self._downloads: dict[TaskId, Download] = {}
+        self._versions: dict[TaskId, str] = {}
+        """Of contents that changed at their origin: what tells the new one from the old one."""
+
+    @property
+    def active(self) -> dict[TaskId, Download]:
+        """Downloads under way."""
+        return self._downloads
+
+    # For this host
+
+    async def open(self, wish: Wish) -> TaskContent:
+        """See ``Distributor``."""
+        if policy_of(wish.priority).blocked:
+            raise StateError("blocked: its priority is 0")
+        origin = Origin(url=wish.url, headers=wish.headers)
+        spec = await self._accepted(wish, spec_of(wish), origin)
+        task = await self._means.tasks.take(spec)
+        demand = Demand(
+            wish.first_byte,
+            wish.last_byte,
+            wish.first_byte,
+            priority=wish.priority,
+            bytes_per_s=wish.bytes_per_s,
+        )
+        held = Hold(self, task, demand, origin)
+        try:
+            await held.known()
+            self._means.tasks.check_room(_missing_bytes(task, demand))
+        except BaseException:
+            held.release()
+            raise
+        return TaskContent(held)
+
+    async def _accepted(self, wish: Wish, spec: TaskSpec, origin: Origin) -> TaskSpec:
+        """The task to take part in, once the origin was asked where only it can say who may have what.
+
+        Raises:
+            OriginError: it refuses this client.
+            CafsError: it does not answer, and its word is needed.
+        """
+        spec = self._newest(spec)
+        task = self._means.tasks.find(spec.task_id)
+        meta = task.meta if task is not None else None
+        if not spec.private and (meta is None or spec.digest or is_fresh(meta, time.time())):
+            return spec
+        download = self._downloads.get(spec.task_id)
+        if not spec.private and download is not None and download.demands:
+            return spec  # somebody is reading it just now
+        guard = None if meta is None else Guard(meta.header("etag"), meta.header("last-modified"))
+        try:
+            with trio.fail_after(ORIGIN_S if not spec.private else float("inf")):
+                await self._ask_first(origin, guard)
+        except ChangedError:
+            return await self._changed(wish, spec, origin)
+        except OriginError:
+            raise
+        except (RemoteError, trio.TooSlowError) as e:
+            if spec.private:
+                raise
+            log.info("what is here of task %s is given without the origin's word: %s", spec.task_id, e)
+        return spec
+
+    async def _ask_first(self, origin: Origin, guard: Guard | None) -> Guard:
+        """Whether this client may have it, and whether it is what it was."""
+        sources = self._means.sources
+        try:
+            async with sources.open(origin.url, origin.headers, 0, 0, guard) as answer:
+                return answer.guard
+        except OriginError as e:
+            if e.status != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                raise
+        async with sources.open(origin.url, origin.headers, None, None, guard) as answer:
+            return answer.guard
+
+    async def _changed(self, wish: Wish, spec: TaskSpec, origin: Origin) -> TaskSpec:
+        guard = await self._ask_first(origin, None)
+        version = guard.etag or guard.last_modified or str(guard.content_bytes)
+        log.info("what task %s is about has changed at its origin", spec.task_id)
+        self._versions[spec_of(wish).task_id] = version
+        return self._newest(spec_of(wish))
+
+    def _newest(self, spec: TaskSpec) -> TaskSpec:
+        version = self._versions.get(spec.task_id)
+        return spec if version is None else spec_of_version(spec, version)
+
+    def attach(
+        self, task: StoredTask, demand: Demand, origin: Origin, *, seeds: bool = False
+    ) -> Download | None:
+        """The download that serves a demand, begun if there is none; None: all of it is here."""
+        download = self._downloads.get(task.id)
+        if download is None or download.ended.is_set():
+            if _is_here(task, demand):
+                return None
+            download = self._downloads[task.id] = Download(self._means, task, origin, seeds=seeds)
+            self._nursery.start_soon(self._run, download)
+        download.add(demand, origin)
+        return download
+
+    async def _run(self, download: Download) -> None:
+        try:
+            with self._means.tracer.span("cafs.download", task=download.task.id) as span:
+                await download.run()
+                if download.error is not None:
+                    span.fail(download.error)
+        finally:
+            if self._downloads.get(download.task.id) is download:
+                del self._downloads[download.task.id]
+            download.task.wake()
+        if download.is_bad_content:
+            await self._means.tasks.delete(download.task.id)
+
+    # For other hosts
+
+    async def bring(self, task: StoredTask, number: int) -> None:
+        """See ``Bringer``."""
+        download, layout = self._downloads.get(task.id), task.layout
+        if download is None or layout is None or not download.at_source:
+            return
+        first = layout.first_byte(number)
+        demand = Demand(first, first + layout.piece_bytes - 1, first)
+        download.add(demand)
+        try:
+            while number not in task.have and not (task.forgotten or download.ended.is_set()):
+                await task.changed()
+        finally:
+            download.remove(demand)
+
+    # For schedulers
+
+    def seed(self, spec: TaskSpec) -> None:
+        """Fetch all of it, for others."""
+        self._nursery.start_soon(self._seed, spec)
+
+    async def _seed(self, spec: TaskSpec) -> None:
+        try:
+            task = await self._means.tasks.take(spec)
+            demand = Demand(waits=False, priority=spec.priority)
+            held = Hold(self, task, demand, Origin(url=spec.url), seeds=True)
+            try:
+                await held.all_here()
+            finally:
+                held.release()
+        except OriginError as e:
+            log.info("task %s cannot be seeded: %s", spec.task_id, e)
+        except CafsError as e:
+            log.warning("task %s cannot be seeded: %s", spec.task_id, e)
+
+    def forget(self, task: TaskId, why: ForgetReason) -> None:
+        """Delete what is here of it."""
+        log.info("task %s is deleted: %s", task, why.value)
+        self._nursery.start_soon(self._means.tasks.delete, task)
+
+    def held(self) -> Iterable[StoredTask]:
+        """What is here, the most recently used first."""
+        known = [task for task in self._means.tasks.tasks() if task.meta is not None]
+        return sorted(known, key=lambda task: task.used_at_s, reverse=True)
+
+
+class Hold:
+    """See ``Attachment``."""
+
+    def __init__(
+        self, engine: Engine, task: StoredTask, demand: Demand, origin: Origin, *, seeds: bool = False
+    ) -> None:
+        self.task = task
+        self.demand = demand
+        self._engine = engine
+        self._origin = origin
+        self._use = task.use()
+        self._use.__enter__()
+        self._released = False
+        self._download = engine.attach(task, demand, origin, seeds=seeds)
+
+    def look(self) -> None:
+        """See ``Attachment``."""
+        if self.task.forgotten:
+            raise self._failure() or StateError("the content was deleted while it was read")
+        if self._download is not None and not self._download.ended.is_set():
+            self._download.poke()
+            return
+        if (error := self._failure()) is not None:
+            raise error
+        self._download = self._engine.attach(self.task, self.demand, self._origin)
+
+    def _failure(self) -> Exception | None:
+        return self._download.error if self._download is not None else None
+
+    async def known(self) -> None:
+        """Wait until it is known what the content is like.
+
+        Raises:
+            OriginError: it has no such range.
+            Exception: the download's own.
+        """
+        while (layout := self.task.layout) is None:
+            self.look()
+            await self.task.changed()
+        length, first = layout.content_bytes, self.demand.first_byte
+        if length is not None and first >= length and first:
+            headers = (("content-range", f"bytes */{length}"),)
+            raise OriginError(f"the content has {length} bytes only", 416, headers, b"")
+
+    async def all_here(self) -> None:
+        """Wait until all of the demand is served; raises as ``known``."""
+        while not _is_here(self.task, self.demand):
+            self.look()
+            await self.task.changed()
+
+    def release(self) -> None:
+        """See ``Attachment``."""
+        if not self._released:
+            self._released = True
+            if self._download is not None:
+                self._download.remove(self.demand)
+            self._use.__exit__(None, None, None)
+
+
+def _is_here(task: StoredTask, demand: Demand) -> bool:
+    layout = task.layout
+    if layout is None or layout.count is None:
+        return False
+    if task.complete:
+        return task.whole or task.spec.digest is None
+    return all(number in task.have for number in demand.pieces(layout))
+
+
+def _missing_bytes(task: StoredTask, demand: Demand) -> int:
+    """Of what is wanted; 0 while nobody knows how much that is."""
+    layout = task.layout
+    if layout is None or layout.count is None:
+        return 0
+    return sum(layout.size(number) for number in demand.pieces(layout) if number not in task.have)
+
+
+def spec_of(wish: Wish) -> TaskSpec:
+    """The task that a wish is about."""
+    private = is_private(wish.url, wish.headers)
+    return TaskSpec(
+        task_id=task_id(
+            wish.url,
+            tag=wish.tag,
+            application=wish.application,
+            digest=wish.digest or "",
+            filtered_query=wish.filtered_query,
+            private=private,
+        ),
+        url=tellable_url(wish.url, wish.filtered_query, private=private),
+        digest=wish.digest,
+        tag=wish.tag,
+        application=wish.application,
+        priority=wish.priority,
+        private=private,
+        filtered_query=wish.filtered_query,
+    )
+
+
+def spec_of_version(spec: TaskSpec, version: str) -> TaskSpec:
+    """The task of what an origin has by now, where other hosts still share what it had before."""
+    tag = f"{spec.tag}@{version}"
+    named = task_id(
+        spec.url,
+        tag=tag,
+        application=spec.application,
+        filtered_query=spec.filtered_query,
+        private=spec.private,
+    )
+    return replace(spec, task_id=named, tag=tag)

@@ -1,0 +1,62 @@
+"""How chunks that nobody waits for are taken from other hosts: so that a reader's chunk finds the link free.
+
+A link of 200 Mbit/s needs 40 ms for each megabyte that stands in front of a chunk, in the buffers of its
+sender or in the queues between. What may stand there is decided by who takes: a sender sends no more than
+the window that is open to it. So windows are small, one body is taken at a time (the others, with their
+first window here, wait), and while a reader waits for another host nothing is taken at all.
+
+Nobody is kept from his chunks by somebody who hangs: all these waits are short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import trio
+
+WINDOW_BYTES = 32 << 10
+"""Less than 2 ms of such a link, and far more than what is on its way between two hosts on one switch."""
+TURN_S = 0.5
+"""Who has waited so long for the body before his takes his own beside it: its sender may hang."""
+PAUSE_S = 0.05
+"""A part for so long a wait: what readers wait for may come from a slow registry."""
+
+
+class GivingWay:
+    """A ``Pace`` for what nobody waits for."""
+
+    def __init__(self) -> None:
+        self._turn = trio.Lock()
+        self._readers = 0
+        self._no_readers = trio.Event()
+
+    @contextmanager
+    def reader(self) -> Iterator[None]:
+        """Inside a reader waits."""
+        if not self._readers:
+            self._no_readers = trio.Event()
+        self._readers += 1
+        try:
+            yield
+        finally:
+            self._readers -= 1
+            if not self._readers:
+                self._no_readers.set()
+
+    @asynccontextmanager
+    async def body(self) -> AsyncIterator[None]:
+        """See ``Pace``."""
+        with trio.move_on_after(TURN_S) as waiting:
+            await self._turn.acquire()
+        try:
+            yield
+        finally:
+            if not waiting.cancelled_caught:
+                self._turn.release()
+
+    async def part(self) -> None:
+        """See ``Pace``."""
+        if self._readers:
+            with trio.move_on_after(PAUSE_S):
+                await self._no_readers.wait()

@@ -1,0 +1,178 @@
+"""``NodeDistributor``: content through this node's peer, asked over its unix socket (trio).
+
+See ``Distributor``. A connection whose answer was read whole may be kept for the next wish. What is said is
+described in the module that answers; an answer before the first byte that is no success is the origin's, when
+it carries ``X-Cafs-Origin-Status``, else the peer's own refusal.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import trio
+
+from cafs.core.swarm.download_request import DOWNLOAD_PATH, DownloadRequest
+from cafs.errors import (
+    AuthError,
+    CafsError,
+    DeadlineError,
+    IntegrityError,
+    NotFoundError,
+    RemoteError,
+    StateError,
+    StorageError,
+    UnavailableError,
+    UsageError,
+)
+from cafs.http11.connection import connect_unix
+from cafs.http11.pool import AwayError, ConnectionPool, OpenAnswer
+from cafs.oci.registry.answers import parse_content_range
+from cafs.p2p.content import Headers, OriginError, Wish
+
+_SENT = (("Content-Type", "application/json"),)
+_MAX_REFUSAL_BYTES = 1 << 20
+_STALL_S = 120.0
+"""The peer has deadlines of its own towards parents and origin: these only bound a peer that hangs."""
+
+
+def usual_node_socket(run_dir: Path) -> Path:
+    """Where a peer listens unless it is told something else."""
+    return run_dir / "peer" / "peer.sock"
+
+
+def encode_wish(wish: Wish) -> bytes:
+    """The body of ``POST /v1/download``."""
+    return DownloadRequest(
+        url=wish.url,
+        digest=wish.digest,
+        tag=wish.tag,
+        application=wish.application,
+        filtered_query=wish.filtered_query,
+        headers=wish.headers,
+        priority=wish.priority,
+        bytes_per_s=wish.bytes_per_s,
+        first_byte=wish.first_byte,
+        last_byte=wish.last_byte,
+    ).encode()
+
+
+def parse_refusal(status: int, body: bytes) -> CafsError:
+    """The peer's own no, as the error that it was there: see ``node_refusals``."""
+    try:
+        document = json.loads(body)
+        message, reason = str(document["error"]), str(document["reason"])
+    except (ValueError, KeyError, TypeError):
+        message, reason = f"the peer answered {status}", ""
+    if status == HTTPStatus.GATEWAY_TIMEOUT:
+        return DeadlineError(message)
+    return _KINDS.get(reason, RemoteError)(message)
+
+
+_KINDS: dict[str, type[CafsError]] = {
+    "bad_request": UsageError,
+    "unknown": NotFoundError,
+    "invalid": IntegrityError,
+    "unauthorized": AuthError,
+    "storage": StorageError,
+    "unavailable": UnavailableError,
+    "state": StateError,
+}
+
+
+class NodeDistributor:
+    """See the module."""
+
+    def __init__(self, socket_path: Path, *, most_kept: int = 0) -> None:
+        """``most_kept``: connections that are kept; whoever wants some calls ``close`` at the end."""
+        self._path = socket_path
+        self._pool = ConnectionPool(
+            "this node's peer", "peer", partial(connect_unix, str(socket_path)), most_kept=most_kept
+        )
+
+    def close(self) -> None:
+        """Let go of idle connections."""
+        self._pool.close()
+
+    async def is_there(self) -> bool:
+        """Whether a peer listens."""
+        try:
+            stream = await trio.open_unix_socket(str(self._path))
+        except OSError:
+            return False
+        await stream.aclose()
+        return True
+
+    async def open(self, wish: Wish) -> NodeContent:
+        """See ``Distributor``.
+
+        Raises:
+            UnavailableError: no peer listens.
+        """
+        try:
+            answer = await self._pool.open(
+                "POST", DOWNLOAD_PATH, body=encode_wish(wish), headers=_SENT, stall_s=_STALL_S
+            )
+        except AwayError as e:
+            raise UnavailableError(f"no peer answers on {self._path}: {e}") from e
+        try:
+            if answer.status not in {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}:
+                raise await _refusal(answer)
+            return NodeContent(answer, wish)
+        except BaseException:
+            answer.close()
+            raise
+
+
+async def _refusal(answer: OpenAnswer) -> CafsError:
+    """The origin's no, or the peer's own."""
+    body = bytearray()
+    while len(body) <= _MAX_REFUSAL_BYTES and (piece := await answer.receive()):
+        body += piece
+    if (status := dict(answer.headers).get("x-cafs-origin-status", "")).isdecimal():
+        return OriginError(f"the origin answered {status}", int(status), answer.headers, bytes(body))
+    return parse_refusal(answer.status, bytes(body))
+
+
+class NodeContent:
+    """See ``Content``."""
+
+    def __init__(self, answer: OpenAnswer, wish: Wish) -> None:
+        self._answer = answer
+        self._wish = wish
+        self.status = answer.status
+        self.headers: Headers = answer.headers
+        self.content_bytes: int | None = None
+        self.first_byte = wish.first_byte
+        self.last_byte: int | None = wish.last_byte
+        self._take_lengths()
+
+    def _take_lengths(self) -> None:
+        fields = dict(self.headers)
+        if found := parse_content_range(fields.get("content-range", "")):
+            self.first_byte, self.last_byte, self.content_bytes = found.first, found.last, found.total
+        elif (length := fields.get("content-length")) is not None:
+            self.last_byte = self.first_byte + int(length) - 1
+            if self._wish.last_byte is None:
+                self.content_bytes = self.last_byte + 1
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._answer.close()
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if piece := await self._answer.receive():
+            return piece
+        raise StopAsyncIteration

@@ -1,0 +1,155 @@
+"""The Scheduler service over grpc.aio: streams of hosts, and questions about tasks, hosts and decisions."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from cafs.errors import ProtocolError
+from cafs.proto import p2p_pb2
+from cafs.proto.services import methods_of
+from cafs.scheduler.answers import explain, list_hosts, list_tasks
+from cafs.scheduler.identity import mismatch
+from cafs.scheduler.incoming import parse_event, parse_hello
+from cafs.scheduler.streams import Hub, Stream
+
+log = logging.getLogger(__name__)
+
+_HELLO_S = 10.0
+"""For the first message to come."""
+_LAST_WRITE_S = 1.0
+"""For a host to take what is being sent when its stream ends."""
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class SchedulerService:
+    """The handlers of the service."""
+
+    def __init__(self, hub: Hub, *, mutual_tls: bool) -> None:
+        self._hub = hub
+        self._mutual_tls = mutual_tls
+        self._running = 0
+        self._drained = asyncio.Event()
+        self._drained.set()
+
+    def handlers(self) -> grpc.GenericRpcHandler[Any, Any]:
+        """For ``grpc.aio.Server.add_generic_rpc_handlers``."""
+        methods = {method.name: method for method in methods_of(p2p_pb2.DESCRIPTOR, "Scheduler")}
+        connect = methods["Connect"]
+        # Messages to hosts are bytes already: what goes to many is encoded once.
+        table = {
+            "Connect": grpc.stream_stream_rpc_method_handler(
+                self._connect, connect.parse_request, lambda message: message
+            )
+        }
+        for name, handler in (
+            ("ListTasks", self._list_tasks),
+            ("ListHosts", self._list_hosts),
+            ("Explain", self._explain),
+        ):
+            method = methods[name]
+            table[name] = grpc.unary_unary_rpc_method_handler(
+                handler, method.parse_request, method.serialize_response
+            )
+        service = p2p_pb2.DESCRIPTOR.services_by_name["Scheduler"].full_name
+        return grpc.method_handlers_generic_handler(service, table)
+
+    async def drained(self) -> None:
+        """When no stream is left."""
+        await self._drained.wait()
+
+    async def _connect(self, requests: AsyncIterator[p2p_pb2.FromHost], context: _Context) -> None:
+        self._running += 1
+        self._drained.clear()
+        try:
+            await self._serve(requests, context)
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._drained.set()
+
+    async def _serve(self, requests: AsyncIterator[p2p_pb2.FromHost], context: _Context) -> None:
+        try:
+            stream = await self._greet(requests, context)
+        except ProtocolError as e:
+            await self._reject(context, grpc.StatusCode.INVALID_ARGUMENT, str(e))
+            return
+        speaking = asyncio.create_task(_speak(stream, context))
+        work = [asyncio.create_task(self._listen(stream, requests)), speaking]
+        try:
+            await stream.ended.wait()
+        finally:
+            self._hub.close(stream)
+            # A write that was cancelled leaves a call whose end cannot be told any more.
+            await asyncio.wait([speaking], timeout=_LAST_WRITE_S)
+            for task in work:
+                task.cancel()
+            await asyncio.gather(*work, return_exceptions=True)
+        if stream.code is not grpc.StatusCode.OK:
+            await context.abort(stream.code, stream.why)
+
+    async def _greet(self, requests: AsyncIterator[p2p_pb2.FromHost], context: _Context) -> Stream:
+        try:
+            async with asyncio.timeout(_HELLO_S):
+                first = await anext(requests)
+        except StopAsyncIteration:
+            raise ProtocolError("the stream ended before HostHello") from None
+        except TimeoutError:
+            raise ProtocolError(f"no HostHello within {_HELLO_S:g} s") from None
+        hello = parse_hello(first)
+        if self._mutual_tls and (wrong := mismatch(hello, context.auth_context())):
+            await self._reject(context, grpc.StatusCode.UNAUTHENTICATED, wrong)
+        log.info("host %s (%s, %s) is here", hello.host_id, hello.hostname, hello.address)
+        return self._hub.open(hello)
+
+    async def _reject(self, context: _Context, code: grpc.StatusCode, why: str) -> None:
+        self._hub.tally.rejected += 1
+        log.info("a stream of %s was rejected: %s", context.peer(), why)
+        await context.abort(code, why)
+
+    async def _listen(self, stream: Stream, requests: AsyncIterator[p2p_pb2.FromHost]) -> None:
+        """Until the host ends the stream, or sends nonsense."""
+        try:
+            async for message in requests:
+                if (event := parse_event(stream.host_id, message)) is not None:
+                    self._hub.handle(event)
+        except ProtocolError as e:
+            self._hub.tally.rejected += 1
+            log.info("host %s: %s", stream.host_id, e)
+            stream.end(grpc.StatusCode.INVALID_ARGUMENT, str(e))
+        except Exception as e:  # the transport's: whatever it is, this stream is over
+            log.info("host %s: its stream broke: %s", stream.host_id, type(e).__name__)
+        stream.end(grpc.StatusCode.OK)
+
+    async def _list_tasks(
+        self, request: p2p_pb2.ListTasksRequest, context: _Context
+    ) -> p2p_pb2.ListTasksResponse:
+        return list_tasks(self._hub.core.state, request, self._hub.now())
+
+    async def _list_hosts(
+        self, request: p2p_pb2.ListHostsRequest, context: _Context
+    ) -> p2p_pb2.ListHostsResponse:
+        return list_hosts(self._hub.core.state, request, self._hub.now())
+
+    async def _explain(self, request: p2p_pb2.ExplainRequest, context: _Context) -> p2p_pb2.ExplainResponse:
+        found = explain(self._hub.core.state, request, self._hub.now())
+        if found is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "neither such a task nor such a peer is known")
+            raise AssertionError("abort has raised")
+        return found
+
+
+async def _speak(stream: Stream, context: _Context) -> None:
+    try:
+        while True:
+            message = await stream.take()
+            if message is None:
+                return
+            await context.write(message)
+    except Exception as e:  # the transport's, as above
+        log.info("host %s: its stream broke: %s", stream.host_id, type(e).__name__)
+        stream.end(grpc.StatusCode.OK)
