@@ -1,5 +1,5 @@
 """``python -m cafs``: the same as the ``cafs`` program."""
 
-from cafs.cli.main import main
+from cafs.cli.start import main
 
 main()

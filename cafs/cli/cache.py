@@ -1,4 +1,4 @@
-"""``cafs cache``: what the chunk store holds and how well it serves; gc, clear, verify."""
+"""``cafs cache``: what the chunk store and the index cache hold, how well they serve; gc, clear, verify."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 from cafs.cli.failure import EXIT_INTEGRITY
 from cafs.cli.units import format_count, format_size
 from cafs.errors import NotFoundError
+from cafs.fetch.index_quota import list_indexes, trim_indexes
 
 if TYPE_CHECKING:
     from cafs.cli.context import Context
@@ -31,17 +32,20 @@ def usage(context: Context) -> None:
     from cafs.store.location import store_directory  # noqa: PLC0415 -- loads lmdb
 
     directory = store_directory(context.settings.cache_dir)
+    indexes = list_indexes(context.settings.cache_dir / "index")
+    found = {"indexes": len(indexes), "index_bytes": sum(index.size for index in indexes)}
     try:
         with _open(context, readonly=True) as store:
             stats = store.stats()
     except NotFoundError:
-        context.result({"directory": str(directory), "chunks": 0}, f"{directory}: no chunks yet")
+        context.result({"directory": str(directory), "chunks": 0, **found}, f"{directory}: no chunks yet")
         return
-    document = {"directory": str(directory), **asdict(stats), "hit_ratio": stats.hit_ratio}
-    context.result(document, f"{directory}\n{_describe(stats)}")
+    document = {"directory": str(directory), **asdict(stats), "hit_ratio": stats.hit_ratio, **found}
+    held = f"{len(indexes):,} ({format_size(found['index_bytes'])})"
+    context.result(document, f"{directory}\n{_describe(stats, held)}")
 
 
-def _describe(stats: StoreStats) -> str:
+def _describe(stats: StoreStats, indexes: str) -> str:
     ratio = "nothing was asked for yet" if stats.hit_ratio is None else f"{stats.hit_ratio:.1%}"
     lines = [
         ("used", f"{format_size(stats.used_bytes)} of {format_size(stats.quota_bytes)}"),
@@ -50,20 +54,25 @@ def _describe(stats: StoreStats) -> str:
         ("pinned", f"{stats.pinned_chunks:,} ({format_size(stats.pinned_bytes)})"),
         *((f"  {name}", format_count(count, "chunk")) for name, count in sorted(stats.pin_sets.items())),
         ("hit ratio", f"{ratio} ({stats.hits:,} hits, {stats.misses:,} misses)"),
+        ("indexes", indexes),
         ("since made", f"{stats.stored:,} stored, {stats.evicted:,} evicted, {stats.rotten:,} rotten"),
     ]
     width = max(len(name) for name, _ in lines) + 2
     return "\n".join(f"{name:<{width}}{value}" for name, value in lines)
 
 
-@command.command()
+@command.command(short_help="Bring chunk store and index cache down to their quotas.")
 @click.pass_obj
 def gc(context: Context) -> None:
-    """Bring the store down to its quota and give free space back to the disk."""
+    """Bring chunk store and index cache down to their quotas and give free space back to the disk."""
     with _open(context) as store:
         done = store.gc()
-    freed, returned = format_size(done.evicted_bytes), format_size(done.returned_bytes)
-    context.result(asdict(done), f"evicted {freed}, gave {returned} back to the disk")
+    index_bytes = trim_indexes(context.settings.cache_dir / "index")
+    freed, returned = format_size(done.evicted_bytes + index_bytes), format_size(done.returned_bytes)
+    context.result(
+        {**asdict(done), "index_bytes": index_bytes},
+        f"evicted {freed}, gave {returned} of the store back to the disk",
+    )
     _note_use(context, in_use=done.in_use)
 
 
@@ -83,7 +92,7 @@ def clear(context: Context, pinned: bool) -> None:
     _note_use(context, in_use=done.in_use)
 
 
-@command.command()
+@command.command(short_help="Read and check every chunk, and drop rotten ones.")
 @click.pass_obj
 @click.pass_context
 def verify(ctx: click.Context, context: Context) -> None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 @click.pass_obj
 def command(context: Context, source: str, path: str, *, platform: str | None) -> None:
     """Write the file at PATH in the image SOURCE to standard output. Symlinks are followed in the image."""
+    if context.json:
+        raise UsageError("cat writes the file as it is: leave --json out")
 
     async def use(image: OpenImage) -> None:
         await _cat(context, image, os.fsencode(path))

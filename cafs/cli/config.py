@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import math
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, dataclass, fields
-from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +78,8 @@ def _default_dirs(environment: Mapping[str, str], is_root: bool) -> dict[str, An
 
 
 def _suggestion(key: str, known: Iterable[str]) -> str:
+    from difflib import get_close_matches  # noqa: PLC0415 - a mistake has time
+
     close = get_close_matches(key, known, n=1)
     return f" (did you mean {close[0]!r}?)" if close else " (known: " + ", ".join(sorted(known)) + ")"
 
@@ -102,10 +103,14 @@ def _is_there(path: Path) -> bool:
 
 
 def _from_file(path: Path) -> Iterable[_Given]:
+    import tomllib  # noqa: PLC0415 - slow to load, and mostly there is no file
+
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        raise UsageError(f"cannot read configuration {path}: {e}") from e
+    except OSError as e:
+        raise UsageError(f"cannot read configuration {path}: {e.strerror}") from e
+    except UnicodeDecodeError as e:
+        raise UsageError(f"{path}: not valid TOML: it is no UTF-8 text") from e
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as e:
@@ -120,6 +125,8 @@ def line_of_key(text: str, key: str) -> int:
     tomllib tells no positions. But the text up to a line parses when no value is left open there, so
     the key begins right after the longest such head that does not have it yet.
     """
+    import tomllib  # noqa: PLC0415 - see above
+
     lines = text.splitlines(keepends=True)
     before = 0
     for count in range(1, len(lines) + 1):
@@ -158,11 +165,31 @@ def _checked(setting: Field[Any], given: _Given) -> Any:
         raise UsageError(
             f"{given.place}: {setting.name} must be a {kind.value}, not {given.value!r}{_detail(e)}"
         ) from e
+    _check_grammar(setting.name, value, given.place)
     least, most = setting.metadata["least"], setting.metadata["most"]
     if isinstance(value, int | float) and not least <= value <= most:
         bound = f"at least {least:,.12g}" if value < least else f"at most {most:,.12g}"
         raise UsageError(f"{given.place}: {setting.name} must be {bound}, not {given.value!r}")
     return value
+
+
+_GRAMMARS = {
+    "proxy_rules": ("cafs.core.proxying.rules", "parse_rules"),
+    "proxy_allow": ("cafs.core.proxying.guard", "parse_guard"),
+    "proxy_mirrors": ("cafs.core.proxying.mirror", "parse_mirrors"),
+    "proxy_registry": ("cafs.core.proxying.mirror", "parse_registry"),
+    "proxy_intercept": ("cafs.core.proxying.intercept", "parse_host_patterns"),
+}
+"""What reads the settings that have a grammar of their own: loaded only where one is given."""
+
+
+def _check_grammar(name: str, value: Any, place: str) -> None:
+    if name in _GRAMMARS:
+        module, parser = _GRAMMARS[name]
+        try:
+            getattr(import_module(module), parser)(value)
+        except UsageError as e:
+            raise UsageError(f"{place}: {name}: {e}") from e
 
 
 def _detail(error: Exception) -> str:
@@ -210,10 +237,17 @@ def _read_names(given: _Given) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _read_text(given: _Given) -> str:
+    if not isinstance(given.value, str) or not given.value:
+        raise TypeError
+    return given.value
+
+
 _READERS: dict[Kind, Callable[[_Given], Any]] = {
     Kind.PATH: _read_path,
     Kind.BYTES: _read_bytes,
     Kind.COUNT: _read_count,
     Kind.SECONDS: _read_seconds,
     Kind.NAMES: _read_names,
+    Kind.TEXT: _read_text,
 }

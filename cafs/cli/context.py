@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from cafs.core.progress import Progress
     from cafs.core.settings import Settings
+    from cafs.node.prefork import Keeper
 
 
 @dataclass
@@ -33,6 +34,8 @@ class Context:
     debug: bool = False
     config: Path | None = None
     flags: list[str] = field(default_factory=list)
+    keeper: Keeper | None = None
+    """Forked before the command line was parsed, in case it is a mount."""
 
     @cached_property
     def settings(self) -> Settings:
@@ -45,6 +48,13 @@ class Context:
         return load_settings(
             os.environ, is_root=os.geteuid() == 0, config=Path(config) if config else None, flags=self.flags
         )
+
+    def take_keeper(self) -> Keeper:
+        """The process that will keep a mount."""
+        from cafs.node.prefork import Keeper  # noqa: PLC0415 -- only a mount needs it
+
+        keeper, self.keeper = self.keeper or Keeper(), None
+        return keeper
 
     def result(self, document: Any, text: str) -> None:
         """What the user asked for: ``document`` for machines, ``text`` for people."""
@@ -59,10 +69,15 @@ class Context:
             sys.stderr.write(text + "\n")
 
     def progress(self) -> AbstractContextManager[Progress]:
-        """Bars on a terminal, lines otherwise, nothing with ``--quiet``."""
-        from cafs.cli.progress import open_progress  # noqa: PLC0415 -- loads rich: only where work is shown
+        """Bars on a terminal, lines otherwise, nothing with ``--quiet``; made when the first step begins."""
+        from cafs.core.progress import deferred  # noqa: PLC0415 -- only where work is shown
 
-        return open_progress(sys.stderr, quiet=self.quiet)
+        def show() -> AbstractContextManager[Progress]:
+            from cafs.cli.progress import open_progress  # noqa: PLC0415 -- only where work is shown
+
+            return open_progress(sys.stderr, quiet=self.quiet)
+
+        return deferred(show)
 
     @property
     def log_level(self) -> int:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
 import trio
 
 from cafs.cli.context import Context
-from cafs.cli.units import format_size
+from cafs.cli.units import format_count, format_size
 from cafs.convert.image import ImageResult
 from cafs.convert.run import convert
 from cafs.oci.descriptor import parse_platform
@@ -26,20 +27,42 @@ from cafs.oci.descriptor import parse_platform
     metavar="REF",
     help="A converted image whose chunks are referred to instead of stored again. May be repeated.",
 )
+@click.option(
+    "--sign-key",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Sign the result with this Ed25519 key (PEM, as `openssl genpkey -algorithm ed25519` writes it).",
+)
+@click.option(
+    "--image",
+    "bound",
+    metavar="NEWREF",
+    help="Write a new image of the same layers whose own digest binds the result, instead of attaching it.",
+)
 @click.pass_obj
 def command(
-    context: Context, source: str, target: str | None, platform: str | None, dictionaries: tuple[str, ...]
+    context: Context,
+    source: str,
+    target: str | None,
+    *,
+    platform: str | None,
+    dictionaries: tuple[str, ...],
+    sign_key: Path | None,
+    bound: str | None,
 ) -> None:
     """Convert SOURCE, so that it can be mounted before it has arrived.
 
     SOURCE is an image (HOST/REPOSITORY:TAG, oci:DIR:TAG, oci-archive:FILE, docker-archive:FILE), an OCI
     artifact, a directory (dir:PATH) or a tar (tar:FILE). The image itself stays as it is: the result is
-    attached to it as a referrer, in TARGET, which is SOURCE unless given. Layers that were converted
-    before are not converted again.
+    attached to it as a referrer, in TARGET, which is SOURCE unless given, and a profile of what its entry
+    point will load. Layers that were converted before are not converted again.
+
+    With --image the result is a new image instead, HOST/REPOSITORY:TAG or oci:DIR:TAG, which others pull as
+    any image, and which CAFS mounts without asking for referrers.
     """
     wanted = parse_platform(platform) if platform else None
     with context.progress() as progress:
-        results = trio.run(
+        outcome = trio.run(
             partial(
                 convert,
                 source,
@@ -48,9 +71,17 @@ def command(
                 progress,
                 platform=wanted,
                 dictionaries=dictionaries,
+                sign_key=sign_key,
+                bound=bound,
             )
         )
-    context.result([_document(result) for result in results], "\n".join(_line(r) for r in results))
+    documents = [_document(result) for result in outcome.images]
+    lines = [_line(result) for result in outcome.images]
+    if outcome.bound is not None:
+        for document, manifest in zip(documents, outcome.bound.manifests, strict=True):
+            document |= {"new_image": outcome.bound.index, "new_manifest": manifest.digest}
+        lines.append(f"new image {outcome.bound.index}")
+    context.result(documents, "\n".join(lines))
 
 
 def _document(result: ImageResult) -> dict[str, Any]:
@@ -67,7 +98,7 @@ def _document(result: ImageResult) -> dict[str, Any]:
     ]
     return {
         "image": result.image,
-        "artifact": result.artifact,
+        "artifact": result.artifact.digest,
         "converted_layers": result.new_layers,
         "layers": layers,
     }
@@ -78,6 +109,7 @@ def _line(result: ImageResult) -> str:
     chunks = sum(layer.layer.chunks.size for layer in result.layers if layer.layer.chunks)
     before = len(result.layers) - result.new_layers
     return (
-        f"artifact {result.artifact}: {len(result.layers)} layers ({before} converted before),"
+        f"artifact {result.artifact.digest}: {format_count(len(result.layers), 'layer')}"
+        f" ({before} converted before),"
         f" {format_size(chunks)} of chunks, {format_size(index)} of indexes"
     )

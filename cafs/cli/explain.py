@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,15 +14,18 @@ from cafs.errors import CafsError, NotFoundError, UsageError
 from cafs.fetch.explain import (
     MAX_FILES,
     FailedChunk,
-    chunks_of_file,
+    chunks_below,
     describe_all,
     files_of_chunks,
     group_failures,
 )
 from cafs.fetch.journal import FILE_NAME, Failure, read_journal
+from cafs.index.browse import resolve
 from cafs.index.layer_index import LayerIndex
+from cafs.index.merge import MergedTree
 from cafs.index.reader import ErofsReader
 from cafs.node.mount_state import MountDirectory, MountedImage
+from cafs.node.mountd.shown import find_shown
 
 
 @click.command()
@@ -30,13 +34,13 @@ from cafs.node.mount_state import MountDirectory, MountedImage
 def command(context: Context, path: Path) -> None:
     """Tell why reads below PATH failed.
 
-    PATH is a mount point (all failures are told) or a file in it (those of its chunks are told).
+    PATH is a mount point (all failures are told) or a file or directory in it (those of its files are
+    told); or the run directory of a mount server, or something in a layer of it that is mounted.
     """
-    mount, inside = find_mount(context.settings.run_dir, path)
-    failures = read_journal(mount.path / FILE_NAME)
-    image = mount.read_image()
+    journal, image, inside = _find(context.settings.run_dir, path)
+    failures = read_journal(journal)
     if inside != Path():
-        failures = _of_file(failures, image, inside)
+        failures = _below(failures, image, inside)
     chunks = list(_with_files(failures, image))
     document = [
         {
@@ -47,6 +51,15 @@ def command(context: Context, path: Path) -> None:
         for chunk in chunks
     ]
     context.result(document, describe_all(chunks))
+
+
+def _find(run_dir: Path, path: Path) -> tuple[Path, MountedImage | None, Path]:
+    """The journal, what is mounted, and where in it ``path`` lies."""
+    shown = find_shown(Path(os.path.abspath(path)))  # noqa: PTH100  resolving asks the mount itself
+    if shown is not None:
+        return shown.journal, shown.layers, shown.inside
+    mount, inside = find_mount(run_dir, path)
+    return mount.path / FILE_NAME, mount.read_image(), inside
 
 
 def find_mount(run_dir: Path, path: Path) -> tuple[MountDirectory, Path]:
@@ -68,24 +81,18 @@ def find_mount(run_dir: Path, path: Path) -> tuple[MountDirectory, Path]:
     raise UsageError(f"{path} is not below a mount point of cafs (or it was unmounted)")
 
 
-def _of_file(failures: list[Failure], image: MountedImage | None, inside: Path) -> list[Failure]:
-    """The failures of one file's chunks: the topmost layer that has the file counts."""
-    for layer in reversed(image.layers if image else ()):
-        with LayerIndex.open(layer.index) as index:
-            nid = _lookup(ErofsReader(index.metadata, index.virtual_bytes), inside)
-            if nid is not None:
-                chunks = chunks_of_file(index, nid)
-                return [f for f in failures if f.layer == layer.diff_id and f.chunk in chunks]
-    raise UsageError(f"the image has no file /{inside}")
-
-
-def _lookup(reader: ErofsReader, path: Path) -> int | None:
-    nid: int | None = reader.root_nid
-    for name in path.parts:
-        if nid is None or not reader.inode(nid).is_directory:
-            return None
-        nid = reader.lookup(nid, os.fsencode(name))
-    return nid
+def _below(failures: list[Failure], image: MountedImage | None, inside: Path) -> list[Failure]:
+    """The failures of what is seen at ``inside`` and below it."""
+    layers = image.layers if image else ()
+    with ExitStack() as stack:
+        indexes = [stack.enter_context(LayerIndex.open(layer.index)) for layer in layers]
+        try:
+            tree = MergedTree([ErofsReader(index.metadata, index.virtual_bytes) for index in indexes])
+            top = resolve(tree, os.fsencode(inside), follow_last=True)
+        except (NotFoundError, ValueError) as e:
+            raise UsageError(f"the image has no file /{inside}") from e
+        chunks = {(layers[number].diff_id, chunk) for number, chunk in chunks_below(indexes, tree, top)}
+    return [failure for failure in failures if (failure.layer, failure.chunk) in chunks]
 
 
 def _with_files(failures: list[Failure], image: MountedImage | None) -> list[FailedChunk]:

@@ -11,6 +11,7 @@ from cafs.cli.context import Context
 from cafs.cli.opened import platform_option, with_image
 from cafs.cli.plot import bar_plot, text_table
 from cafs.cli.units import format_size
+from cafs.oci.signature import is_valid
 
 if TYPE_CHECKING:
     from cafs.fetch.open_image import OpenImage
@@ -34,7 +35,8 @@ def command(context: Context, source: str, *, platform: str | None) -> None:
 
 
 def _document(image: OpenImage, summary: ImageSummary) -> dict[str, Any]:
-    layers = []
+    artifact, layers = image.known.artifact, []
+    signature = artifact.signature
     for layer, sizes in zip(image.layers, summary.layers, strict=True):
         header = layer.index.header
         parent = header.parent_chain_id
@@ -42,7 +44,7 @@ def _document(image: OpenImage, summary: ImageSummary) -> dict[str, Any]:
             {
                 "digest": layer.layer_digest,
                 "diff_id": layer.diff_id,
-                "options": asdict(header.options),
+                "options": header.options._asdict(),
                 "follows_parent": f"sha256:{parent.hex()}" if parent else None,
                 "blobs": [{"digest": blob.digest, "size": blob.size} for blob in layer.index.blobs],
                 **asdict(sizes),
@@ -51,6 +53,8 @@ def _document(image: OpenImage, summary: ImageSummary) -> dict[str, Any]:
     return {
         "image": image.name,
         "manifest": image.manifest_digest,
+        "bound": image.known.is_bound,
+        "signature": {"key": str(signature.key), "valid": is_valid(artifact)} if signature else None,
         "layers": layers,
         "distinct": asdict(summary.distinct),
         "dedup_ratio": round(summary.dedup_ratio, 4),
@@ -77,6 +81,7 @@ def _text(image: OpenImage, summary: ImageSummary) -> str:
     distinct = summary.distinct
     totals = [
         f"{image.name} ({image.manifest_digest})",
+        _origin(image),
         "",
         text_table(rows),
         "",
@@ -89,6 +94,16 @@ def _text(image: OpenImage, summary: ImageSummary) -> str:
         plot = bar_plot([(f"≤ {format_size(bound)}", count) for bound, count in summary.histogram])
         totals += ["", "chunks by size", plot]
     return "\n".join(totals)
+
+
+def _origin(image: OpenImage) -> str:
+    """Who vouches for the artifact."""
+    artifact = image.known.artifact
+    bound = "named by the image's own manifest, " if image.known.is_bound else ""
+    if (signature := artifact.signature) is None:
+        return f"index artifact: {bound}not signed"
+    told = "signed by" if is_valid(artifact) else "WRONG SIGNATURE of"
+    return f"index artifact: {bound}{told} {signature.key}"
 
 
 def _ratio(summary: ImageSummary) -> float:

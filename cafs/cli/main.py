@@ -18,8 +18,9 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -35,6 +36,9 @@ from cafs.cli.failure import (
 )
 from cafs.errors import leading_error
 
+if TYPE_CHECKING:
+    from cafs.node.prefork import Keeper
+
 # name -> one line of help. The command is the object ``command`` of module ``cafs.cli.NAME``, which
 # prints through the ``Context`` it gets by ``@click.pass_obj``. To add one: write the module and add
 # its line here.
@@ -46,10 +50,21 @@ COMMANDS = {
     "check": "Read and verify every byte of index and chunks.",
     "diff": "Tell what two converted images share.",
     "cache": "Show, clean and verify the chunk store.",
+    "pull": "Pull an image into containerd, lazily where it was converted.",
     "mount": "Mount an image lazily, without a daemon.",
     "umount": "Unmount an image and end its server.",
+    "mountd": "Serve layers to this node's containers: the mount server.",
+    "peer": "Exchange content with other hosts: the node's peer.",
+    "task": "Show, explain and delete what this node's peer holds.",
+    "top": "Show what this node's peer does, as it does it.",
     "profile": "Look at access profiles and attach them to images.",
+    "ps": "Show the layers that are mounted lazily, and whose they are.",
     "explain": "Tell why reads of a mount failed: which chunk, who was asked, what they answered.",
+    "snapshotter": "Serve containerd: converted images start lazily.",
+    "scheduler": "Decide which peers feed which, and who goes to the source.",
+    "get": "Download a file: by P2P, or straight where no peer runs.",
+    "proxy": "Let other programs in: HTTP proxy and mirrors of registries.",
+    "ca": "Make certificates: for mTLS between hosts, and for the proxy.",
     "doctor": "Tell what this machine can do, and how to mend what it cannot.",
 }
 
@@ -142,9 +157,9 @@ def cli(ctx: click.Context) -> None:
     """
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str], context: Context | None = None) -> int:
     """Run one command line in this process and return its exit code."""
-    context = Context()
+    context = context or Context()
     level_before = logging.getLogger().level
     try:
         code = cli.main(list(arguments), prog_name="cafs", standalone_mode=False, obj=context)
@@ -223,13 +238,40 @@ def _set_up_process() -> None:
     for name in ("httpx2", "httpcore2", "hpack"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # Ended politely (systemd, docker stop), a command cleans up as after Ctrl-C. By way of SIGINT because
-    # trio has its own handler there, which raises only where that is safe.
+    # trio has its own handler there, which raises only where that is safe. It has none where SIGINT is
+    # ignored, as by "cafs ... &" in a script, so that is not kept up.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda _number, _frame: signal.raise_signal(signal.SIGINT))
 
 
-def main() -> NoReturn:
-    """Entry point of the ``cafs`` program."""
-    _set_up_process()
-    code = run(sys.argv[1:])
+def flushed(code: int) -> int:
+    """The exit code, once everything that was printed is out; another one when it cannot be."""
     logging.shutdown()
-    sys.exit(code)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = EXIT_FAILURE
+    except OSError as e:
+        sys.stderr.write(f"cafs: the output cannot be written: {e.strerror}\n")
+        code = EXIT_FAILURE
+    with suppress(OSError):
+        sys.stderr.flush()
+    return code
+
+
+def run_program(arguments: Sequence[str], keeper: Keeper | None) -> NoReturn:
+    """Run one command line as this process, and end it.
+
+    Args:
+        arguments: Without the program's name.
+        keeper: Forked in case this is a mount.
+    """
+    _set_up_process()
+    context = Context(keeper=keeper)
+    code = run(arguments, context)
+    if context.keeper is not None:
+        context.keeper.discard()
+    # At once: taking all modules apart would cost a short command a fifth of its time. Whatever must be
+    # closed in order was closed by the command itself.
+    os._exit(flushed(code))

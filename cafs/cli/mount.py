@@ -51,10 +51,7 @@ def command(  # noqa: PLR0917  click calls it, by keyword
         raise UsageError("where to mount it is missing: cafs mount SOURCE DIRECTORY")
     if trusted and os.geteuid() != 0:
         raise UsageError("--trusted needs root")
-    # Not at module level: nothing may be imported before the fork that the forked process does not need.
-    from cafs.node.prefork import Keeper  # noqa: PLC0415
-
-    with Keeper(foreground=foreground) as keeper:
+    with context.take_keeper() as keeper:
         from cafs.node.mount import choose_driver, mount_image, unmount_on_signals  # noqa: PLC0415
         from cafs.node.mount_state import MountRequest  # noqa: PLC0415
         from cafs.oci.reference import absolute_reference  # noqa: PLC0415
@@ -69,7 +66,7 @@ def command(  # noqa: PLR0917  click calls it, by keyword
             trusted=trusted,
             settings=context.settings,
         )
-        mounted = mount_image(request, keeper)
+        mounted = mount_image(request, keeper, foreground=foreground)
         if foreground:
             unmount_on_signals(keeper)
         text = f"{mounted.image} is mounted at {request.target} (driver {request.driver})"

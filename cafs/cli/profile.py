@@ -10,10 +10,11 @@ import click
 import trio
 
 from cafs.cli.context import Context
+from cafs.cli.opened import platform_option
 from cafs.cli.units import format_count
 from cafs.core.profile import MAX_BYTES, Profile, parse_profile
 from cafs.core.settings import Settings
-from cafs.errors import NotFoundError, UsageError
+from cafs.errors import IntegrityError, NotFoundError, UsageError
 from cafs.fetch.profile_artifact import attach_profile, find_profile
 from cafs.oci.descriptor import Platform, parse_platform
 from cafs.oci.image import find_image
@@ -33,7 +34,7 @@ def command() -> None:
 @command.command()
 @click.argument("profile", type=click.Path(path_type=Path))
 @click.argument("image")
-@click.option("--platform", help="Which image of several, such as linux/amd64; this machine's by default.")
+@platform_option
 @click.pass_obj
 def push(context: Context, profile: Path, image: str, platform: str | None) -> None:
     """Attach the recorded PROFILE to IMAGE, in its registry or layout. The image does not change."""
@@ -46,7 +47,7 @@ def push(context: Context, profile: Path, image: str, platform: str | None) -> N
 
 @command.command()
 @click.argument("profile")
-@click.option("--platform", help="Which image of several, such as linux/amd64; this machine's by default.")
+@platform_option
 @click.pass_obj
 def show(context: Context, profile: str, platform: str | None) -> None:
     """Show PROFILE: a recorded file, or an image that one is attached to."""
@@ -66,6 +67,8 @@ def _load(path: Path) -> Profile:
             return parse_profile(file.read(MAX_BYTES + 1))
     except OSError as e:
         raise UsageError(f"cannot read the profile {path}: {e.strerror}") from e
+    except IntegrityError as e:
+        raise IntegrityError(f"{path}: {e}") from e
 
 
 async def _push(settings: Settings, profile: Profile, image: str, platform: Platform | None) -> str:

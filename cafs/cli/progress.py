@@ -1,7 +1,6 @@
 """Shows the progress of work: rich bars on a terminal, plain lines elsewhere, or nothing.
 
-The only module that draws bars. Workers see ``cafs.core.progress.Progress`` and know nothing of it.
-Loads rich, so it is imported only by a command that has something to show.
+Workers see ``cafs.core.progress.Progress`` and know nothing of it.
 """
 
 from __future__ import annotations
@@ -12,15 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn
-from rich.progress import Progress as Bars
-from rich.text import Text
-
 from cafs.cli.units import format_duration, format_rate, format_size
 from cafs.core.progress import Progress, SilentProgress, Step
 
-_REDRAW_S = 0.1
 _LINE_EVERY_S = 5.0
 
 
@@ -30,13 +23,15 @@ def open_progress(stream: TextIO, *, quiet: bool) -> Iterator[Progress]:
     if quiet:
         yield SilentProgress()
     elif stream.isatty():
-        with _bars(stream) as bars:
-            yield _BarProgress(bars)
+        from cafs.cli.bars import open_bars  # noqa: PLC0415 -- loads rich
+
+        with open_bars(stream) as bars:
+            yield bars
     else:
         yield LineProgress(stream, time.monotonic)
 
 
-class _Tally:
+class Tally:
     """Counts what threads report and lets one of them through now and then to show it."""
 
     def __init__(self, clock: Callable[[], float], every_s: float) -> None:
@@ -71,11 +66,11 @@ class LineProgress:
 
     def step(self, name: str, total: int | None = None, unit: str = "bytes") -> Step:
         """Begin a step; it says nothing before it takes long or ends."""
-        return _LineStep(self._stream, name, total, unit, _Tally(self._clock, self._every_s))
+        return _LineStep(self._stream, name, total, unit, Tally(self._clock, self._every_s))
 
 
 class _LineStep:
-    def __init__(self, stream: TextIO, name: str, total: int | None, unit: str, tally: _Tally) -> None:
+    def __init__(self, stream: TextIO, name: str, total: int | None, unit: str, tally: Tally) -> None:
         self._stream = stream
         self._name = name
         self._total = total
@@ -102,74 +97,6 @@ class _LineStep:
         rate = rate_text(self._tally.done / elapsed_s, self._unit)
         said = note or (f"{amount} in {format_duration(elapsed_s)}, {rate}" if self._tally.done else "done")
         self._stream.write(f"{self._name}: {said}\n")
-
-
-class _BarProgress:
-    def __init__(self, bars: Bars) -> None:
-        self._bars = bars
-
-    def step(self, name: str, total: int | None = None, unit: str = "bytes") -> Step:
-        return _BarStep(self._bars, self._bars.add_task(name, total=total, unit=unit, note=""))
-
-
-class _BarStep:
-    def __init__(self, bars: Bars, task: TaskID) -> None:
-        self._bars = bars
-        self._task = task
-        self._tally = _Tally(time.monotonic, _REDRAW_S)
-
-    def advance(self, amount: int) -> None:
-        if self._tally.add(amount):
-            self._bars.update(self._task, completed=self._tally.done)
-
-    def finish(self, note: str = "") -> None:
-        # A finished bar is a full bar, also when the total was only a guess.
-        done = self._tally.done
-        self._bars.update(self._task, completed=done, total=done or 1, note=note or "done")
-        if not done:
-            self._bars.update(self._task, completed=1)
-        self._bars.stop_task(self._task)
-
-
-def _bars(stream: TextIO) -> Bars:
-    console = Console(file=stream)
-    return Bars(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=None),
-        _Amount(),
-        _Rate(),
-        _Left(),
-        console=console,
-        expand=True,
-        refresh_per_second=8,
-    )
-
-
-class _Amount(ProgressColumn):
-    """How much of how much."""
-
-    def render(self, task: Task) -> Text:
-        unit = str(task.fields["unit"])
-        total = None if task.total is None or task.finished else int(task.total)
-        return Text(amount_text(int(task.completed), total, unit), justify="right")
-
-
-class _Rate(ProgressColumn):
-    """How much a second."""
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(rate_text(speed, str(task.fields["unit"])) if speed else "", justify="right")
-
-
-class _Left(ProgressColumn):
-    """The time left, in the end how the step ended."""
-
-    def render(self, task: Task) -> Text:
-        if task.fields["note"]:
-            return Text(str(task.fields["note"]))
-        left = task.time_remaining
-        return Text(f"{format_duration(left)} left" if left else "")
 
 
 def amount_text(done: int, total: int | None, unit: str) -> str:

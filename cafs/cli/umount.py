@@ -22,4 +22,7 @@ def command(context: Context, directory: Path, force: bool) -> None:
     absolute = Path(os.path.abspath(directory))  # noqa: PTH100  unlike Path.absolute it takes away ".."
     target = absolute.parent.resolve() / absolute.name
     unmount_image(context.settings.run_dir, target, force=force)
-    context.note(f"{target} is unmounted")
+    if context.json:
+        context.result({"directory": str(target)}, "")
+    else:
+        context.note(f"{target} is unmounted")
