@@ -1,6 +1,6 @@
-"""``python -m demo``: the whole story in about a minute, with a table at its end.
+"""``python -m demo``: the whole story in about a minute, with two tables at its end.
 
-Exit codes: 0 when the program answered right from both roots; 1 when something stood in the way (one line
+Exit codes: 0 when the program answered right every time; 1 when something stood in the way (one line
 says what); 130 on Ctrl-C. Processes, mounts and namespaces are gone at the end in every case.
 """
 
@@ -10,6 +10,8 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -17,11 +19,13 @@ from rich.console import Console
 from rich.table import Table
 
 from demo.cafs_command import CafsHome
+from demo.container import start_container
 from demo.image import PROGRAM, compressed_bytes, debian_python
 from demo.link import open_link
 from demo.mount_namespace import enter_own_namespace
+from demo.node import CAFS, OVERLAYFS
 from demo.process import DemoError
-from demo.registry import ANY_ADDRESS, serve_registry
+from demo.registry import serve_far_registry
 from demo.start import SERVER, Start, start_eagerly, start_lazily
 
 MBIT_PER_S = 200
@@ -56,13 +60,25 @@ class _Step:
             self._console.print(f"  [green]✓[/] {time.monotonic() - self._began:.1f} s", highlight=False)
 
 
-def tell(console: Console, place: Path) -> tuple[int, Start, Start]:
-    """Do everything; return the image's compressed size, the lazy start and the eager start."""
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What came out."""
+
+    image_bytes: int
+    """The image's compressed size."""
+    lazy: Start
+    eager: Start
+    lazy_container: Start
+    eager_container: Start
+
+
+def tell(console: Console, place: Path) -> Told:
+    """Do everything."""
     narrator = _Narrator(console)
     with narrator.step("A real image: Debian, Python and numpy in three layers (kept between runs)"):
         layout = debian_python("v1", narrator.say)
     image_bytes = compressed_bytes(layout, "v1")
-    with open_link(MBIT_PER_S) as link, serve_registry(place, link.on_server(), ANY_ADDRESS) as registry:
+    with open_link(MBIT_PER_S) as link, serve_far_registry(place, link) as registry:
         with narrator.step(
             f"docker-registry in a network of its own, {MBIT_PER_S} Mbit/s away; skopeo pushes"
         ):
@@ -77,13 +93,27 @@ def tell(console: Console, place: Path) -> tuple[int, Start, Start]:
             lazy = start_lazily(far, link, REPOSITORY)
         with narrator.step("The usual way, all caches cold: skopeo copy; umoci unpack; chroot; " + PROGRAM):
             eager = start_eagerly(link, REPOSITORY, place / "eager")
-    return image_bytes, lazy, eager
+        with narrator.step("As a container: cafs pull; ctr run --snapshotter cafs"):
+            lazy_container = start_container(link, CAFS, REPOSITORY, place / "n", with_cafs=True)
+        with narrator.step("As a container, the usual way: ctr image pull; ctr run"):
+            eager_container = start_container(link, OVERLAYFS, REPOSITORY, place / "n", with_cafs=False)
+    return Told(image_bytes, lazy, eager, lazy_container, eager_container)
 
 
-def draw(image_bytes: int, lazy: Start, eager: Start) -> Table:
-    """The table of the result."""
-    table = Table(title=f"\nFrom nothing to the program's answer, over {MBIT_PER_S} Mbit/s")
-    for column in ("", "cafs mount", "pull + unpack", "ratio"):
+def draw(told: Told) -> Iterator[Table]:
+    """The tables of the result."""
+    title = f"\nFrom nothing to the program's answer, over {MBIT_PER_S} Mbit/s"
+    columns = ("cafs mount", "pull + unpack")
+    yield _table(title, columns, told.image_bytes, told.lazy, told.eager)
+    columns = ("cafs snapshotter", "overlayfs")
+    yield _table(
+        "\nThe same under containerd", columns, told.image_bytes, told.lazy_container, told.eager_container
+    )
+
+
+def _table(title: str, columns: tuple[str, str], image_bytes: int, lazy: Start, eager: Start) -> Table:
+    table = Table(title=title)
+    for column in ("", *columns, "ratio"):
         table.add_column(column, justify="left" if not column else "right")
     size = f"{image_bytes / _MB:.1f} MB"
     table.add_row("image size (compressed)", size, size, "")
@@ -108,14 +138,15 @@ def main() -> int:
     try:
         enter_own_namespace("demo")
         with tempfile.TemporaryDirectory(prefix="cafs-demo-", dir="/var/tmp") as place:
-            console.print(draw(*tell(console, Path(place))))
+            for table in draw(tell(console, Path(place))):
+                console.print(table)
     except DemoError as e:
         console.print(f"[bold red]demo:[/] {e}", highlight=False, markup=True)
         return 1
     except KeyboardInterrupt:
         console.print("interrupted; everything was cleaned up")
         return 130
-    console.print("[green]The program gave the right answer from both.[/]")
+    console.print("[green]The program gave the right answer from all four.[/]")
     return 0
 
 

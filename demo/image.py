@@ -40,7 +40,7 @@ print("numpy says", round(numpy.linalg.det(matrix)))
 # Built anew when this changes: bump it with the recipe.
 _RECIPE = "1"
 _RUBBISH = ("var/cache/apt/archives/*.deb", "var/cache/apt/*.bin", "var/lib/apt/lists/*", "var/log/*.log")
-_APT_ENV = {
+APT_ENV: dict[str, str] = {
     "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
     "DEBIAN_FRONTEND": "noninteractive",
     "LC_ALL": "C",
@@ -117,7 +117,7 @@ def _build_base(layout: Path, say: Say) -> None:
         run(["umoci", "unpack", "--image", image, bundle])
         root = bundle / "rootfs"
         run(["debootstrap", "--variant=minbase", source.suite, root, source.uri])
-        _clean(root)
+        clean_root(root)
         run(["umoci", "repack", "--image", image, bundle])
         (place / "oci").rename(layout)
 
@@ -151,14 +151,15 @@ def _install_python(root: Path, *, with_updates: bool) -> None:
     resolver = root / "etc/resolv.conf"
     shutil.copyfile("/etc/resolv.conf", resolver)
     apt = ["chroot", str(root), "apt-get", "-q", "-y"]
-    run([*apt, "update"], env=_proxied(_APT_ENV))
-    run([*apt, "install", "--no-install-recommends", "python3", "python3-numpy"], env=_proxied(_APT_ENV))
+    run([*apt, "update"], env=proxied(APT_ENV))
+    run([*apt, "install", "--no-install-recommends", "python3", "python3-numpy"], env=proxied(APT_ENV))
     resolver.unlink()
     updates.unlink(missing_ok=True)
-    _clean(root)
+    clean_root(root)
 
 
-def _proxied(env: dict[str, str]) -> dict[str, str]:
+def proxied(env: dict[str, str]) -> dict[str, str]:
+    """``env`` with this machine's proxies, for programs that download."""
     wanted = ("http_proxy", "https_proxy", "no_proxy")
     return env | {name: os.environ[name] for name in wanted if name in os.environ}
 
@@ -169,7 +170,8 @@ def _add_program(root: Path) -> None:
     program.write_text(_PROGRAM_TEXT)
 
 
-def _clean(root: Path) -> None:
+def clean_root(root: Path) -> None:
+    """Remove what installing packages leaves behind."""
     for pattern in _RUBBISH:
         for path in root.glob(pattern):
             if path.is_file():

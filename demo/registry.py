@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from demo.link import Link
 from demo.process import DemoError, run, running
 
 PORT = 5000
@@ -39,6 +40,23 @@ class Registry:
         """Copy image ``tag`` of an OCI layout to ``repository``, which has the form NAME:TAG."""
         copy = ["skopeo", "copy", "--quiet", "--dest-tls-verify=false"]
         run([*self.enter, *copy, f"oci:{layout}:{tag}", f"docker://{self.local}/{repository}"])
+
+
+@contextmanager
+def serve_far_registry(place: Path, link: Link) -> Iterator[Registry]:
+    """Run docker-registry on the server's side of ``link``, as on another machine.
+
+    It keeps its storage in memory: when the client's page cache is dropped, this machine's is, and a registry
+    that is asked for an image has that image in its own.
+    """
+    storage = place / "registry"
+    storage.mkdir()
+    run(["mount", "-t", "tmpfs", "-o", "mode=700", "registry", storage])
+    try:
+        with serve_registry(place, link.on_server(), ANY_ADDRESS) as registry:
+            yield registry
+    finally:
+        run(["umount", storage])
 
 
 @contextmanager

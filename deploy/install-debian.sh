@@ -2,13 +2,16 @@
 # Installs what this machine lacks of deploy/debian-packages.txt; says what; does nothing when all is
 # there. As root, or through sudo. Used by `make`.
 #
-# Some of the packages bring a service (docker-registry listens on every interface). None is left
-# running: on a systemd machine the unit is masked in /run while its package is installed, so that it
-# never starts, and disabled after; without systemd what was started is stopped. A service that was
-# there before is not touched.
+# Some of the packages bring units (docker-registry and nginx listen on every interface, podman offers its
+# API and updates containers). None is left running: on a systemd machine the unit is masked in /run while
+# its package is installed, so that it never starts, and disabled after; without systemd what was started is
+# stopped. A service that was there before is not touched.
 set -eu
 cd "$(dirname "$0")"
-services="docker-registry"
+# PACKAGE/UNIT each.
+units="docker-registry/docker-registry.service nginx-light/nginx.service podman/podman.socket
+    podman/podman.service podman/podman-restart.service podman/podman-auto-update.service
+    podman/podman-auto-update.timer"
 
 wanted=$(sed 's/#.*//' debian-packages.txt)
 if ! command -v dpkg-query >/dev/null; then
@@ -33,14 +36,14 @@ else
 fi
 echo "Installing Debian packages:$missing"
 
-new_services=""
-for service in $services; do
-    case " $missing " in *" $service "*) new_services="$new_services $service" ;; esac
+new_units=""
+for unit in $units; do
+    case " $missing " in *" ${unit%/*} "*) new_units="$new_units ${unit#*/}" ;; esac
 done
 systemd=no
 [ -d /run/systemd/system ] && systemd=yes
-for service in $new_services; do
-    [ $systemd = no ] || $as_root systemctl mask --runtime --quiet "$service.service"
+for unit in $new_units; do
+    [ $systemd = no ] || $as_root systemctl mask --runtime --quiet "$unit"
 done
 
 $as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq
@@ -48,12 +51,12 @@ $as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq
 $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
     -o Dpkg::Use-Pty=0 $missing >/dev/null
 
-for service in $new_services; do
+for unit in $new_units; do
     if [ $systemd = yes ]; then
-        $as_root systemctl unmask --runtime --quiet "$service.service"
-        $as_root systemctl disable --quiet "$service.service" 2>/dev/null || true
+        $as_root systemctl unmask --runtime --quiet "$unit"
+        $as_root systemctl disable --quiet "$unit" 2>/dev/null || true
     else
-        $as_root service "$service" stop >/dev/null 2>&1 || true
+        $as_root service "${unit%.*}" stop >/dev/null 2>&1 || true
     fi
 done
 echo "Installed."
