@@ -27,6 +27,8 @@ settings.load_profile("cafs")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep the user's own configuration, credentials and cache out of every test."""
+    if hasattr(config, "workerinput"):
+        config.option.basetemp = None  # xdist's is outside this worker's home, where leaks are looked for
     home = tempfile.mkdtemp(prefix="cafs-", dir="/tmp")
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
     for name in [name for name in os.environ if name.startswith(("XDG_", "DOCKER_"))]:

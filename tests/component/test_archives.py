@@ -78,6 +78,9 @@ async def test_archives_written_by_skopeo(tmp_path: Path) -> None:
     docker = open_docker_archive(tmp_path / "docker.tar")
     for selector in ("example.org/x:1", ""):
         await check_image(docker, selector)
+    await skopeo(f"oci:{layout.root}:v1", f"docker-archive:{tmp_path}/hub.tar:debian:12")
+    for selector in ("debian:12", "docker.io/library/debian:12", "library/debian:12"):
+        await check_image(open_docker_archive(tmp_path / "hub.tar"), selector)
     assert len(await list_images(docker, "")) == 1
     with pytest.raises(NotFoundError, match=r"it has: example\.org/x:1"):
         await docker.resolve("other:1")

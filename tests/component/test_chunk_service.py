@@ -20,7 +20,7 @@ from cafs.errors import (
     StorageError,
 )
 from cafs.fetch.journal import FILE_NAME, Journal, read_journal
-from cafs.fetch.limits import FetchLimits
+from cafs.fetch.limits import FetchLimits, Priority
 from cafs.fetch.reader import LayerReader
 from cafs.fetch.service import ChunkService
 from tests.support.fetching import METADATA, MemoryLayer, MemoryStore, Script, ScriptedSource, joined
@@ -274,6 +274,45 @@ async def test_a_stalling_source_ends_in_the_deadline_and_the_next_read_works(
         assert len(source.requests) > 1
         healthy = True
         assert joined(await reader.read(offset, size)) == layer.image[offset : offset + size]
+
+
+async def test_a_reader_after_the_failure_does_not_wait_out_the_rest_of_those_before(
+    layer: MemoryLayer, clock: trio.testing.MockClock, expected_logs: ExpectedLogs
+) -> None:
+    """Its patience is shorter than the pause that the flight had come to."""
+    expected_logs.expect(r"read failed: .* 503")
+    healthy = False
+
+    async def away(_: int, right: bytes) -> bytes:
+        if not healthy:
+            raise RemoteError("503")
+        return right
+
+    source = ScriptedSource(layer.blob, away)
+    async with ChunkService(None, FetchLimits(read_deadline_s=30)) as service:
+        reader = service.add_layer(layer, [source], "layer")
+        for row in (0, 30, 59):
+            with pytest.raises(DeadlineError, match="503"):
+                await reader.read(*chunk_span(layer, row, row))
+            healthy, began = True, trio.current_time()
+            await reader.read(*chunk_span(layer, row, row))
+            assert trio.current_time() - began < 0.1
+            healthy = False
+
+
+async def test_a_reader_tries_at_once_what_was_resting_for_a_prefetcher(
+    layer: MemoryLayer, clock: trio.testing.MockClock
+) -> None:
+    busy = RemoteError("429")
+    busy.retry_after_s = 7.0
+    source = ScriptedSource(layer.blob, failing(1, busy))
+    async with ChunkService(None, FetchLimits()) as service:
+        reader = service.add_layer(layer, [source], "layer")
+        service.launch([(reader, reader.ref(0))], Priority.PROFILE)
+        await trio.sleep(1)
+        began = trio.current_time()
+        await reader.read(*chunk_span(layer, 0, 0))
+        assert trio.current_time() - began < 1
 
 
 async def test_a_stalling_source_is_left_for_the_next_one(

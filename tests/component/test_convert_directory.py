@@ -17,7 +17,7 @@ from cafs.convert.known_chunks import KnownChunks
 from cafs.convert.layer_builder import LayerBuilder
 from cafs.core.chunking import ChunkingOptions
 from cafs.core.progress import SilentStep
-from cafs.errors import StorageError
+from cafs.errors import StorageError, UsageError
 from cafs.index.check import check_index
 from cafs.index.layer_index import LayerIndex
 from tests.support.tars import Made
@@ -128,6 +128,17 @@ def test_a_file_that_changes_while_it_is_read(tmp_path: Path) -> None:
         convert_directory(root, tmp_path / "grown", Heartbeat(3, lambda: path.write_bytes(b"y" * 5000)))
     with pytest.raises(StorageError, match=r"shrank|changed"):
         convert_directory(root, tmp_path / "shrunk", Heartbeat(3, lambda: path.write_bytes(b"")))
+
+
+def test_a_link_as_the_root_means_the_directory_behind_it(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("tree")
+    through = convert_directory(tmp_path / "link", tmp_path / "through")
+    assert through.index_file == convert_directory(tree, tmp_path / "straight").index_file
+
+
+def test_a_root_that_is_no_directory(tree: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the root must be a directory"):
+        convert_directory(tree / "d/small", tmp_path / "work")
 
 
 def test_a_directory_that_is_not_there(tmp_path: Path) -> None:

@@ -72,8 +72,8 @@ def test_a_pinned_layer_keeps_its_bytes(tmp_path: Path) -> None:
     assert hashlib.sha256(made.index_file).hexdigest() == PINNED_INDEX
 
 
-PINNED_BLOB = "aa07ea8909c35db47dc458b3c44242a1fed1e3e15b503c6c321ec7bd23c0ec98"
-PINNED_INDEX = "f353b0ef39bebdeb698042fdec905f318adc511b07c48d2dca1102e3e08567c5"
+PINNED_BLOB = "16d3e87b48ae568db3a6e8112760b9ea0e2ed0835747ec20d6e7629fda192cf0"
+PINNED_INDEX = "67aeb8e56172ce2ab0ac4ec647eca397b1e91f208103cc6861e9810ca3f34c0e"
 
 
 # -- contents --------------------------------------------------------------------------------------------
@@ -163,6 +163,17 @@ def test_overlay_xattrs_of_the_layer_are_left_out(tmp_path: Path) -> None:
     pax = {"SCHILY.xattr.trusted.overlay.redirect": "/etc", "SCHILY.xattr.user.kept": "1"}
     made = convert_tar(make_tar(directory("d", pax_headers=pax)), tmp_path)
     assert made.reader.inode(made.nid(b"d")).meta.xattrs == ((b"user.kept", b"1"),)
+
+
+def test_attributes_in_gnu_tars_own_form_are_left_out(tmp_path: Path) -> None:
+    text = {"SCHILY.acl.access": "user::rw-\nuser:me:rw-\n", "RHT.security.selinux": "u:r:t:s0\0"}
+    kept = {"SCHILY.xattr.system.posix_acl_access": "as an xattr"}
+    with_text = convert_tar(make_tar(member("f", pax_headers=text | kept)), tmp_path / "with")
+    without = convert_tar(make_tar(member("f", pax_headers=kept)), tmp_path / "without")
+    assert with_text.reader.inode(with_text.nid(b"f")) == without.reader.inode(without.nid(b"f"))
+    assert without.reader.inode(without.nid(b"f")).meta.xattrs == (
+        (b"system.posix_acl_access", b"as an xattr"),
+    )
 
 
 def test_hard_links_also_with_a_size(tmp_path: Path) -> None:

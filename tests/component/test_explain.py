@@ -33,6 +33,7 @@ from cafs.node.mount_state import MountDirectory, MountedImage, MountedLayer, Mo
 from tests.support.fetching import ScriptedSource
 from tests.support.logs import ExpectedLogs
 from tests.support.program import Outcome, run_cafs
+from tests.support.trees import index_bytes
 
 FILE, DIRECTORY = Meta(stat.S_IFREG | 0o644), Meta(stat.S_IFDIR | 0o755)
 DIGESTS = [bytes([n]) * 32 for n in range(3)]
@@ -93,14 +94,17 @@ def test_the_words_name_chunk_files_sources_and_answers(tmp_path: Path, expected
     expected_logs.expect("read failed")
     journal, failed = Journal(tmp_path / "journal"), flight()
     failed.answers += [Answer(0, "docker://registry.example/app", RemoteError("503 busy"), 1.0)] * 3
+    told = RemoteError("docker://registry.example/app: blob 1 bytes 0-9: gone away")
+    failed.answers.append(Answer(0, "docker://registry.example/app", told, 1.0))
     journal.record(failed, at=1_800_000_000.0, waited_s=60.0, reason="it did not come")
     journal.record(failed, at=1_800_000_060.0, waited_s=60.0, reason="it did not come")
     groups = group_failures(read_journal(tmp_path / "journal"))
     chunks = [FailedChunk(tuple(group), ("/d/a", "/d/b"), 3) for group in groups.values()]
     text = describe_all(chunks)
-    assert "2 failed reads, 1 chunks" in text
+    assert "2 failed reads of one chunk" in text
     assert "/d/a, /d/b and 3 more" in text
     assert "docker://registry.example/app: 503 busy (3 times)" in text
+    assert "asked:   docker://registry.example/app: blob 1 bytes 0-9: gone away\n" in text
     assert "bytes 0 to 8192" in text
     assert describe_all([]) == "no read has failed"
 
@@ -148,12 +152,22 @@ class MountedCase:
                 settings=settings,
             )
         )
-        layer = MountedLayer(index=index, layer_digest="sha256:x", diff_id="sha256:layer")
-        directory.write_image(MountedImage(name="app", manifest_digest="sha256:m", layers=(layer,)))
+        self._directory = directory
+        self._layers = (MountedLayer(index=index, layer_digest="sha256:x", diff_id="sha256:layer"),)
+        self._write_layers()
         failed = flight()
         failed.answers.append(Answer(0, "docker://registry.example/app", RemoteError("503 busy"), 1.0))
         journal = Journal(directory.path / FILE_NAME)
         journal.record(failed, at=1_800_000_000.0, waited_s=60.0, reason="chunk did not come")
+
+    def cover_with(self, index: Path) -> None:
+        """Put another layer on top, none of whose chunks failed."""
+        layer = MountedLayer(index=index, layer_digest="sha256:y", diff_id="sha256:upper")
+        self._layers = (*self._layers, layer)
+        self._write_layers()
+
+    def _write_layers(self) -> None:
+        self._directory.write_image(MountedImage(name="app", manifest_digest="sha256:m", layers=self._layers))
 
     def explain(self, path: Path, *options: str, code: int = 0) -> Outcome:
         return run_cafs("explain", path, *options, env={"CAFS_RUN_DIR": str(self.run_dir)}, code=code)
@@ -173,6 +187,29 @@ def test_the_command_tells_of_a_mount_and_of_a_file(
     assert "503 busy" in mounted.explain(tmp_path / "link/d/a").out
     assert "no file /nowhere" in mounted.explain(mounted.target / "nowhere", code=2).err
     assert "not below a mount point" in mounted.explain(tmp_path, code=2).err
+
+
+@pytest.mark.parametrize("hides", [False, True])
+def test_a_directory_means_all_that_is_seen_below_it(
+    tmp_path: Path, index: LayerIndex, expected_logs: ExpectedLogs, hides: bool
+) -> None:
+    """The failed chunk holds the lower layer's d/a and d/b."""
+    expected_logs.expect("read failed")
+    mounted = MountedCase(tmp_path, tmp_path / "layer.index")
+    assert mounted.explain(mounted.target / "d", "--json").json[0]["files"] == ["/d/a", "/d/b"]
+    tree = LayerTree()
+    tree.add_directory(b"d", DIRECTORY)
+    tree.add_file(b"d/a", FILE, 5, content=b"fresh")
+    tree.add_symlink(b"link", Meta(stat.S_IFLNK | 0o777), b"d/b")
+    if hides:
+        tree.opaque(b"d")
+    (tmp_path / "upper.index").write_bytes(index_bytes(tree, b"", 8192, bytes(32)))
+    mounted.cover_with(tmp_path / "upper.index")
+    told = {name: mounted.explain(mounted.target / name).out for name in ("d", "d/a")}
+    assert told["d/a"] == "no read has failed\n"
+    assert (told["d"] == "no read has failed\n") is hides
+    if not hides:
+        assert mounted.explain(mounted.target / "link").out == told["d"]
 
 
 def test_the_command_does_without_the_index(tmp_path: Path, expected_logs: ExpectedLogs) -> None:

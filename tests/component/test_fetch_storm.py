@@ -120,7 +120,7 @@ async def test_what_waits_to_be_stored_is_bounded_and_prefetching_waits() -> Non
     assert set(store.chunks) == {chunk.digest for chunk in chunks[:16]}
 
 
-async def test_a_slow_disk_delays_no_reader(clock: trio.testing.MockClock) -> None:
+async def test_a_slow_disk_delays_no_reader() -> None:
     class StuckStore(MemoryStore):
         def put(self, chunks: object) -> None:
             trio.from_thread.run(released.wait)

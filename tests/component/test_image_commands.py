@@ -159,6 +159,12 @@ def test_cat_writes_the_file(cafs: Cafs, path: str, content: bytes) -> None:
     assert cafs("cat", path) == (0, content, "")
 
 
+def test_cat_has_no_json(cafs: Cafs) -> None:
+    actual, out, err = cafs("cat", "etc/motd", "--json")
+    assert (actual, out) == (2, b"")
+    assert "leave --json out" in err
+
+
 @pytest.mark.parametrize(
     ("command", "path", "code", "message"),
     [

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -111,6 +112,46 @@ def test_settings_come_from_flags_and_files(install: Install, tmp_path: Path) ->
     assert (seen[0].retries, seen[0].fetch_concurrency) == (7, 3)
 
 
+WAITER = """
+import signal, sys, types, click, trio
+from cafs.cli import main
+
+async def wait():
+    await trio.sleep_forever()
+
+@click.command()
+@click.argument("how")
+def command(how):
+    try:
+        print("waiting", flush=True)
+        trio.run(wait) if how == "trio" else signal.pause()
+    finally:
+        print("cleaned up", flush=True)
+
+sys.modules["cafs.cli.probe"] = types.SimpleNamespace(command=command)
+main.COMMANDS["probe"] = "Probes."
+main.run_program(["probe", sys.argv[1]], None)
+"""
+
+
+@pytest.mark.parametrize("how", ["trio", "plain"])
+@pytest.mark.parametrize("sigint", ["default", "ignore"])
+def test_sigterm_ends_a_command_also_where_sigint_is_ignored(how: str, sigint: str) -> None:
+    """As it is in the background of a script."""
+    started = ["env", f"--{sigint}-signal=INT", sys.executable, "-c", WAITER, how]
+    with subprocess.Popen(
+        started, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waiting\n"
+        process.terminate()
+        try:
+            out, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert (process.returncode, out, err.strip()) == (130, "cleaned up\n", "cafs: interrupted")
+
+
 def test_an_exit_code_chosen_by_a_command_is_kept(install: Install) -> None:
     install(lambda context: click.get_current_context().exit(1))
     assert run(["probe"]) == 1
@@ -134,7 +175,9 @@ def test_wrong_use_is_one_line_that_names_the_help(
 def test_every_command_that_is_offered_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
     for name in COMMANDS:
         assert run([name, "--help"]) == 0
-        assert capsys.readouterr().out.startswith(f"Usage: cafs {name}")
+        told = capsys.readouterr().out
+        assert told.startswith(f"Usage: cafs {name}")
+        assert re.findall(r"\w\.\.\.$", told, re.MULTILINE) == [], "a subcommand's description is cut short"
         assert COMMANDS[name].endswith(".")
 
 
@@ -161,3 +204,11 @@ def test_start_up_loads_nothing_heavy() -> None:
 
 def test_the_program_tells_its_version() -> None:
     assert run_cafs("--version").out == f"cafs, version {__version__}\n"
+
+
+def test_output_that_cannot_be_written_is_a_failure() -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(cafs_command("cache"), stdout=full, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 1
+    assert b"No space left on device" in done.stderr
+    assert done.stderr.count(b"\n") == 1

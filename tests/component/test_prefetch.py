@@ -12,6 +12,7 @@ from cafs.core.profile import Profile, parse_profile
 from cafs.errors import RemoteError, StorageError, UsageError
 from cafs.fetch.limits import FetchLimits, Priority
 from cafs.fetch.prefetch import Prefetch
+from cafs.fetch.riders import FIRST_BYTES, UNUSED_SHARE
 from cafs.fetch.service import ChunkService
 from tests.support.fetching import METADATA, MemoryLayer, MemoryStore, ScriptedSource, joined
 from tests.support.logs import ExpectedLogs
@@ -57,6 +58,40 @@ async def test_a_sequential_reader_finds_its_chunks_there(
         assert service.stats().fetched_bytes == len(layer.blob)
 
 
+async def test_what_the_store_holds_is_decoded_ahead_of_a_long_stream(
+    layer: MemoryLayer, clock: trio.testing.MockClock
+) -> None:
+    store, source = MemoryStore(), ScriptedSource(layer.blob)
+    store.put([layer.chunk(row) for row in range(100) if row != 60])
+    async with ChunkService(store, FetchLimits(rider_bytes=0)) as service:
+        reader = service.add_layer(layer, [source], layer.diff_id)
+        at_once = 0
+        for offset in range(len(METADATA), layer.virtual_bytes, 128 * KIB):
+            await trio.testing.wait_all_tasks_blocked(0.02)
+            if reader.try_read(offset, 128 * KIB) is None:
+                await reader.read(offset, 128 * KIB)
+            else:
+                at_once += 1
+        ref = layer.table.row(60)
+        assert source.requests == [(ref.offset, ref.frame_bytes)]
+        assert at_once > 25  # all but the first 2 MiB, after which a stream is believed to go on
+
+
+async def test_a_stream_is_decoded_ahead_within_bounds(
+    layer: MemoryLayer, clock: trio.testing.MockClock
+) -> None:
+    store = MemoryStore()
+    store.put([layer.chunk(row) for row in range(100)])
+    async with ChunkService(store, FetchLimits(readahead_bytes=1024 * KIB)) as service:
+        reader = service.add_layer(layer, [ScriptedSource(layer.blob)], layer.diff_id)
+        for row in range(40):
+            await reader.read(layer.table.start(row), 64 * KIB)
+            await trio.testing.wait_all_tasks_blocked(0.02)
+        ahead = [row for row in range(40, 100) if reader.try_read(layer.table.start(row), 1) is not None]
+    assert ahead == list(range(40, 40 + len(ahead)))
+    assert 8 <= len(ahead) <= 24
+
+
 async def test_riders_come_with_a_readers_request_within_their_allowance(layer: MemoryLayer) -> None:
     source, store = ScriptedSource(layer.blob), MemoryStore()
     store.put([layer.chunk(13)])
@@ -71,7 +106,7 @@ async def test_riders_come_with_a_readers_request_within_their_allowance(layer: 
         for row in range(20, 95, 5):
             await reader.read(layer.table.start(row), 64 * KIB)
         stats = service.stats()
-    assert stats.fetched_bytes <= 1.4 * stats.touched_frame_bytes + 256 * KIB
+    assert stats.fetched_bytes <= (1 + UNUSED_SHARE) * stats.touched_frame_bytes + FIRST_BYTES
     assert len(source.requests) == 16
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -53,6 +54,19 @@ async def test_the_newest_profile_counts(tmp_path: Path) -> None:
         await attach_profile(repository, image, profile(b"oldchunk"), datetime(2026, 1, 1, tzinfo=UTC))
         assert await find_profile(repository, image) == profile(b"newchunk")
         assert (await repository.resolve("latest")).digest == image.digest
+
+
+async def test_a_derived_profile_counts_less_than_any_recorded_one(tmp_path: Path) -> None:
+    derived = replace(profile(b"derived!"), is_derived=True)
+    async with layout(tmp_path / "layout") as (repository, image):
+        first = await attach_profile(repository, image, derived, datetime(2026, 1, 1, tzinfo=UTC))
+        assert await find_profile(repository, image) == derived
+        assert await attach_profile(repository, image, derived) == first, (
+            "the same again is the same artifact"
+        )
+        recorded = profile(b"recorded")
+        await attach_profile(repository, image, recorded, datetime(1999, 1, 1, tzinfo=UTC))
+        assert await find_profile(repository, image) == recorded
 
 
 async def test_an_empty_profile_is_not_attached(tmp_path: Path) -> None:

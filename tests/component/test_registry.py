@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from cafs.core.settings import Settings
-from cafs.core.source import BlobRef
+from cafs.core.source import BlobRef, Span
 from cafs.errors import AuthError, CafsError, DeadlineError, IntegrityError, ProtocolError, RemoteError
 from cafs.oci.descriptor import Descriptor
 from cafs.oci.media_types import OCI_MANIFEST
@@ -34,6 +34,7 @@ from tests.support.faults import (
     FaultyRegistry,
     FlipBit,
     IgnoreRange,
+    OneRange,
     Stall,
     Status,
     WrongLength,
@@ -250,6 +251,40 @@ async def test_a_registry_that_ignores_ranges(
         assert await there.read_range(BLOB, offset, length) == CONTENT[offset : offset + length]
 
 
+SPANS = [Span(0, 10), Span(200_000, 90_000), Span(100_000, 1)]
+PARTS = [CONTENT[offset : offset + length] for offset, length in SPANS]
+
+
+async def test_several_ranges_come_in_one_answer(
+    there: RegistryRepository, faulty_registry: FaultyRegistry
+) -> None:
+    assert await there.read_ranges(BLOB, SPANS) == PARTS
+    assert [request.range for request in faulty_registry.settled()] == [
+        "bytes=0-9,200000-289999,100000-100000"
+    ]
+
+
+@pytest.mark.parametrize("fault", [IgnoreRange(), OneRange(), Status(416), Status(400)])
+async def test_a_registry_that_answers_one_range_only(
+    there: RegistryRepository, faulty_registry: FaultyRegistry, fault: IgnoreRange | OneRange | Status
+) -> None:
+    faulty_registry.fail(fault, path="/blobs/", times=1)
+    for _ in range(2):
+        assert await there.read_ranges(BLOB, SPANS) == PARTS
+    assert there.most_ranges == 1
+    asked = [request.range or "" for request in faulty_registry.settled()]
+    assert ["," in one for one in asked[:7]] == [True] + 6 * [False]
+
+
+async def test_a_part_that_is_wrong_is_an_error(
+    there: RegistryRepository, faulty_registry: FaultyRegistry
+) -> None:
+    faulty_registry.fail(Cut(60_000), path="/blobs/", times=1)
+    with pytest.raises(RemoteError):
+        await there.read_ranges(BLOB, SPANS)
+    assert await there.read_ranges(BLOB, SPANS) == PARTS, "the next request is as good as the first"
+
+
 async def test_ranges_outside_a_blob_are_never_asked_for(
     there: RegistryRepository, faulty_registry: FaultyRegistry
 ) -> None:
@@ -326,17 +361,19 @@ async def test_manifests_that_lie(
         await there.manifest(huge)
 
 
-async def test_a_head_without_digest_is_followed_by_a_get(
+async def test_a_manifest_is_asked_for_once(
     there: RegistryRepository, faulty_registry: FaultyRegistry
 ) -> None:
     image = await push_image(there, [b"x"], "v1")
-    faulty_registry.fail(Status(200), path="/manifests/v1", method="HEAD")
+    faulty_registry.forget()
     assert await there.resolve("v1") == image
-    faulty_registry.heal()
-    wrong = {"Docker-Content-Digest": "nonsense", "Content-Type": OCI_MANIFEST}
-    faulty_registry.fail(Status(200, wrong, b"xx"), path="/manifests/v1", method="HEAD")
-    with pytest.raises(ProtocolError, match="a digest that is none"):
-        await there.resolve("v1")
+    content = await there.manifest(image)
+    assert await there.resolve(image.digest) == image
+    assert await there.manifest(image) == content
+    assert [request.method for request in faulty_registry.settled()] == ["GET", "GET"]
+    faulty_registry.fail(Status(200, {"Content-Type": OCI_MANIFEST}, b"{}"), path="/manifests/sha256:")
+    with pytest.raises(IntegrityError, match=r"manifest sha256:"):
+        await there.resolve(image.digest)
 
 
 async def test_two_writers_do_not_lose_each_others_referrers(
@@ -392,7 +429,6 @@ async def test_redirects_carry_no_credentials_to_another_host(
     await push_bytes(opened(docker_registry.host, repository.repository), CONTENT)
     path = f"/v2/{repository.repository}/blobs/{blob.digest}"
     front.fail(Status(307, {"Location": f"{elsewhere.url}{path}"}), path="/blobs/")
-    front.settled()
     front.forget()
     assert await repository.read_range(blob, 10, 10) == CONTENT[10:20]
     assert await repository.read_range(blob, 20, 10) == CONTENT[20:30]

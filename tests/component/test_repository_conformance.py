@@ -14,7 +14,7 @@ from cafs.core.digest import Digest
 from cafs.core.settings import Settings
 from cafs.core.source import BlobRef
 from cafs.errors import CafsError, IntegrityError, NotFoundError
-from cafs.oci.descriptor import Descriptor
+from cafs.oci.descriptor import Descriptor, Platform
 from cafs.oci.image import find_image, list_images, load_config
 from cafs.oci.layout import LayoutRepository
 from cafs.oci.media_types import OCI_INDEX, OCI_LAYER, OCI_MANIFEST
@@ -133,6 +133,17 @@ async def test_a_tag_moves(repository: Repository) -> None:
     assert (await repository.resolve(first.digest)).digest == first.digest
 
 
+async def test_attaching_leaves_all_tags_of_an_image(repository: Repository) -> None:
+    image = await push_image(repository, [b"one"], "1.0")
+    content = await repository.manifest(image)
+    for tag in ("1.1", "latest"):
+        await repository.push_manifest(content, image.media_type, tag)
+    for payload in (b"first", b"first", b"second"):
+        await attach_artifact(repository, image, KIND, payload)
+    assert {(await repository.resolve(tag)).digest for tag in ("1.0", "1.1", "latest")} == {image.digest}
+    assert len(await repository.referrers(image, KIND)) == 2
+
+
 async def test_several_platforms(repository: Repository) -> None:
     images = [await push_image(repository, [a.encode()], None, a) for a in ("amd64", "arm64")]
     entries = []
@@ -145,6 +156,18 @@ async def test_several_platforms(repository: Repository) -> None:
     chosen = await find_image(repository, "multi", entries[1].platform)
     assert chosen.descriptor.digest == images[1].digest
     assert [s.digest for s in chosen.siblings] == [images[0].digest]
+
+
+async def test_a_lone_image_is_for_its_own_platform_only(repository: Repository) -> None:
+    image = await push_image(repository, [b"x"], "v1", "arm64")
+    index = encode_index([Descriptor(image.digest, image.size, image.media_type)])
+    await repository.push_manifest(index, OCI_INDEX, "wrapped")
+    for name in ("v1", "wrapped"):
+        assert (await find_image(repository, name)).descriptor.digest == image.digest, "nobody asked for one"
+        fitting = await find_image(repository, name, Platform("linux", "arm64", "v8"))
+        assert fitting.descriptor.digest == image.digest
+        with pytest.raises(NotFoundError, match="for linux/amd64: its only one is for linux/arm64"):
+            await find_image(repository, name, Platform("linux", "amd64"))
 
 
 async def test_a_manifest_with_wrong_size_or_digest_is_refused(repository: Repository) -> None:

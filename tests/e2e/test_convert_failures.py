@@ -164,9 +164,26 @@ async def test_a_dictionary_stores_only_what_is_new(place: Place) -> None:
 
 
 async def test_a_file_that_is_missing_and_targets_that_cannot_be(place: Place) -> None:
-    place.convert(f"tar:{place.folder}/nothing", f"oci:{place.folder}/out:x", code=1)
+    target = f"oci:{place.folder}/out:x"
+    assert "there is no such file" in place.convert(f"tar:{place.folder}/nothing", target, code=1).err
+    assert "there is no such directory" in place.convert(f"dir:{place.folder}/nothing", target, code=1).err
+    assert f"write dir:{place.folder}" in place.convert(f"tar:{place.folder}", target, code=2).err
+    assert "is no regular file" in place.convert("tar:/dev/null", target, code=2).err
+    assert "the root must be a directory" in place.convert("dir:/dev/null", target, code=2).err
     place.convert(f"dir:{place.folder}", code=2)
     place.convert(f"dir:{place.folder}", f"tar:{place.folder}/x", code=2)
+
+
+def test_attributes_that_are_left_out_are_told(place: Place) -> None:
+    text = {"SCHILY.acl.access": "user::rw-\n", "SCHILY.acl.default": "user::rw-\n"}
+    overlay = {"SCHILY.xattr.trusted.overlay.opaque": "y"}
+    archive = place.folder / "acls.tar"
+    archive.write_bytes(make_tar(member("f", pax_headers=text), member("g", pax_headers=text | overlay)))
+    told = run_cafs(
+        "convert", f"tar:{archive}", f"oci:{place.folder}/out:x", env=place.env, warns="acls.tar: .* left out"
+    ).err
+    assert "4 ACLs and SELinux labels in GNU tar's own form left out" in told
+    assert "1 trusted.overlay.* attributes left out" in told
 
 
 def big_tar(path: Path, size: int) -> None:

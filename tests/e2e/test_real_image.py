@@ -1,4 +1,4 @@
-"""A real image through the whole of CAFS, beside what the usual tools make of the same image.
+"""Real images through the whole of CAFS, beside what the usual tools make of the same images.
 
 Converted into a real registry, mounted by both drivers, compared entry by entry with umoci's unpacking.
 """
@@ -6,38 +6,71 @@ Converted into a real registry, mounted by both drivers, compared entry by entry
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
 
+from cafs.core.profile import Profile, parse_profile
+from cafs.core.settings import Settings
+from cafs.fetch.profile_artifact import find_profile
+from cafs.oci.image import find_image
+from cafs.oci.open_source import open_repository
+from cafs.oci.reference import parse_reference
 from tests.support.images import debian_python_layout
 from tests.support.observe import Seen, observe
 from tests.support.program import run_cafs
 from tests.support.registry import Registry
 
 REPOSITORY = "real/debian-python"
+IMAGES = ("v1", "changed")
 
 
 @pytest.fixture(scope="module")
-def image(docker_registry: Registry) -> str:
+def layout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A Debian of three layers as ``v1``, and as ``changed`` with layers of umoci's on top."""
+    folder = tmp_path_factory.mktemp("layout")
+    shutil.copytree(debian_python_layout(), folder / "oci")
+    umoci = ["umoci", "insert", "--image", f"{folder / 'oci'}:v1", "--tag", "changed"]
+    steps = [
+        ["--opaque", "/usr/share/perl5", "/usr/share/doc"],
+        ["--whiteout", "/usr/share/zoneinfo"],
+        ["--whiteout", "/etc/os-release"],
+        ["/usr/lib/os-release", "/etc/os-release"],
+        ["/etc/apt", "/usr/share/zoneinfo"],
+    ]
+    for step in steps:
+        subprocess.run([*umoci, *step], check=True, timeout=120)
+        umoci[3] = f"{folder / 'oci'}:changed"
+    yield folder / "oci"
+    subprocess.run(["rm", "-rf", folder], check=True)
+
+
+@pytest.fixture(scope="module", params=IMAGES)
+def tag(request: pytest.FixtureRequest) -> str:
+    """Which of the images."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def image(docker_registry: Registry, layout: Path, tag: str) -> str:
     """The image in the registry, converted."""
     host = docker_registry.url.removeprefix("http://")
-    reference = f"docker://{host}/{REPOSITORY}:v1"
-    source = f"oci:{debian_python_layout()}:v1"
-    subprocess.run(
-        ["skopeo", "copy", "--quiet", "--dest-tls-verify=false", source, reference], check=True, timeout=120
-    )
+    reference = f"docker://{host}/{REPOSITORY}:{tag}"
+    copy = ["skopeo", "copy", "--quiet", "--dest-tls-verify=false", f"oci:{layout}:{tag}", reference]
+    subprocess.run(copy, check=True, timeout=120)
     run_cafs("convert", reference, timeout_s=120)
     return reference
 
 
 @pytest.fixture(scope="module")
-def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[bytes, Seen]]:
+def unpacked(layout: Path, tag: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[bytes, Seen]]:
     """The image as umoci unpacks it."""
     folder = tmp_path_factory.mktemp("oracle")
-    source = f"{debian_python_layout()}:v1"
+    source = f"{layout}:{tag}"
     subprocess.run(["umoci", "raw", "unpack", "--image", source, folder / "root"], check=True, timeout=300)
     yield observe(folder / "root")
     subprocess.run(["rm", "-rf", folder], check=True)
@@ -70,10 +103,10 @@ def test_every_byte_checks(image: str) -> None:
     run_cafs("check", image, timeout_s=120)
 
 
-def test_a_program_runs_in_it(image: str, tmp_path: Path) -> None:
-    target = tmp_path / "tree"
+def test_a_program_runs_in_it_and_its_start_was_foreseen(image: str, tmp_path: Path) -> None:
+    target, record = tmp_path / "tree", tmp_path / "profile"
     target.mkdir()
-    run_cafs("mount", image, target)
+    run_cafs("mount", image, target, f"--record={record}")
     try:
         answer = subprocess.run(
             ["chroot", target, "/usr/bin/python3", "/app/answer.py"],
@@ -85,3 +118,26 @@ def test_a_program_runs_in_it(image: str, tmp_path: Path) -> None:
     finally:
         run_cafs("umount", target)
     assert answer.stdout == b"numpy says 42\n"
+    profile = attached_profile(image, tmp_path)
+    assert profile.is_derived
+    derived = {chunk for _, chunk in profile.chunks}
+    recorded = {chunk for _, chunk in parse_profile(record.read_bytes()).chunks}
+    assert len(derived & recorded) > 0.5 * len(recorded), "most of what a start reads is named"
+    assert len(derived & recorded) > 0.7 * len(derived), "little else is named"
+
+
+def attached_profile(image: str, folder: Path) -> Profile:
+    """What prefetching follows."""
+    reference, settings = parse_reference(image), Settings(cache_dir=folder, run_dir=folder)
+
+    async def find() -> Profile | None:
+        repository = open_repository(reference, settings)
+        try:
+            found = await find_image(repository, reference.selector, None)
+            return await find_profile(repository, found.descriptor)
+        finally:
+            await repository.aclose()
+
+    profile = trio.run(find)
+    assert profile is not None
+    return profile

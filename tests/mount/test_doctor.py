@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from cafs.node.machine_survey import filesystem_of
 from tests.support.program import ROOT, run_cafs
 
@@ -25,6 +27,15 @@ def test_what_is_needed_and_missing_is_told_with_its_mend(tmp_path: Path) -> Non
     assert "fail  cache_dir" in outcome.out
     assert 'mend: set another one in the configuration: cache_dir = "/var/lib/cafs"' in outcome.out
     assert outcome.out.endswith("1 needed and missing.\n")
+
+
+@pytest.mark.parametrize("place", ["/proc/cafs", "/sys/cafs"])
+def test_a_directory_that_root_may_write_and_cannot_is_found(place: str) -> None:
+    assert f"{place} cannot be written" in run_cafs("doctor", "--set", f"cache_dir={place}", code=1).out
+
+
+def test_a_named_configuration_that_is_missing_is_a_mistake(tmp_path: Path) -> None:
+    assert "nope.toml" in run_cafs("doctor", "--containerd-config", tmp_path / "nope.toml", code=2).err
 
 
 def test_a_user_hears_of_the_fuse_driver() -> None:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import random
+import signal
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.support.mounts import ROOT, ServedMount, flat_mount
+from tests.support.mounts import ServedMount, flat_mount, image_mount
+from tests.support.processes import all_ended
+from tests.support.readers import READERS, reading
 
 KILLS = 12
-READERS = 4
 
 
 @pytest.fixture(scope="module")
@@ -57,43 +57,6 @@ def sums(root: Path) -> dict[str, str]:
     }
 
 
-@contextmanager
-def reading(root: Path, expected: dict[str, str], directory: Path) -> Iterator[Callable[[int], None]]:
-    """Processes that compare every byte, and a call that waits until they have read so many more files."""
-    listed = directory / "sums.json"
-    listed.write_text(json.dumps(expected))
-    told_read, told_write = os.pipe()
-    readers = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.support.reader", str(root), str(listed), str(seed)],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=told_write,
-        )
-        for seed in range(READERS)
-    ]
-    os.close(told_write)
-
-    def wait_for(files: int) -> None:
-        while files > 0:
-            said = os.read(told_read, files)
-            assert said, "all readers ended"
-            files -= len(said)
-
-    try:
-        yield wait_for
-    finally:
-        os.set_blocking(told_read, True)
-        for reader in readers:
-            assert reader.stdin is not None
-            reader.stdin.close()
-        while os.read(told_read, 4096):
-            pass
-        os.close(told_read)
-        statuses = [reader.wait(60) for reader in readers]
-    assert statuses == [0] * READERS
-
-
 def test_readers_through_kernel_erofs_see_no_crash(tmp_path: Path, tree: Path, image: Path) -> None:
     expected = sums(tree)
     with (
@@ -103,17 +66,9 @@ def test_readers_through_kernel_erofs_see_no_crash(tmp_path: Path, tree: Path, i
         with reading(root, expected, tmp_path) as wait_for:
             for kill in range(KILLS):
                 wait_for(READERS * 3 + kill)  # since the last kill: a moment like any other
-                drop_backing_cache(mount.target / "layers/0")
                 mount.kill_server()
         assert sums(root) == expected
         assert len(mount.server_pids()) == KILLS + 1
-
-
-def drop_backing_cache(path: Path) -> None:
-    """So that the readers' next pages come from the server."""
-    fd = os.open(path, os.O_RDONLY)
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.close(fd)
 
 
 # Direct reads: a failed readahead would be tried again page by page, and no reader would see the error.
@@ -154,3 +109,18 @@ def test_a_mount_that_goes_away_ends_supervisor_and_server(tmp_path: Path, image
         pids = mount.server_pids()
     assert mount.process.returncode == 0
     assert not Path(f"/proc/{pids[0]}").exists()
+
+
+@pytest.mark.parametrize("kind", ["flat", "merged"])
+def test_a_server_that_nobody_is_to_adopt_ends_with_its_supervisor(
+    tmp_path: Path, image: Path, kind: str
+) -> None:
+    """Else each would fork the next for ever, since there is no program to execute."""
+    target = tmp_path / "fuse"
+    mounted = flat_mount(target, [image]) if kind == "flat" else image_mount(target, kind, tmp_path)
+    with mounted as mount:
+        mount.ends_with = -signal.SIGKILL
+        [server] = mount.server_pids()
+        with all_ended(server):
+            mount.process.kill()
+        assert mount.server_pids() == [server]

@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from bench.measure import interleave, median, spread
-from bench.report import Result, Row, markdown, ratio_row, replace_region, write_json, write_page
+from bench.report import (
+    Result,
+    Row,
+    markdown,
+    may_write_page,
+    ratio_row,
+    replace_region,
+    write_json,
+    write_page,
+)
 
 RESULT = Result(
     "walk",
@@ -55,6 +64,10 @@ def test_markdown_names_the_command_and_the_verdict() -> None:
     assert "| time | 2.00 s ±50% | other 4.00 s ±0% | 0.50 | at most 1.50 | yes |" in text
     assert "Medians of 3 runs" in text
     assert "make bench ARGS=walk" in text
+
+
+def test_a_few_rounds_do_not_replace_what_many_found() -> None:
+    assert [rounds for rounds in range(8) if may_write_page(rounds)] == [5, 6, 7]
 
 
 def test_page_and_json_keep_other_cases(tmp_path: Path) -> None:

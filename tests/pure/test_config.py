@@ -103,8 +103,14 @@ def test_variables_that_are_no_settings_are_left_alone() -> None:
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"cannot read configuration .*nowhere"):
+    with pytest.raises(UsageError, match=r"cannot read configuration .*nowhere: No such file or directory$"):
         load_settings({}, is_root=True, config=tmp_path / "nowhere")
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match=r"binary: not valid TOML: it is no UTF-8 text$"):
+        load_settings({}, is_root=True, config=tmp_path / "binary")
 
 
 KEYS = st.lists(st.from_regex(r"[a-z_]{1,8}", fullmatch=True), unique=True, min_size=1, max_size=6)

@@ -1,15 +1,26 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from cafs.containerd.setup import ProxyTable, Release, containerd_lines, parse_release, proxy_table
 from cafs.node.containerd_config import parse_containerd_config
 from cafs.node.doctor import diagnose
 from cafs.node.finding import Finding, Level
-from cafs.node.machine_facts import CacheFacts, ContainerdFacts, Facts, FuseFacts, KernelFacts, Support
+from cafs.node.machine_facts import (
+    CacheFacts,
+    ContainerdFacts,
+    Facts,
+    FuseFacts,
+    KernelFacts,
+    ServiceFacts,
+    Support,
+)
 
 GIB = 1 << 30
+TABLE = proxy_table(Path("/run/cafs/snapshotter.sock"), Path("/var/lib/cafs/s"), "x86_64", (6, 12))
 KERNEL = KernelFacts("6.12.9", (6, 12), *[Support.YES] * 4, erofs_file_mount="", overlay_mount="")
-FUSE = FuseFacts("", "/usr/bin/fusermount3", helper_setuid=True, user_allow_other=False)
+FUSE = FuseFacts("", "/usr/bin/fusermount3", helper_setuid=True)
 CACHE = CacheFacts("/var/lib/cafs", "ext4", 100 * GIB, 0, "")
 WELL = Facts(
     is_root=True,
@@ -39,7 +50,9 @@ def cache(**changes: object) -> Facts:
 
 def containerd(text: str, version: tuple[int, int] | None = (1, 7), problem: str = "") -> Facts:
     config = None if problem else parse_containerd_config([text])
-    return replace(WELL, containerd=ContainerdFacts(version, "/etc/containerd/config.toml", config, problem))
+    release = None if version is None else Release(*version)
+    facts = ContainerdFacts(release, "/etc/containerd/config.toml", True, config, problem, TABLE)
+    return replace(WELL, containerd=facts)
 
 
 def only_bad(facts: Facts) -> Finding:
@@ -115,15 +128,9 @@ PROXY = '[proxy_plugins.stargz]\ntype = "snapshot"\naddress = "/run/s.sock"\n'
     ("text", "level", "subject", "mend"),
     [
         (
-            CRI + 'snapshotter = "cafs"\ndisable_snapshot_annotations = false',
-            Level.FAIL,
-            "snapshotter",
-            '"overlayfs"',
-        ),
-        (
             CRI + 'snapshotter = "x"\ndisable_snapshot_annotations = false',
             Level.FAIL,
-            "snapshotter",
+            "CRI snapshotter",
             '"overlayfs"',
         ),
         (CRI + 'snapshotter = "stargz"\n' + PROXY, Level.WARN, "snapshot labels", "annotations = false"),
@@ -134,6 +141,139 @@ def test_containerds_snapshotter_is_judged(text: str, level: Level, subject: str
     assert (finding.level, finding.subject) == (level, subject)
     assert mend in finding.mend
     assert '[plugins."io.containerd.grpc.v1.cri".containerd]' in finding.mend
+
+
+OLD_KERNEL = replace(TABLE, maps_ids=False)
+SERVICES = ServiceFacts("", "/run/cafs/mountd/mountd.sock", "")
+
+
+def set_up(
+    release: str = "1.7",
+    services: ServiceFacts = SERVICES,
+    edit: tuple[str, str] = ("", ""),
+    table: ProxyTable = TABLE,
+    installed: Release | None = None,
+) -> Facts:
+    """As ``cafs snapshotter --print-config`` has it, but for one edit."""
+    lines = containerd_lines(parse_release(release), table)
+    assert edit[0] in lines
+    facts = containerd(lines.replace(*edit), installed or parse_release(release))
+    assert facts.containerd is not None
+    return replace(facts, containerd=replace(facts.containerd, services=services, table=table))
+
+
+@pytest.mark.parametrize("table", [TABLE, OLD_KERNEL])
+@pytest.mark.parametrize("release", ["1.6", "1.7", "2.0", "2"])
+def test_what_the_snapshotter_prints_is_well(release: str, table: ProxyTable) -> None:
+    findings = diagnose(set_up(release, replace(SERVICES, descriptor_store=32), table=table))
+    assert [finding for finding in findings if finding.level is not Level.OK] == []
+    assert "snapshotter cafs" in [finding.subject for finding in findings]
+    (users,) = [finding.what for finding in findings if finding.subject == "user namespaces of pods"]
+    assert ("nothing is copied" in users) is (release[0] == "2" and table is TABLE)
+
+
+@pytest.mark.parametrize(
+    ("facts", "level", "subject", "mend"),
+    [
+        (
+            set_up(edit=("disable_snapshot_annotations = false", "")),
+            Level.WARN,
+            "snapshot labels",
+            "disable_snapshot_annotations = false",
+        ),
+        (
+            set_up(edit=('snapshotter = "cafs"', "")),
+            Level.WARN,
+            "CRI snapshotter",
+            'snapshotter = "cafs"',
+        ),
+        (
+            set_up(edit=("[proxy_plugins.cafs]", "[proxy_plugins.other]")),
+            Level.FAIL,
+            "CRI snapshotter",
+            "add what 'cafs snapshotter --print-config' prints",
+        ),
+        (
+            set_up(services=replace(SERVICES, snapshotter="No such file or directory")),
+            Level.FAIL,
+            "snapshotter cafs",
+            "cafs snapshotter --address /run/cafs/snapshotter.sock",
+        ),
+        (
+            set_up(services=replace(SERVICES, mountd="Connection refused")),
+            Level.WARN,
+            "mount server",
+            "systemctl start cafs-mountd",
+        ),
+        (
+            set_up("2", services=replace(SERVICES, descriptor_store=0)),
+            Level.WARN,
+            "descriptor store",
+            "install-systemd.sh",
+        ),
+        (
+            set_up(services=replace(SERVICES, snapshotter="No such file or directory", answers_at="/run/x")),
+            Level.FAIL,
+            "snapshotter cafs",
+            'in /etc/containerd/config.toml, [proxy_plugins.cafs]: address = "/run/x"',
+        ),
+        (
+            set_up("2", edit=('"linux/amd64"', '"linux/arm64"')),
+            Level.FAIL,
+            "proxy plugin",
+            '[proxy_plugins.cafs]: platform = "linux/amd64"',
+        ),
+        (
+            set_up("2", replace(SERVICES, has_root=False), ("/var/lib/cafs/s", "/elsewhere")),
+            Level.WARN,
+            "proxy plugin",
+            '[proxy_plugins.cafs.exports]: root = "/var/lib/cafs/s"',
+        ),
+        (
+            set_up("2", edit=('capabilities = ["remap-ids"]', "")),
+            Level.WARN,
+            "user namespaces of pods",
+            'capabilities = ["remap-ids"]',
+        ),
+        (
+            set_up(
+                "2",
+                edit=("[proxy_plugins.cafs]", '[proxy_plugins.cafs]\ncapabilities = ["remap-ids"]'),
+                table=OLD_KERNEL,
+            ),
+            Level.FAIL,
+            "user namespaces of pods",
+            "out of capabilities",
+        ),
+        (
+            set_up("2", installed=Release(1, 6)),
+            Level.FAIL,
+            "containerd config",
+            "format 2, with what 'cafs snapshotter --print-config' prints",
+        ),
+        (
+            set_up("2", services=replace(SERVICES, plain_registries=("reg.lan:5000",))),
+            Level.WARN,
+            "registries",
+            'insecure_registries = ["reg.lan:5000"]',
+        ),
+    ],
+)
+def test_what_keeps_containerd_from_using_cafs_is_found(
+    facts: Facts, level: Level, subject: str, mend: str
+) -> None:
+    finding = only_bad(facts)
+    assert (finding.level, finding.subject) == (level, subject)
+    assert finding.why
+    assert mend in finding.mend
+
+
+def test_a_containerd_without_a_file_has_its_defaults() -> None:
+    facts = containerd("version = 2")
+    assert facts.containerd is not None
+    told = diagnose(replace(facts, containerd=replace(facts.containerd, has_file=False)))
+    (finding,) = [finding for finding in told if finding.subject == "containerd config"]
+    assert finding.what == "no /etc/containerd/config.toml: containerd's defaults apply"
 
 
 def test_a_containerd_without_cri_is_left_alone() -> None:

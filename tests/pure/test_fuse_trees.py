@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cafs.errors import CafsError, DeadlineError, IntegrityError, NotFoundError, RemoteError
-from cafs.fuse import abi, protocol
+from cafs.fuse import abi, protocol, replies
 from cafs.fuse.answers import NoSuchNodeError, answer, errno_of
-from cafs.fuse.flat import FlatTree
+from cafs.fuse.flat import FIRST_LAYER_NODE, LAYERS_NODE, FlatTree
+from cafs.fuse.holdings import Holdings
 from cafs.fuse.merged import MergedFileTree, MergedLayer
 from cafs.fuse.outstanding import Outstanding
 from cafs.fuse.supervisor import LONGEST_PAUSE_S, PROMPT_RESTARTS, pause_before_restart
@@ -26,6 +27,8 @@ from tests.support.random_layers import RandomImage
 
 class Image:
     """A virtual image of zeros."""
+
+    about = "layer=test"
 
     def __init__(self, virtual_bytes: int) -> None:
         self.virtual_bytes = virtual_bytes
@@ -105,6 +108,15 @@ def test_a_new_server_answers_for_every_node_of_the_one_before() -> None:
         assert tree_of(indexes()).listing(node).records == records
 
 
+def test_only_what_erofs_reads_bypasses_the_page_cache() -> None:
+    opened = answer(FlatTree([("a", Image(5000))]), protocol.Open(1, FIRST_LAYER_NODE))
+    assert opened is not None
+    assert abi.OPEN_OUT.unpack(b"".join(opened)[16:]) == (0, abi.FOPEN_DIRECT_IO, 0)
+    assert answer(tree_of(indexes()), protocol.Open(1, abi.ROOT_ID)) == (
+        replies.encode_error(1, errno.ENOSYS),
+    )
+
+
 @given(st.data())
 def test_damaged_metadata_is_an_error_of_ours(data: st.DataObject) -> None:
     files = list(indexes())
@@ -129,6 +141,7 @@ def test_no_node_id_is_more_than_an_error(node: int) -> None:
         protocol.Read(1, node, 0, 4096, 0),
         protocol.ReadLink(1, node),
         protocol.Lookup(1, node, b"a"),
+        protocol.Open(1, node),
         protocol.ListXattr(1, node, 0),
     ):
         for any_tree in (tree, FlatTree([("x", Image(4096))])):
@@ -168,3 +181,47 @@ def test_the_next_server_finds_what_was_unanswered() -> None:
     second = Outstanding(first.descriptor)
     assert sorted(second.take_all()) == [10, 14, 16]
     assert Outstanding(first.descriptor).take_all() == []
+
+
+def test_layers_come_and_go() -> None:
+    released: list[int] = []
+    tree = FlatTree(holdings=holdings(bytearray(64)), released=released.append)
+    assert answer(tree, protocol.Lookup(1, LAYERS_NODE, b"x")) is not None
+    tree.add(20, "x", Image(4096))
+    tree.add(21, "y", Image(8192))
+    for _ in range(2):
+        entry = tree.lookup(LAYERS_NODE, b"x")
+        assert entry is not None
+        assert abi.ENTRY_HEAD.unpack_from(entry)[0] == 20
+    tree.hide("x")
+    absent = tree.lookup(LAYERS_NODE, b"x")
+    assert absent is not None
+    assert abi.ENTRY_HEAD.unpack_from(absent)[0] == 0
+    assert tree.try_read(20, 0, 10) == [bytes(10)], "somebody may have it open"
+    tree.forget([(20, 1), (21, 1)])
+    assert (released, tree.is_held(20)) == ([], True)
+    tree.forget([(20, 1)])
+    assert (released, tree.is_held(20)) == ([20], False)
+    tree.drop(20)
+    with pytest.raises(NoSuchNodeError):
+        tree.try_read(20, 0, 10)
+
+
+def test_a_new_server_knows_what_the_kernel_holds_since_the_one_before() -> None:
+    memory = bytearray(64)
+    before = FlatTree(holdings=holdings(memory))
+    before.add(20, "x", Image(4096))
+    before.add(21, "y", Image(4096))
+    before.lookup(LAYERS_NODE, b"x")
+    before.lookup(LAYERS_NODE, b"x")
+    released: list[int] = []
+    tree = FlatTree(holdings=holdings(memory), released=released.append)
+    tree.add(20, None, Image(4096))
+    assert tree.listing(LAYERS_NODE).records == b""
+    assert (tree.is_held(20), tree.is_held(21)) == (True, False)
+    tree.forget([(20, 2), (21, 1)])
+    assert released == [20]
+
+
+def holdings(memory: bytearray) -> Holdings:
+    return Holdings(memoryview(memory), FIRST_LAYER_NODE)

@@ -1,4 +1,4 @@
-from cafs.core.patience import FIRST_SHARE, Patience
+from cafs.core.patience import FIRST_SHARE, LEAST_S, Patience
 
 
 def test_a_deadline_that_passed_makes_the_next_ones_short_and_growing() -> None:
@@ -35,3 +35,12 @@ def test_an_earlier_deadline_of_the_caller_changes_nothing() -> None:
     patience = Patience(60)
     patience.note_timeout(1)
     assert patience.seconds == 60
+
+
+def test_a_short_deadline_stays_long_enough_for_an_answer() -> None:
+    patience = Patience(2)
+    patience.note_timeout(2)
+    assert patience.seconds == LEAST_S
+    patience = Patience(0.1)
+    patience.note_timeout(0.1)
+    assert patience.seconds == 0.1

@@ -53,8 +53,9 @@ def document(**changes: object) -> bytes:
     ],
 )
 def test_what_is_no_profile_is_refused(content: bytes) -> None:
-    with pytest.raises(IntegrityError):
+    with pytest.raises(IntegrityError) as error:
         parse_profile(content)
+    assert "Error" not in str(error.value), "that is for programmers"
 
 
 @given(st.binary(max_size=200))

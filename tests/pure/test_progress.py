@@ -1,7 +1,9 @@
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from cafs.cli.progress import LineProgress, open_progress
-from cafs.core.progress import SilentProgress
+from cafs.core.progress import Progress, SilentProgress, deferred
 
 
 class Clock:
@@ -63,3 +65,23 @@ def test_the_form_follows_the_stream() -> None:
     assert "layer [1]" in shown
     assert "1.00 MiB" in shown
     assert "reused" in shown
+
+
+def test_deferred_progress_is_opened_once_and_closed() -> None:
+    opened: list[str] = []
+
+    @contextmanager
+    def show() -> Iterator[Progress]:
+        opened.append("opened")
+        yield SilentProgress()
+        opened.append("closed")
+
+    with deferred(show) as progress:
+        assert opened == []
+        progress.step("one")
+        progress.step("two")
+        assert opened == ["opened"]
+    assert opened == ["opened", "closed"]
+    with deferred(show):
+        pass
+    assert opened == ["opened", "closed"]

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import stat
 import tarfile
+from collections.abc import Callable
 
 import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cafs.convert.plain_stream import PlainStream
 from cafs.errors import IntegrityError
-from tests.support.tars import make_tar, member, pieces_of, read_entries
+from tests.support.tars import make_tar, member, plain_stream, read_entries
 
 NAMES = st.text(
     st.characters(exclude_categories=["Cc", "Cs"], exclude_characters="/"), min_size=1, max_size=120
@@ -117,12 +118,22 @@ def test_a_damaged_archive_gives_entries_or_one_kind_of_error(data: st.DataObjec
         return
 
 
-@given(st.integers(0, 3000))
-def test_a_truncated_archive_is_refused(cut: int) -> None:
-    archive = make_tar(member("a", content=b"x" * 700), member("b", content=b"y"))
-    archive = archive[: 512 * 6]  # header, 2 blocks, header, 1 block, one zero block
-    if cut < 512 * 5:
-        with pytest.raises(IntegrityError, match=r"truncated|ends"):
+@pytest.mark.parametrize("cut", range(0, 2561, 32))
+def test_an_archive_ends_between_entries_or_is_truncated(cut: int) -> None:
+    """Its blocks of zeros and the padding before them may be missing: ``umoci insert`` writes neither."""
+    archive = make_tar(member("a", content=b"x" * 700), member("b", content=b"y" * 32))
+    whole = [0, *range(512 + 704, 1536 + 1, 32), *range(2048 + 32, 2560 + 1, 32)]
+    if cut in whole:
+        assert [entry.name for entry, _ in read_entries(archive[:cut])] == [b"a", b"b"][: (cut + 511) // 1024]
+    else:
+        with pytest.raises(IntegrityError, match="truncated"):
+            read_entries(archive[:cut])
+
+
+def test_an_archive_that_ends_behind_an_extension_header_is_truncated() -> None:
+    archive = make_tar(member("a" * 300), form=tarfile.GNU_FORMAT)
+    for cut in (512, 1024):
+        with pytest.raises(IntegrityError, match="truncated"):
             read_entries(archive[:cut])
 
 
@@ -155,7 +166,7 @@ PLAIN = b"".join(b"%d\n" % n for n in range(20_000))
 )
 @pytest.mark.parametrize("piece", [1, 7, 4096, 1 << 20])
 def test_every_compression_in_any_pieces(packed: bytes, piece: int) -> None:
-    stream = PlainStream(pieces_of(packed, piece))
+    stream = plain_stream(packed, piece)
     assert stream.read(10) == PLAIN[:10]
     stream.skip(90)
     view = bytearray(50)
@@ -167,27 +178,43 @@ def test_every_compression_in_any_pieces(packed: bytes, piece: int) -> None:
 def test_a_truncated_or_damaged_gzip_is_refused() -> None:
     packed = gzip.compress(PLAIN)
     with pytest.raises(IntegrityError, match="truncated"):
-        PlainStream(pieces_of(packed[:-9], 1000)).drain()
+        plain_stream(packed[:-9], 1000).drain()
     broken = packed[:2000] + bytes(20) + packed[2020:]
     with pytest.raises(IntegrityError, match="damaged"):
-        PlainStream(pieces_of(broken, 1000)).drain()
+        plain_stream(broken, 1000).drain()
 
 
 def test_a_damaged_zstd_is_refused() -> None:
     packed = zstandard.ZstdCompressor(write_checksum=True).compress(PLAIN)
     with pytest.raises(IntegrityError, match="damaged"):
-        PlainStream(pieces_of(packed[:2000] + bytes(20) + packed[2020:], 1000)).drain()
+        plain_stream(packed[:2000] + bytes(20) + packed[2020:], 1000).drain()
 
 
-def test_a_tar_in_a_truncated_zstd_frame_is_refused() -> None:
-    packed = zstandard.compress(make_tar(member("a", content=PLAIN)))
-    with pytest.raises(IntegrityError, match="truncated"):
-        read_entries(packed[:-20])
+SKIPPABLE_FRAME = b"\x5e\x2a\x4d\x18" + (300).to_bytes(4, "little") + b"x" * 300
+
+
+@pytest.mark.parametrize("size", [0, 1, 1000, 400_000])
+@pytest.mark.parametrize("options", [{}, {"write_checksum": True, "write_content_size": False}])
+@pytest.mark.parametrize("content", [os.urandom, bytes, lambda size: PLAIN * (size // 100_000)])
+def test_a_zstd_stream_that_breaks_off_is_refused(
+    size: int, options: dict[str, bool], content: Callable[[int], bytes]
+) -> None:
+    """Wherever it does, but between frames; even where no more would come out of it."""
+    first = zstandard.ZstdCompressor(**options).compress(content(size))
+    packed = SKIPPABLE_FRAME + first + zstandard.compress(b"and more")
+    ends = {len(SKIPPABLE_FRAME), len(SKIPPABLE_FRAME + first), len(packed)}
+    cuts = {end + by for end in ends for by in range(-20, 21)} | set(range(10, len(packed), 30_011))
+    for cut in sorted(cut for cut in cuts if 4 <= cut <= len(packed)):
+        if cut in ends:
+            plain_stream(packed[:cut], 1000).drain()
+        else:
+            with pytest.raises(IntegrityError, match=r"truncated|damaged"):
+                plain_stream(packed[:cut], 1000).drain()
 
 
 def test_a_bomb_is_handed_on_in_small_pieces() -> None:
     bomb = zstandard.compress(bytes(300 << 20))
-    stream = PlainStream(iter([bomb]))
+    stream = plain_stream(bomb, len(bomb))
     view = memoryview(bytearray(1 << 20))
     for _ in range(300):
         stream.fill(view)

@@ -68,6 +68,11 @@ class IgnoreRange:
 
 
 @dataclass(frozen=True)
+class OneRange:
+    """Answer a request for several ranges with the first of them, as a server may."""
+
+
+@dataclass(frozen=True)
 class Slow:
     """Send the body at this many bytes a second."""
 
@@ -79,7 +84,7 @@ class ExpireToken:
     """Refuse the token or password that this request carries, from now on."""
 
 
-Fault = Status | Stall | Cut | FlipBit | WrongLength | IgnoreRange | Slow | ExpireToken
+Fault = Status | Stall | Cut | FlipBit | WrongLength | IgnoreRange | OneRange | Slow | ExpireToken
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,8 @@ class FaultyRegistry:
         self._lock = threading.Lock()
         self._under_way = 0
         self._none_under_way = threading.Condition(self._lock)
+        self._asked: list[str] = []
+        self._asking = threading.Condition(self._lock)
         self._rules: list[_Rule] = []
         self._requests: list[Request] = []
         self._expired: set[str] = set()
@@ -151,9 +158,11 @@ class FaultyRegistry:
             return list(self._requests)
 
     def forget(self) -> None:
-        """Begin the record of requests anew."""
+        """Begin the record of requests anew, once all that came in are answered (see ``settled``)."""
+        self.settled()
         with self._lock:
             self._requests.clear()
+            self._asked.clear()
 
     def body_bytes(self, path: str = "", method: str = "GET") -> int:
         """Bytes sent to clients for requests whose path holds the regular expression."""
@@ -165,6 +174,12 @@ class FaultyRegistry:
         with self._none_under_way:
             assert self._none_under_way.wait_for(lambda: not self._under_way, timeout=10), "still answering"
             return list(self._requests)
+
+    def wait_until_asked(self, path: str) -> None:
+        """Until a request has come in whose path holds the regular expression, answered or not."""
+        with self._asking:
+            came = self._asking.wait_for(lambda: any(re.search(path, p) for p in self._asked), timeout=20)
+            assert came, f"nobody asked for {path}"
 
     def stop(self) -> None:
         """Let stalled requests go, close every connection and stop."""
@@ -184,6 +199,8 @@ class FaultyRegistry:
         """The fault for one request; counts it as used."""
         with self._lock:
             self._under_way += 1
+            self._asked.append(path)
+            self._asking.notify_all()
             rule = next((rule for rule in self._rules if rule.fits(method, path)), None)
             if rule is not None and rule.left is not None:
                 rule.left -= 1
@@ -285,15 +302,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(fault.body)
 
     def _pass_on(self, upstream: http.client.HTTPConnection, fault: Fault | None) -> None:
-        dropped = {"connection", "transfer-encoding"} | (
-            {"range"} if isinstance(fault, IgnoreRange) else set()
-        )
         chunked = "chunked" in self.headers.get("Transfer-Encoding", "")
         upstream.request(
             self.command,
             self.path,
             body=self._chunked_body() if chunked else self._plain_body(),
-            headers={name: value for name, value in self.headers.items() if name.lower() not in dropped},
+            headers=self._headers_to_pass_on(fault),
             encode_chunked=chunked,
         )
         response = upstream.getresponse()
@@ -305,6 +319,16 @@ class _Handler(BaseHTTPRequestHandler):
         self._send_head(response, fault)
         if self.command != "HEAD":
             self._send_body(response, fault)
+
+    def _headers_to_pass_on(self, fault: Fault | None) -> dict[str, str]:
+        """Lines of one name are joined: skopeo accepts each media type on a line of its own."""
+        names = {name.lower() for name in self.headers} - {"connection", "transfer-encoding"}
+        passed = {name: ", ".join(self.headers.get_all(name, ())) for name in sorted(names)}
+        if isinstance(fault, IgnoreRange):
+            passed.pop("range", None)
+        elif isinstance(fault, OneRange) and "range" in passed:
+            passed["range"] = passed["range"].partition(",")[0]
+        return passed
 
     def _plain_body(self) -> Iterator[bytes] | None:
         length = int(self.headers.get("Content-Length", 0))

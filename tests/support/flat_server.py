@@ -26,6 +26,7 @@ class PlainFile:
     """A virtual image that is a file."""
 
     def __init__(self, path: Path, hold: Path) -> None:
+        self.about = f"file={path}"
         self._hold = hold
         self._content = path.read_bytes()
         self._reads = 0
@@ -63,7 +64,7 @@ def main(target: Path, resend: bool, files: Sequence[Path]) -> int:
         if not turn.takes_over:
             os.write(1, b"ready\n")
 
-    keeper = supervisor.Supervisor(turn, serve, stop=lambda: None, started=started, adopt=lambda _turn: [])
+    keeper = supervisor.Supervisor(turn, serve, orders={}, started=started, adopt=None)
     return keeper.run()
 
 

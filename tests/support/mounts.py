@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -38,11 +39,20 @@ class ServedMount:
     def __init__(self, target: Path, process: subprocess.Popen[str]) -> None:
         self.target = target
         self.process = process
+        self.ends_with = 0
+        """What the process's exit status has to be once all is unmounted."""
+        self._killed = 0
 
     def server_pids(self) -> list[int]:
         return [int(line) for line in Path(f"{self.target}.pids").read_text().split()]
 
     def kill_server(self) -> None:
+        """Kill the server, once the one that was killed before it has a successor."""
+        deadline = time.monotonic() + 30
+        while len(self.server_pids()) <= self._killed:
+            assert time.monotonic() < deadline, "a killed server has no successor"
+            os.sched_yield()
+        self._killed = len(self.server_pids())
         os.kill(self.server_pids()[-1], signal.SIGKILL)
 
 
@@ -67,22 +77,23 @@ def _served(target: Path, server: str, arguments: Sequence[str]) -> Iterator[Ser
     ) as process:  # fmt: skip
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
+        mount = ServedMount(target, process)
         try:
-            yield ServedMount(target, process)
+            yield mount
             # Lazily: the kernel lets go of what EROFS held a moment after its own unmount.
             subprocess.run(["umount", "-l", str(target)], check=True)
-            assert process.wait(10) == 0
+            assert process.wait(10) == mount.ends_with
         finally:
             process.kill()
 
 
 @contextmanager
-def stacked(mount: ServedMount, target: Path, layers: int) -> Iterator[Path]:
+def stacked(mount: ServedMount, target: Path, layers: int, *, cold: bool = False) -> Iterator[Path]:
     """The driver ``erofs`` on top of a flat mount: kernel EROFS on each layer, overlay at ``target``."""
     target.mkdir()
     state = target.with_name(target.name + ".state")
     files = [mount.target / "layers" / str(number) for number in range(layers)]
-    mount_layers(state, files, target, name="test", trusted=True)
+    mount_layers(state, files, target, name="test", trusted=True, cold=cold)
     try:
         yield target
     finally:

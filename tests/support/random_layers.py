@@ -79,6 +79,10 @@ class RandomImage:
             )
         return seen
 
+    def contents(self) -> dict[bytes, bytes]:
+        """The bytes of every regular file."""
+        return {path: node.content for path, node in self._tree.items() if stat.S_ISREG(node.meta.mode)}
+
     def _make_layer(self, entries: int) -> Layer:
         layer = Layer()
         mine: dict[bytes, Node] = {}

@@ -15,9 +15,10 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-USER, PASSWORD = "alice", "sesame"
+USER, PASSWORD, NEXT_PASSWORD = "alice", "sesame", "tahini"
 # Made by: htpasswd -nbB -C 4 alice sesame
 _HTPASSWD = "alice:$2b$04$wu3.bCfbiGpCDCLKlSImLuTUxNl1WCUcdCjkbKdFOWOAiJRKN02Ra\n"
+_NEXT_HTPASSWD = "alice:$2b$04$wu3.bCfbiGpCDCLKlSImLuuvwOyo4QvmJDDDy3y0jd4.x5yEs2Cgq\n"
 _START_S = 20
 
 
@@ -54,6 +55,10 @@ class Registry:
         """Where it keeps a blob, for tests that damage one behind its back."""
         algorithm, _, value = digest.partition(":")
         return self.folder / "data/docker/registry/v2/blobs" / algorithm / value[:2] / value / "data"
+
+    def change_password(self) -> None:
+        """From now on USER needs NEXT_PASSWORD: with basic authentication every request reads the file."""
+        (self.folder / "htpasswd").write_text(_NEXT_HTPASSWD)
 
     def log(self) -> str:
         """What it has logged so far: one line for each request among others."""

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from cafs.convert.below import Below
 from cafs.convert.compress import ChunkWriter
+from cafs.convert.feeds import tar_feed
 from cafs.convert.known_chunks import KnownChunks
-from cafs.convert.layer import tar_feed
 from cafs.convert.layer_builder import LayerBuilder
-from cafs.convert.plain_stream import PlainStream
+from cafs.convert.plain_stream import HashedPieces, PlainStream
 from cafs.convert.tar_reader import TarReader
 from cafs.core.chunk import decode_frame
 from cafs.core.chunking import ChunkingOptions
@@ -46,13 +46,18 @@ def make_tar(*members: tuple[tarfile.TarInfo, bytes], form: int = tarfile.PAX_FO
 
 def read_entries(archive: bytes, piece: int = 1 << 16) -> list[tuple[Entry, bytes]]:
     """Every entry with its stored data."""
-    reader = TarReader(PlainStream(pieces_of(archive, piece)))
+    reader = TarReader(plain_stream(archive, piece))
     found = []
     for entry in reader.entries():
         data = bytearray(sum(n for _, n in entry.runs) if entry.runs is not None else entry.stored_bytes)
         reader.fill(memoryview(data))
         found.append((entry, bytes(data)))
     return found
+
+
+def plain_stream(content: bytes, piece: int = 1 << 16) -> PlainStream:
+    """The stream of a layer that comes in such pieces."""
+    return PlainStream(HashedPieces(pieces_of(content, piece)))
 
 
 def pieces_of(content: bytes, size: int) -> Iterator[bytes]:
@@ -115,7 +120,7 @@ def convert_tar(
         writer = ChunkWriter(blob, executor, known, options)
         try:
             builder = LayerBuilder(writer, known, options)
-            diff_id = tar_feed(builder, pieces_of(archive, piece))
+            diff_id = tar_feed(builder, plain_stream(archive, piece))
             builder.finish(to, diff_id, below, b"\1" * 32)
         finally:
             writer.close()

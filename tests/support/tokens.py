@@ -40,6 +40,8 @@ class TokenServer:
         path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         self._chain = [base64.b64encode(certificate.public_bytes(serialization.Encoding.DER)).decode()]
         self.anonymous_pull = anonymous_pull
+        self.password = PASSWORD
+        """What USER needs."""
         self.issued: list[list[str]] = []
         """The scopes of each token that was handed out, in order."""
         self.refused = 0
@@ -58,14 +60,15 @@ class TokenServer:
 
     def answer(self, authorization: str, query: dict[str, list[str]]) -> dict[str, Any] | None:
         """The token for one request, or None for wrong credentials."""
-        known = authorization == "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        known = authorization == "Basic " + base64.b64encode(f"{USER}:{self.password}".encode()).decode()
         scopes = [scope for words in query.get("scope", []) for scope in words.split()]
         if not known and (authorization or not self.anonymous_pull):
             self.refused += 1
             return None
         self.issued.append(scopes)
         access = [_access(scope, all_actions=known) for scope in scopes]
-        return {"token": self._sign(access), "expires_in": 300}
+        token = self._sign(access)
+        return {"token": token, "access_token": token, "expires_in": 300}
 
     def _sign(self, access: list[dict[str, Any]]) -> str:
         now = int(time.time())
@@ -117,8 +120,16 @@ def _self_signed(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
 def _handler(tokens: TokenServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            url = urlsplit(self.path)
-            answer = tokens.answer(self.headers.get("Authorization", ""), parse_qs(url.query))
+            self._answer(self.headers.get("Authorization", ""), parse_qs(urlsplit(self.path).query))
+
+        def do_POST(self) -> None:
+            """docker/oauth: what containerd does with a password."""
+            form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            pair = f"{form['username'][0]}:{form['password'][0]}".encode()
+            self._answer("Basic " + base64.b64encode(pair).decode(), form)
+
+        def _answer(self, authorization: str, query: dict[str, list[str]]) -> None:
+            answer = tokens.answer(authorization, query)
             body = json.dumps(
                 answer if answer is not None else {"details": "wrong user or password"}
             ).encode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,12 @@ def test_a_wrong_size_is_a_miss_and_costs_nothing(tmp_path: Path) -> None:
         store.put([chunk])
         assert store.get([(chunk.digest, 17)]) == [None]
         assert store.get([wanted(chunk)]) == [chunk.plain]
+
+
+def test_no_descriptor_of_it_outlives_an_exec(tmp_path: Path) -> None:
+    with ChunkStore.open(tmp_path / "store", QUOTA):
+        kept = subprocess.run(["ls", "-l", "/proc/self/fd"], close_fds=False, capture_output=True, check=True)
+    assert b"/store/" not in kept.stdout
 
 
 def test_stays_within_the_quota(tmp_path: Path) -> None:

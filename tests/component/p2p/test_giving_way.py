@@ -1,0 +1,65 @@
+"""What nobody waits for is taken one body at a time, and not while a reader waits; nothing waits for long."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import trio
+import trio.testing
+
+from cafs.p2p.giving_way import PAUSE_S, TURN_S, GivingWay
+
+
+async def take(fill: GivingWay, for_s: float, taken: list[tuple[float, float]]) -> None:
+    async with fill.body():
+        began = trio.current_time()
+        await trio.sleep(for_s)
+        taken.append((began, trio.current_time()))
+
+
+async def test_bodies_come_one_after_the_other(autojump_clock: trio.testing.MockClock) -> None:
+    fill, taken = GivingWay(), list[tuple[float, float]]()
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(take, fill, TURN_S / 10, taken)
+    assert all(ended <= began for (_, ended), (began, _) in pairwise(taken))
+
+
+async def test_one_that_hangs_does_not_keep_the_others(autojump_clock: trio.testing.MockClock) -> None:
+    fill, taken = GivingWay(), list[tuple[float, float]]()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take, fill, 100.0, taken)
+        await trio.testing.wait_all_tasks_blocked()
+        began = trio.current_time()
+        async with fill.body():
+            assert trio.current_time() == pytest.approx(began + TURN_S)
+        nursery.cancel_scope.cancel()
+    async with fill.body():  # the turn of the one that was cancelled is free again
+        assert trio.current_time() == pytest.approx(began + TURN_S)
+
+
+async def test_a_part_waits_for_the_last_reader(autojump_clock: trio.testing.MockClock) -> None:
+    fill = GivingWay()
+    began = trio.current_time()
+
+    async def read(for_s: float) -> None:
+        with fill.reader():
+            await trio.sleep(for_s)
+
+    await fill.part()
+    assert trio.current_time() == began
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read, PAUSE_S / 4)
+        nursery.start_soon(read, PAUSE_S / 2)
+        await trio.testing.wait_all_tasks_blocked()
+        await fill.part()
+        assert trio.current_time() == pytest.approx(began + PAUSE_S / 2)
+
+
+async def test_a_part_waits_no_longer_than_a_moment(autojump_clock: trio.testing.MockClock) -> None:
+    fill = GivingWay()
+    began = trio.current_time()
+    with fill.reader():
+        await fill.part()
+    assert trio.current_time() == pytest.approx(began + PAUSE_S)

@@ -1,0 +1,127 @@
+"""What fails, fails alone: a task, a host's disk, an origin; and clocks that jump."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from cafs.errors import CafsError, RemoteError, StorageError
+from cafs.p2p.content import OriginError, Wish
+from tests.support.grid import GridHost, grid
+from tests.support.logs import ExpectedLogs
+from tests.support.proxying import Asked, Origin, Told, serve_origin
+
+MIB = 1 << 20
+BODY = os.urandom(4 * MIB + 321)
+pytestmark = pytest.mark.usefixtures("bounded")
+
+
+def wish(origin: Origin, path: str = "/f") -> Wish:
+    return Wish(url=origin.url + path)
+
+
+async def check(host: GridHost, origin: Origin) -> None:
+    assert await host.get(wish(origin)) == BODY
+
+
+def in_a_circle(_: Asked) -> Told:
+    return Told(302, {"location": "/bad"}, b"")
+
+
+def lies_about_its_length(_: Asked) -> Told:
+    return Told(200, {"content-length": "9000000"}, BODY[:1000], whole=False)
+
+
+def other_ranges(_: Asked) -> Told:
+    return Told(206, {"content-range": f"bytes 7-9/{len(BODY)}"}, b"abc")
+
+
+def silent_resets(_: Asked) -> Told:
+    return Told(200, {"content-length": "5"}, b"", whole=False)
+
+
+@pytest.mark.parametrize("page", [in_a_circle, lies_about_its_length, other_ranges, silent_resets])
+async def test_an_origins_bad_page_fails_its_own_task_only(
+    tmp_path: Path, origin: Origin, page: Callable[[Asked], Told]
+) -> None:
+    """All hosts hear an error in bounded time, and nothing of it is kept; another content comes meanwhile."""
+    origin.pages["/bad"] = page
+    async with grid(tmp_path) as swarm:
+        hosts = [await swarm.host() for _ in range(2)]
+
+        async def fail(host: GridHost) -> None:
+            with pytest.raises(RemoteError):
+                await host.get(wish(origin, "/bad"))
+
+        async with trio.open_nursery() as nursery:
+            for host in hosts:
+                nursery.start_soon(fail, host)
+                nursery.start_soon(check, host, origin)
+        for host in hosts:
+            assert host.figures.unforeseen == 0
+            assert sum(task.held_bytes for task in host.store.tasks()) == len(BODY)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 429, 500, 503])
+async def test_an_origins_refusal_of_one_content(tmp_path: Path, origin: Origin, status: int) -> None:
+    """It comes through with its status; another origin's content comes all the same."""
+    async with grid(tmp_path) as swarm, serve_origin() as bad:
+        bad.page("/no", b"no", status)
+        host, other = await swarm.host(), await swarm.host()
+
+        async def fail(host: GridHost) -> None:
+            with pytest.raises(CafsError) as refused:
+                await host.get(wish(bad, "/no"))
+            assert getattr(refused.value, "status", status) == status
+            assert isinstance(refused.value, OriginError) or status >= 429
+
+        async with trio.open_nursery() as nursery:
+            for one in (host, other):
+                nursery.start_soon(fail, one)
+                nursery.start_soon(check, one, origin)
+
+
+async def test_a_host_without_room_fails_alone(
+    tmp_path: Path, origin: Origin, expected_logs: ExpectedLogs
+) -> None:
+    """Its reader hears why; everybody else has all of it, and it can still have what fits."""
+    expected_logs.allow("room|full|in use")
+    origin.page("/small", b"it fits")
+    async with grid(tmp_path) as swarm:
+        full, host = await swarm.host(quota_bytes=2 * MIB), await swarm.host()
+
+        async def fail() -> None:
+            with pytest.raises(StorageError):
+                await full.get(wish(origin))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fail)
+            nursery.start_soon(check, host, origin)
+        assert await full.get(wish(origin, "/small")) == b"it fits"
+        assert full.figures.unforeseen == 0
+
+
+@pytest.mark.parametrize("years", [-30, 30])
+async def test_a_clock_that_jumps(
+    tmp_path: Path, origin: Origin, monkeypatch: pytest.MonkeyPatch, years: int
+) -> None:
+    """What seemed fresh is asked for again, by one byte; deadlines do not move, and nothing is lost."""
+    origin.page("/f", BODY, etag='"1"', cache_control="max-age=3600")
+    jumped, now = [0], time.time
+    monkeypatch.setattr(time, "time", lambda: now() + jumped[0] * 365 * 86_400)
+    async with grid(tmp_path) as swarm:
+        host, other = await swarm.host(), await swarm.host()
+        await check(host, origin)
+        asked = len(origin.asked)
+        await check(host, origin)
+        assert len(origin.asked) == asked
+        jumped[0] = years
+        await check(host, origin)
+        assert [one.headers["range"] for one in origin.asked[asked:]] == ["bytes=0-0"]
+        await check(other, origin)
+        assert other.figures.peer_bytes == len(BODY)

@@ -1,0 +1,513 @@
+"""The node socket over real sockets, and the chunk service that asks it before the registry."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+import trio
+
+from cafs.core.chunk import Chunk
+from cafs.core.digest import sha256_digest
+from cafs.core.settings import Settings
+from cafs.core.source import BlobRef
+from cafs.core.swarm.ids import task_id
+from cafs.core.swarm.layout import Layout
+from cafs.core.swarm.task import TaskMeta, TaskSpec
+from cafs.errors import CafsError, DeadlineError, IntegrityError
+from cafs.fetch import local_peer
+from cafs.fetch.limits import FetchLimits
+from cafs.fetch.local_peer import LocalPeer
+from cafs.fetch.service import ChunkService
+from cafs.http11.conversation import Conversation, PeerLeftError
+from cafs.http11.messages import Handler, Reply, Request, refusal
+from cafs.http11.server import serve_http
+from cafs.oci.registry.repository import RegistryRepository
+from cafs.p2p.content import Content, Headers, OriginError, Wish
+from cafs.p2p.node_client import NodeDistributor
+from cafs.p2p.node_server import LIMITS, NodeParts, NodeServer
+from cafs.p2p.task_files import NewPiece
+from cafs.p2p.task_store import TaskStore, open_task_store
+from cafs.store.chunk_store import ChunkStore
+from tests.support.chunk_swarm import Host, swarm
+from tests.support.fetching import MemoryLayer, ScriptedSource, joined
+from tests.support.http import Answered, ask
+from tests.support.logs import ExpectedLogs
+
+MIB = 1 << 20
+REGISTRY = "docker://registry.example/app"
+LIMITS_OF_SERVICE = FetchLimits(rider_bytes=0, readahead_bytes=0)
+
+
+@pytest.fixture(scope="module")
+def layer() -> MemoryLayer:
+    return MemoryLayer([64 << 10] * 24)
+
+
+class FakeContent:
+    """See ``Content``."""
+
+    def __init__(self, body: bytes, first: int, total: int | None, breaks: CafsError | None = None) -> None:
+        self.status = 200
+        self.headers: Headers = (("content-type", "text/plain"), ("etag", '"1"'), ("content-length", "9"))
+        self.content_bytes = total
+        self.first_byte = first
+        self.last_byte = None if total is None else first + len(body) - 1
+        self.closed = False
+        self._body = body
+        self._breaks = breaks
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.closed = True
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for begin in range(0, len(self._body), 3):
+            await trio.lowlevel.checkpoint()
+            yield self._body[begin : begin + 3]
+        if self._breaks is not None:
+            raise self._breaks
+
+
+class FakeDistributor:
+    """Answers what the test says."""
+
+    def __init__(self) -> None:
+        self.wishes: list[Wish] = []
+        self.answer: Callable[[Wish], Content] = lambda _: FakeContent(b"0123456789", 0, 10)
+
+    async def open(self, wish: Wish) -> Content:
+        await trio.lowlevel.checkpoint()
+        self.wishes.append(wish)
+        return self.answer(wish)
+
+
+@asynccontextmanager
+async def listening(path: Path, handler: Handler) -> AsyncIterator[trio.CancelScope]:
+    """Serve on a unix socket; cancelling the scope is the server's death."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        async with trio.open_nursery() as nursery:
+            scope = trio.CancelScope()
+
+            async def live() -> None:
+                with scope:
+                    await serve_http(listener, handler, LIMITS)
+                listener.close()
+
+            nursery.start_soon(live)
+            yield scope
+            nursery.cancel_scope.cancel()
+
+
+def parts(host: Host, tasks: TaskStore, distributor: FakeDistributor | None = None) -> NodeParts:
+    return NodeParts(
+        tasks=tasks,
+        exchange=host.exchange,
+        limits=host.limits,
+        store=host.directory / "store",
+        distributor=distributor,
+        status=lambda: {"version": "x"},
+        metrics=lambda: b"x 1\n",
+    )
+
+
+class Node:
+    """A host with its node socket."""
+
+    def __init__(self, host: Host, path: Path, tasks: TaskStore, distributor: FakeDistributor) -> None:
+        self.host = host
+        self.path = path
+        self.tasks = tasks
+        self.distributor = distributor
+        self.scope = trio.CancelScope()
+
+    async def ask(self, method: str, path: str, document: Any = None) -> Answered:
+        body = b"" if document is None else json.dumps(document).encode()
+        return await ask(self.path, method, path, body)
+
+
+@asynccontextmanager
+async def nodes(path: Path, source: ScriptedSource, count: int) -> AsyncIterator[list[Node]]:
+    async with AsyncExitStack() as stack:
+        hosts, table = await stack.enter_async_context(swarm(path, source, count))
+        made = []
+        for number, host in enumerate(hosts):
+            table.members[host.id] = host.member()
+            tasks = await stack.enter_async_context(open_task_store(path / f"t{number}", 64 * MIB))
+            node = Node(host, path / f"n{number}", tasks, FakeDistributor())
+            server = NodeServer(parts(host, tasks, node.distributor))
+            node.scope = await stack.enter_async_context(listening(node.path, server.handle))
+            made.append(node)
+        yield made
+
+
+class CountingStore:
+    """A store that counts what it is given; everything else is the real one's."""
+
+    def __init__(self, store: ChunkStore) -> None:
+        self._store = store
+        self.put_digests: list[bytes] = []
+        self.get = store.get
+        self.has = store.has
+        self.flush = store.flush
+
+    def put(self, chunks: list[Chunk]) -> None:
+        self.put_digests += [chunk.digest for chunk in chunks]
+        self._store.put(chunks)
+
+
+async def read_through(
+    layer: MemoryLayer, source: ScriptedSource, peer: LocalPeer | None, store: CountingStore | None = None
+) -> bytes:
+    async with ChunkService(store, LIMITS_OF_SERVICE, peer=peer) as service:
+        reader = service.add_layer(layer, [source], layer.diff_id)
+        return joined(await reader.read(0, layer.virtual_bytes))
+
+
+def from_registry(layer: MemoryLayer) -> ScriptedSource:
+    return ScriptedSource(layer.blob, name=REGISTRY)
+
+
+async def test_two_nodes_read_an_image_and_the_registry_sees_each_chunk_once(
+    short_tmp_path: Path, layer: MemoryLayer
+) -> None:
+    registry, straight = from_registry(layer), from_registry(layer)
+    async with nodes(short_tmp_path, registry, 2) as (first, second):
+        for node in (first, second):
+            store = CountingStore(node.host.store)
+            peer = LocalPeer(node.path, node.host.directory / "store")
+            assert await read_through(layer, straight, peer, store) == layer.image
+            assert store.put_digests == []  # the peer keeps them in the same store
+        assert straight.requests == []
+        assert sum(length for _, length in registry.requests) == len(layer.blob)
+
+
+async def test_chunks_are_stored_by_a_mount_with_another_store(
+    short_tmp_path: Path, layer: MemoryLayer
+) -> None:
+    registry = from_registry(layer)
+    async with nodes(short_tmp_path, registry, 1) as (node,):
+        with ChunkStore.open(short_tmp_path / "own", 64 * MIB) as own:
+            store = CountingStore(own)
+            peer = LocalPeer(node.path, short_tmp_path / "own")
+            assert await read_through(layer, from_registry(layer), peer, store) == layer.image
+            assert set(store.put_digests) == {ref.digest for ref in layer.table.refs}
+
+
+async def test_no_peer_is_no_loss(short_tmp_path: Path, layer: MemoryLayer) -> None:
+    straight = from_registry(layer)
+    assert await read_through(layer, straight, LocalPeer(short_tmp_path / "none", None)) == layer.image
+    assert sum(length for _, length in straight.requests) == len(layer.blob)
+
+
+async def dies(_request: Request, _reply: Reply) -> None:
+    raise trio.BrokenResourceError
+
+
+async def refuses(_request: Request, reply: Reply) -> None:
+    await reply.send(refusal(503, "not now", "overloaded"))
+
+
+async def hangs(_request: Request, _reply: Reply) -> None:
+    await trio.sleep_forever()
+
+
+async def dies_in_the_middle(request: Request, reply: Reply) -> None:
+    async with reply.stream(200, 1000) as send:
+        await send(b"x" * 500)
+        raise trio.BrokenResourceError
+
+
+async def babbles(_request: Request, reply: Reply) -> None:
+    async with reply.stream(200, None, headers=(("X-Cafs-Have", "////"),)) as send:
+        await send(b"nonsense")
+
+
+@pytest.mark.parametrize("handler", [dies, refuses, hangs, dies_in_the_middle, babbles])
+async def test_a_peer_that_fails_costs_a_reader_nothing_but_a_moment(
+    short_tmp_path: Path, layer: MemoryLayer, handler: Handler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_peer, "PATIENCE_S", (0.2,) * 4)
+    straight = from_registry(layer)
+    path = short_tmp_path / "n"
+    async with listening(path, handler):
+        assert await read_through(layer, straight, LocalPeer(path, None)) == layer.image
+    assert sum(length for _, length in straight.requests) == len(layer.blob)
+
+
+async def test_a_peer_killed_while_it_is_asked(short_tmp_path: Path, layer: MemoryLayer) -> None:
+    asked = trio.Event()
+
+    async def never(_number: int, _right: bytes) -> bytes:
+        asked.set()
+        await trio.sleep_forever()
+        raise AssertionError
+
+    straight = from_registry(layer)
+    async with nodes(short_tmp_path, ScriptedSource(layer.blob, never), 1) as (node,):
+        images: list[bytes] = []
+
+        async def read() -> None:
+            images.append(await read_through(layer, straight, LocalPeer(node.path, None)))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            await asked.wait()
+            node.scope.cancel()
+    assert images == [layer.image]
+
+
+async def test_a_peer_that_brings_part_is_completed_by_the_registry(
+    short_tmp_path: Path, layer: MemoryLayer
+) -> None:
+    async def only_the_first(number: int, right: bytes) -> bytes:
+        if number:
+            raise DeadlineError("away")
+        return right
+
+    straight = from_registry(layer)
+    async with nodes(short_tmp_path, ScriptedSource(layer.blob, only_the_first), 1) as (node,):
+        assert await read_through(layer, straight, LocalPeer(node.path, None)) == layer.image
+    assert 0 < sum(length for _, length in straight.requests) < len(layer.blob)
+
+
+async def test_a_download_streams_what_the_distributor_has(short_tmp_path: Path, layer: MemoryLayer) -> None:
+    async with nodes(short_tmp_path, from_registry(layer), 1) as (node,):
+        wish = {"url": "http://o.example/f", "headers": [["Authorization", "secret"]], "range": [2, 5]}
+        node.distributor.answer = lambda _: FakeContent(b"2345", 2, 10)
+        answer = await node.ask("POST", "/v1/download", wish)
+        assert (answer.status, answer.body) == (206, b"2345")
+        assert answer.headers["content-range"] == "bytes 2-5/10"
+        assert (answer.headers["etag"], answer.headers["content-type"]) == ('"1"', "text/plain")
+        assert node.distributor.wishes[0].headers == (("Authorization", "secret"),)
+        assert (node.distributor.wishes[0].first_byte, node.distributor.wishes[0].last_byte) == (2, 5)
+        node.distributor.answer = lambda _: FakeContent(b"unknown length", 0, None)
+        answer = await node.ask("POST", "/v1/download", {"url": "http://o.example/f"})
+        assert (answer.status, answer.body) == (200, b"unknown length")
+        assert answer.headers["transfer-encoding"] == "chunked"
+
+
+class OneByOne:
+    """A node socket that counts connections, and can close the last one."""
+
+    def __init__(self) -> None:
+        self.connections = 0
+        self._last = trio.CancelScope()
+        self._ended = trio.Event()
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        self.connections += 1
+        self._last, self._ended = trio.CancelScope(), trio.Event()
+        ended = self._ended
+        with self._last, suppress(PeerLeftError):
+            async with stream:
+                await Conversation(stream, stream.socket, "", self._answer, LIMITS).run()
+        ended.set()
+
+    async def close_last(self) -> None:
+        self._last.cancel()
+        await self._ended.wait()
+
+    async def _answer(self, request: Request, reply: Reply) -> None:
+        async with reply.stream(200, 1 << 30 if b"endless" in request.body else 3) as send:
+            await send(b"abc")
+            if b"endless" in request.body:
+                await trio.sleep_forever()
+
+
+async def read(node: NodeDistributor, wish: Wish) -> bytes:
+    async with await node.open(wish) as content:
+        return b"".join([piece async for piece in content])
+
+
+async def test_connections_to_a_peer_are_kept_while_their_answers_are_read_whole(
+    short_tmp_path: Path,
+) -> None:
+    path, small, peer = short_tmp_path / "n", Wish(url="http://o.example/small"), OneByOne()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        async with trio.open_nursery() as nursery:
+            listening = trio.SocketListener(trio.socket.from_stdlib_socket(listener.dup()))
+            await nursery.start(trio.serve_listeners, peer.serve, [listening])
+            node = NodeDistributor(path, most_kept=2)
+            assert [await read(node, small) for _ in range(3)] == [b"abc"] * 3
+            assert peer.connections == 1
+            async with await node.open(Wish(url="http://o.example/endless")) as content:
+                assert await anext(aiter(content)) == b"abc"
+            assert await read(node, small) == b"abc"
+            assert peer.connections == 2
+            await peer.close_last()
+            assert await read(node, small) == b"abc"
+            assert peer.connections == 3
+            node.close()
+            unkept = NodeDistributor(path)
+            assert [await read(unkept, small) for _ in range(2)] == [b"abc"] * 2
+            assert peer.connections == 5
+            nursery.cancel_scope.cancel()
+
+
+async def test_errors_before_the_first_byte_are_answers(short_tmp_path: Path, layer: MemoryLayer) -> None:
+    async with nodes(short_tmp_path, from_registry(layer), 1) as (node,):
+
+        def no(_wish: Wish) -> Content:
+            raise OriginError("gone", 410, (("x-why", "old"), ("content-type", "text/html")), b"<p>gone")
+
+        node.distributor.answer = no
+        answer = await node.ask("POST", "/v1/download", {"url": "http://o.example/f"})
+        assert (answer.status, answer.body) == (502, b"<p>gone")
+        assert (answer.headers["x-cafs-origin-status"], answer.headers["x-why"]) == ("410", "old")
+
+        def late(_wish: Wish) -> Content:
+            raise DeadlineError("too late")
+
+        node.distributor.answer = late
+        answer = await node.ask("POST", "/v1/download", {"url": "http://o.example/f"})
+        assert (answer.status, json.loads(answer.body)) == (
+            504,
+            {"error": "too late", "reason": "unreachable"},
+        )
+
+
+async def test_an_error_in_the_middle_breaks_the_answer_off(
+    short_tmp_path: Path, layer: MemoryLayer, expected_logs: Any
+) -> None:
+    expected_logs.expect("broken off")
+    content = FakeContent(b"01234", 0, 10, IntegrityError("wrong"))
+    content.last_byte = 9
+    async with nodes(short_tmp_path, from_registry(layer), 1) as (node,):
+        node.distributor.answer = lambda _: content
+        with pytest.raises(AssertionError, match="ended after 5 bytes"):
+            await node.ask("POST", "/v1/download", {"url": "http://o.example/f"})
+        assert content.closed
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "document", "status"),
+    [
+        ("POST", "/v1/download", {"url": ""}, 400),
+        ("POST", "/v1/download", {"url": "x", "more": 1}, 400),
+        ("POST", "/v1/download", {"url": "x", "digest": "md5:1"}, 400),
+        ("POST", "/v1/download", {"url": "x", "range": [1]}, 400),
+        ("POST", "/v1/download", {"url": "x", "range": [-1, 2]}, 400),
+        ("POST", "/v1/download", {"url": "x", "headers": [["a\r\nb", "c"]]}, 400),
+        ("POST", "/v1/download", {"url": "x", "priority": 7}, 400),
+        ("POST", "/v1/download", [], 400),
+        ("GET", "/v1/download", None, 400),
+        ("POST", "/v1/chunks", {}, 400),
+        ("GET", "/v1/tasks/zz", None, 400),
+        ("GET", f"/v1/tasks/{'0' * 64}", None, 404),
+        ("DELETE", f"/v1/tasks/{'0' * 64}", None, 404),
+        ("PATCH", "/v1/limits", {"nonsense": 1}, 400),
+        ("PATCH", "/v1/limits", [1], 400),
+        ("GET", "/nothing", None, 404),
+    ],
+)
+async def test_what_is_not_understood_is_refused(
+    short_tmp_path: Path, layer: MemoryLayer, method: str, path: str, document: Any, status: int
+) -> None:
+    async with nodes(short_tmp_path, from_registry(layer), 1) as (node,):
+        answer = await node.ask(method, path, document)
+        assert answer.status == status, answer
+        assert json.loads(answer.body)["reason"] in {"bad_request", "unknown"}
+
+
+async def test_tasks_limits_and_figures(short_tmp_path: Path, layer: MemoryLayer) -> None:
+    name = task_id("http://o.example/f")
+    async with nodes(short_tmp_path, from_registry(layer), 1) as (node,):
+        task = await node.tasks.take(TaskSpec(task_id=name, url="http://o.example/f"))
+        task.set_meta(TaskMeta(Layout(MIB + 1, MIB)))
+        await task.put_pieces([NewPiece(1, b"x")])
+        listed = json.loads((await node.ask("GET", "/v1/tasks")).body)["tasks"]
+        assert [(t["id"], t["pieces_here"], t["pieces"]) for t in listed] == [(name, 1, 2)]
+        shown = json.loads((await node.ask("GET", f"/v1/tasks/{name}")).body)
+        assert (shown["content_bytes"], shown["complete"]) == (MIB + 1, False)
+        assert (await node.ask("DELETE", f"/v1/tasks/{name}")).status == 204
+        assert node.tasks.tasks() == []
+        changed = await node.ask("PATCH", "/v1/limits", {"upload_bytes_per_s": 5000})
+        assert json.loads(changed.body)["upload_bytes_per_s"] == 5000
+        assert not node.host.limits.upload.unlimited
+        assert (await node.ask("GET", "/metrics")).body == b"x 1\n"
+        assert json.loads((await node.ask("GET", "/v1/status")).body) == {"version": "x"}
+
+
+INDEX = b"a layer index, packed"
+INDEX_BLOB = BlobRef(sha256_digest(INDEX), len(INDEX))
+
+
+def repository_in(folder: Path) -> RegistryRepository:
+    """It is only asked for addresses and credentials."""
+    settings = Settings(cache_dir=folder, run_dir=folder, insecure_registries=("registry.example",))
+    return RegistryRepository("registry.example", "app", settings)
+
+
+async def test_a_small_blob_comes_through_the_peer(short_tmp_path: Path, layer: MemoryLayer) -> None:
+    async with nodes(short_tmp_path, from_registry(layer), 1) as (node,):
+        node.distributor.answer = lambda _: FakeContent(INDEX, 0, len(INDEX))
+        peer = LocalPeer(node.path, None)
+        assert await peer.blob(repository_in(short_tmp_path), INDEX_BLOB) == INDEX
+        url = f"http://registry.example/v2/app/blobs/{INDEX_BLOB.digest}"
+        assert node.distributor.wishes == [Wish(url=url, digest=INDEX_BLOB.digest)]
+        peer.close()
+
+
+def refused(_: Wish) -> Content:
+    raise OriginError("who are you?", 401, (), b"")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        refused,
+        lambda _: FakeContent(INDEX[::-1], 0, len(INDEX)),
+        lambda _: FakeContent(INDEX + b"!", 0, len(INDEX) + 1),
+        lambda _: FakeContent(INDEX[:5], 0, 5),
+        lambda _: FakeContent(INDEX[:5], 0, len(INDEX), IntegrityError("it is not what it should be")),
+    ],
+)
+async def test_a_small_blob_that_the_peer_cannot_bring_is_the_registrys(
+    short_tmp_path: Path, layer: MemoryLayer, expected_logs: ExpectedLogs, answer: Callable[[Wish], Content]
+) -> None:
+    expected_logs.allow("broken off")
+    async with nodes(short_tmp_path, from_registry(layer), 1) as (node,):
+        node.distributor.answer = answer
+        peer = LocalPeer(node.path, None)
+        assert await peer.blob(repository_in(short_tmp_path), INDEX_BLOB) is None
+        peer.close()
+
+
+async def test_what_is_behind_a_proxy_is_not_asked_of_the_peer(
+    short_tmp_path: Path, layer: MemoryLayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    async with nodes(short_tmp_path, from_registry(layer), 1) as (node,):
+        peer = LocalPeer(node.path, None)
+        assert await peer.blob(repository_in(short_tmp_path), INDEX_BLOB) is None
+        assert node.distributor.wishes == []
+
+
+async def test_nobody_waits_long_for_a_small_blob(
+    short_tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_peer, "BLOB_PATIENCE_S", 0.1)
+
+    async def silent(_request: Request, _reply: Reply) -> None:
+        await trio.sleep_forever()
+
+    async with listening(short_tmp_path / "n", silent):
+        assert (
+            await LocalPeer(short_tmp_path / "n", None).blob(repository_in(short_tmp_path), INDEX_BLOB)
+            is None
+        )
+    assert (
+        await LocalPeer(short_tmp_path / "none", None).blob(repository_in(short_tmp_path), INDEX_BLOB) is None
+    )

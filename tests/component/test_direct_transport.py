@@ -1,0 +1,261 @@
+"""The lean HTTP client against a server that misbehaves to the byte."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+import trio
+
+from cafs.errors import CafsError, DeadlineError, ProtocolError, RemoteError
+from cafs.oci.registry.direct import DirectTransport
+from cafs.oci.registry.exchange import Exchange, Patience
+from cafs.oci.registry.library import needs_proxy
+from tests.support.scripted_server import ScriptedServer, serve_script
+
+PATIENCE = Patience(connect_s=2.0, stall_s=0.3, room_s=0.3)
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+
+
+@pytest.fixture
+async def transport() -> AsyncIterator[DirectTransport]:
+    made = DirectTransport(PATIENCE, 2, {"User-Agent": "test"})
+    yield made
+    await made.aclose()
+
+
+async def body_of(exchange: Exchange) -> bytes:
+    pieces = []
+    while piece := await exchange.receive():
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+async def get(transport: DirectTransport, server: ScriptedServer, path: str = "/x") -> bytes:
+    exchange = await transport.send("GET", f"http://{server.host}{path}", {}, "test")
+    try:
+        return await body_of(exchange)
+    finally:
+        await exchange.aclose()
+
+
+async def answer_all(server: ScriptedServer, stream: trio.SocketStream) -> None:
+    while await server.read_request(stream):
+        await stream.send_all(OK)
+
+
+async def test_one_connection_serves_one_request_after_the_other(transport: DirectTransport) -> None:
+    async with serve_script(answer_all) as server:
+        for _ in range(5):
+            assert await get(transport, server) == b"hello"
+        assert server.connections == 1
+
+
+async def test_what_is_sent(transport: DirectTransport) -> None:
+    async with serve_script(answer_all) as server:
+        await get(transport, server, "/a%20b/ü?q=1&r=x y#part")
+    lines = server.heads[0].decode("ascii").split("\r\n")
+    assert lines[0] == "GET /a%20b/%C3%BC?q=1&r=x%20y HTTP/1.1"
+    assert f"Host: {server.host}" in lines
+    assert "User-Agent: test" in lines
+
+
+async def test_a_head_leaves_its_connection_usable(transport: DirectTransport) -> None:
+    async def script(server: ScriptedServer, stream: trio.SocketStream) -> None:
+        while head := await server.read_request(stream):
+            await stream.send_all(OK[:-5] if head.startswith(b"HEAD") else OK)
+
+    async with serve_script(script) as server:
+        for method, body in (("HEAD", b""), ("GET", b"hello"), ("HEAD", b"")):
+            exchange = await transport.send(method, f"http://{server.host}/", {}, "test")
+            assert await body_of(exchange) == body
+            await exchange.aclose()
+        assert server.connections == 1
+
+
+async def test_a_body_that_is_not_read_costs_its_connection(transport: DirectTransport) -> None:
+    async def script(server: ScriptedServer, stream: trio.SocketStream) -> None:
+        while await server.read_request(stream):
+            await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc")
+            await stream.send_all(b"defghi")
+
+    async with serve_script(script) as server:
+        exchange = await transport.send("GET", f"http://{server.host}/", {}, "test")
+        await exchange.aclose()
+        await exchange.aclose()
+        assert await get(transport, server) == b"abcdefghi"
+        assert server.connections == 2
+
+
+async def test_a_connection_that_the_server_closed_while_idle(transport: DirectTransport) -> None:
+    closed = trio.Event()
+
+    async def script(server: ScriptedServer, stream: trio.SocketStream) -> None:
+        await server.read_request(stream)
+        await stream.send_all(OK)
+        await stream.aclose()
+        closed.set()
+
+    async with serve_script(script) as server:
+        for _ in range(3):
+            assert await get(transport, server) == b"hello"
+            await closed.wait()
+            closed = trio.Event()
+        assert server.connections == 3
+
+
+async def test_a_connection_that_is_closed_just_when_asked(transport: DirectTransport) -> None:
+    """No request fails because of a server that tidies up; the answer's first byte ends that grace."""
+
+    async def script(server: ScriptedServer, stream: trio.SocketStream) -> None:
+        await server.read_request(stream)
+        await stream.send_all(OK)
+        await server.read_request(stream)
+        if server.connections == 2:
+            await stream.send_all(b"HTTP/1.1 2")
+
+    async with serve_script(script) as server:
+        assert await get(transport, server) == b"hello"
+        assert await get(transport, server) == b"hello"
+        assert server.connections == 2
+        with pytest.raises(ProtocolError):
+            await get(transport, server)
+
+
+async def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next(transport: DirectTransport) -> None:
+    said = trio.Event()
+
+    async def script(server: ScriptedServer, stream: trio.SocketStream) -> None:
+        await server.read_request(stream)
+        await stream.send_all(OK)
+        if server.connections == 1:
+            await stream.send_all(OK.replace(b"hello", b"wrong"))
+        said.set()
+        await server.read_request(stream)
+
+    async with serve_script(script) as server:
+        assert await get(transport, server) == b"hello"
+        await said.wait()
+        assert await get(transport, server) == b"hello"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello",
+        b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + OK,
+    ],
+)
+async def test_bodies_framed_in_every_way(transport: DirectTransport, answer: bytes) -> None:
+    async def script(server: ScriptedServer, stream: trio.SocketStream) -> None:
+        await server.read_request(stream)
+        for place in range(0, len(answer), 7):
+            await stream.send_all(answer[place : place + 7])
+
+    async with serve_script(script) as server:
+        assert await get(transport, server) == b"hello"
+        assert await get(transport, server) == b"hello"
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", ProtocolError),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", ProtocolError),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello", ProtocolError),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhello", ProtocolError),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel", ProtocolError),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nhel", ProtocolError),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * (1 << 20), ProtocolError),
+        (b"", RemoteError),
+    ],
+)
+async def test_answers_that_are_none(
+    transport: DirectTransport, answer: bytes, kind: type[CafsError]
+) -> None:
+    async def script(server: ScriptedServer, stream: trio.SocketStream) -> None:
+        await server.read_request(stream)
+        await stream.send_all(answer)
+        await stream.send_eof()
+        await trio.sleep_forever()
+
+    async with serve_script(script) as server:
+        for _ in range(3):  # nothing is left behind that would use the room up
+            with pytest.raises(kind) as error:
+                await get(transport, server)
+            assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200", OK[:-1]])
+async def test_silence(transport: DirectTransport, said: bytes) -> None:
+    async def script(server: ScriptedServer, stream: trio.SocketStream) -> None:
+        await server.read_request(stream)
+        await stream.send_all(said)
+        await trio.sleep_forever()
+
+    async with serve_script(script) as server:
+        with pytest.raises(DeadlineError, match=r"silent for 0\.3 s"):
+            await get(transport, server)
+
+
+async def test_a_slow_body_is_no_silence(transport: DirectTransport) -> None:
+    """The client sleeps until much has come; that must not make a slow server a silent one."""
+
+    async def script(server: ScriptedServer, stream: trio.SocketStream) -> None:
+        await server.read_request(stream)
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 40000\r\n\r\n")
+        for _ in range(8):
+            await stream.send_all(b"x" * 1000)
+            await trio.sleep(0.1)  # the server's pace, not a synchronisation
+        await stream.send_all(b"x" * 32000)
+
+    async with serve_script(script) as server:
+        assert len(await get(transport, server)) == 40000
+
+
+async def test_a_cancelled_request_harms_no_other(transport: DirectTransport) -> None:
+    asked = trio.Event()
+
+    async def script(server: ScriptedServer, stream: trio.SocketStream) -> None:
+        while head := await server.read_request(stream):
+            if b"/slow" in head:
+                await stream.send_all(OK[:-2])
+                asked.set()
+                await trio.sleep_forever()
+            await stream.send_all(OK)
+
+    async with serve_script(script) as server:
+        for _ in range(3):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(get, transport, server, "/slow")
+                await asked.wait()
+                nursery.cancel_scope.cancel()
+            assert await get(transport, server) == b"hello"
+
+
+async def test_only_so_many_at_once(transport: DirectTransport) -> None:
+    async with serve_script(answer_all) as server:
+        url = f"http://{server.host}/"
+        open_ones = [await transport.send("GET", url, {}, "test") for _ in range(2)]
+        with pytest.raises(DeadlineError, match="no free connection"):
+            await transport.send("GET", url, {}, "test")
+        await open_ones[0].aclose()
+        assert await get(transport, server) == b"hello"
+        await open_ones[1].aclose()
+
+
+def test_proxies_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    assert not needs_proxy("http://registry.example/v2/")
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:3128")
+    assert needs_proxy("https://registry.example:5000/v2/")
+    assert not needs_proxy("http://registry.example/v2/")
+    monkeypatch.setenv("no_proxy", "registry.example")
+    assert not needs_proxy("https://registry.example:5000/v2/")
+    assert needs_proxy("https://other.example/v2/")
+    monkeypatch.setenv("ALL_PROXY", "http://proxy.example:3128")
+    assert needs_proxy("http://other.example/v2/")

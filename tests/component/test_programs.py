@@ -1,0 +1,156 @@
+"""Programs are fetched whole once they are begun, and what they need with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from cafs.core.elf import HEAD_BYTES, parse_dynamic, parse_elf, parse_name
+from cafs.fetch.image_files import ImageFiles
+from cafs.fetch.limits import FetchLimits
+from cafs.fetch.programs import WHOLE_BYTES, Place, plan_rows
+from cafs.fetch.reader import LayerReader
+from cafs.fetch.service import ChunkService
+from cafs.oci.image import Entry, parse_config
+from tests.support.fetching import ScriptedSource, joined
+from tests.support.raw_layer import CHUNK, open_layer
+
+LS = Path("/bin/ls").resolve().read_bytes()
+BLOCK = 4096
+
+
+def needed(content: bytes) -> list[bytes]:
+    elf = parse_elf(content[:HEAD_BYTES])
+    assert elf is not None
+    assert elf.dynamic is not None
+    dynamic = parse_dynamic(content[elf.dynamic[0] :][: elf.dynamic[1]])
+    assert dynamic is not None
+    strings = elf.offset_of(dynamic[0]) or 0
+    return [parse_name(content[strings + n :][:256]) or b"" for n in dynamic[1]]
+
+
+LIBRARY = Path("/lib/x86_64-linux-gnu/libc.so.6").resolve().read_bytes()
+NAMES = needed(LS)
+FILES = {
+    b"usr/bin/ls": LS,
+    b"usr/bin/script": b"#!/usr/bin/ls -l\n",
+    b"usr/lib/x86_64-linux-gnu/real-" + NAMES[0]: LIBRARY,
+    b"usr/share/doc": bytes(200_000),
+}
+LINKS = {
+    b"bin": b"usr/bin",
+    b"lib": b"usr/lib",
+    b"usr/lib/x86_64-linux-gnu/" + NAMES[0]: b"/lib/x86_64-linux-gnu/real-" + NAMES[0],
+    b"etc/loop": b"loop",
+}
+
+
+class Opened:
+    """A layer in a service."""
+
+    def __init__(self, service: ChunkService, folder: Path, *, big: bytes = b"") -> None:
+        files = {**FILES, b"usr/bin/big": big} if big else FILES
+        self.index, blob = open_layer(folder, files, LINKS)
+        self.source = ScriptedSource(blob)
+        self.reader: LayerReader = service.add_layer(self.index, [self.source], "sha256:" + "0" * 64)
+        self.files = ImageFiles([(self.index, self.reader)])
+
+    def place(self, path: bytes) -> int:
+        found = self.files.file(path)
+        assert found is not None
+        assert found[0] is self.reader
+        return found[1]
+
+    def rows(self, path: bytes, content: bytes) -> range:
+        begin = self.place(path)
+        return self.reader.rows_between(begin, begin + len(content))
+
+    async def fetched(self, service: ChunkService, rows: range) -> None:
+        with trio.fail_after(10):
+            while True:
+                if all(service.cached(self.reader.ref(row).digest) is not None for row in rows):
+                    return
+                await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize("path", [b"/usr/bin/ls", b"/bin/script"])
+async def test_a_program_and_its_libraries(tmp_path: Path, path: bytes) -> None:
+    async with ChunkService(None, FetchLimits()) as service:
+        layer = Opened(service, tmp_path)
+        service.programs.follow([layer.reader], layer.files)
+        assert joined(await layer.reader.read(layer.place(path), 15))[:2] in {b"\x7fE", b"#!"}
+        if path == b"/bin/script":
+            service.programs.note_begun(layer.reader, layer.place(path))  # as an entry point
+        await layer.fetched(service, layer.rows(b"/usr/bin/ls", LS))
+        await layer.fetched(service, layer.rows(b"/lib/x86_64-linux-gnu/" + NAMES[0], LIBRARY))
+        last = layer.rows(b"/usr/share/doc", FILES[b"usr/share/doc"])[-1]
+        assert service.cached(layer.reader.ref(last).digest) is None
+        assert service.stats().touched_frame_bytes <= CHUNK, "nobody has read the rest"
+
+
+async def test_layers_that_are_not_followed(tmp_path: Path) -> None:
+    async with ChunkService(None, FetchLimits()) as service:
+        layer = Opened(service, tmp_path)
+        service.programs.follow([layer.reader], None)
+        service.programs.forget(layer.reader)
+        await layer.reader.read(layer.place(b"/bin/ls"), BLOCK)
+        await trio.testing.wait_all_tasks_blocked()
+        last = layer.rows(b"/bin/ls", LS)[-1]
+        assert service.cached(layer.reader.ref(last).digest) is None
+
+
+async def test_a_large_program_without_its_code(tmp_path: Path) -> None:
+    """Code is known by its segment: what is appended here belongs to none, and makes the file a large one."""
+    elf = parse_elf(LS[:HEAD_BYTES])
+    assert elf is not None
+    async with ChunkService(None, FetchLimits()) as service:
+        layer = Opened(service, tmp_path, big=LS + bytes(WHOLE_BYTES))
+        begin = layer.place(b"/bin/big")
+        assert plan_rows(layer.reader, begin, elf) == list(layer.rows(b"/bin/big", LS))
+        longer = type(elf)(len(LS) + WHOLE_BYTES, elf.segments)
+        rows = plan_rows(layer.reader, begin, longer)
+        code = next(segment for segment in elf.segments if segment.is_code)
+        middle = layer.reader.rows_between(
+            begin + code.offset + code.size // 2, begin + code.offset + code.size // 2 + 1
+        )
+        assert middle[0] not in rows
+        for data_begin, data_end in elf.data_ranges():
+            assert set(layer.reader.rows_between(begin + data_begin, begin + data_end)) <= set(rows)
+
+
+async def test_what_is_found_in_the_tree(tmp_path: Path) -> None:
+    async with ChunkService(None, FetchLimits()) as service:
+        layer = Opened(service, tmp_path)
+        program = (layer.reader, layer.place(b"/usr/bin/ls"))
+        script = (layer.reader, layer.place(b"/usr/bin/script"))
+
+        def entry(words: Entry) -> list[Place]:
+            found = layer.files.entry(words)
+            assert all(layer.files.file(path) == place for path, place in found)
+            return [place for _, place in found]
+
+        assert entry(Entry(("ls", "-l", "script", "/bin/script"), "/nowhere:/bin", "/")) == [
+            program,
+            script,
+            script,
+        ]
+        assert entry(Entry(("ls",), "", "/")) == [program]
+        assert entry(Entry(("../usr/bin/ls",), "", "/etc")) == [program]
+        assert entry(Entry(("nothing", "/etc/loop", "/bin"), "", "/")) == []
+        assert layer.files.library(NAMES[0]) == layer.files.file(b"lib/x86_64-linux-gnu/" + NAMES[0])
+        assert layer.files.library(b"libnone.so") is None
+        assert layer.files.library(b"/usr/bin/ls") == program
+
+
+def test_the_entry_of_an_image() -> None:
+    config = (
+        b'{"rootfs": {"diff_ids": []}, "config": {"Entrypoint": ["python3"], "Cmd": ["/app/x.py"],'
+        b' "Env": ["A=b", "PATH=/opt/bin:/bin"], "WorkingDir": "/app"}}'
+    )
+    assert parse_config(config, "c").entry == Entry(("python3", "/app/x.py"), "/opt/bin:/bin", "/app")
+    for spoilt in (b'{"Entrypoint": 5}', b"[]", b'{"Env": [5]}', b"null"):
+        content = b'{"rootfs": {"diff_ids": []}, "config": ' + spoilt + b"}"
+        assert parse_config(content, "c").entry == Entry((), "", "/")

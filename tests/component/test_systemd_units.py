@@ -1,0 +1,84 @@
+"""The units in deploy/systemd, as systemd itself reads them."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.snapshotter import RunningSnapshotter
+
+ROOT = Path(__file__).resolve().parents[2]
+MOUNTING = ("cafs-mountd.service", "cafs-snapshotter.service")
+UNITS = (*MOUNTING, "cafs-peer.service")
+PRIVATE = ("PrivateTmp", "ProtectSystem", "ProtectHome", "ReadOnlyPaths", "TemporaryFileSystem", "BindPaths")
+"""Each gives a unit mounts of its own, which no container would see."""
+
+
+def install(target: Path, program: str = "/bin/true") -> None:
+    subprocess.run(
+        [ROOT / "deploy/install-systemd.sh", program],
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "SYSTEMD_UNITS": str(target)},
+        check=True,
+        capture_output=True,
+    )
+
+
+def test_systemd_finds_nothing_wrong(tmp_path: Path) -> None:
+    install(tmp_path)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", *(str(tmp_path / unit) for unit in UNITS)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    complaints = [line for line in done.stderr.splitlines() if "cafs" in line]
+    assert (done.returncode, complaints) == (0, [])
+
+
+def test_the_snapshotter_feeds_the_watchdog_of_its_unit(short_tmp_path: Path) -> None:
+    running = RunningSnapshotter(short_tmp_path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.bind(f"{short_tmp_path}/n")
+        notify.settimeout(30)
+        process = subprocess.Popen(
+            running.command(), cwd=ROOT, env={**os.environ, "NOTIFY_SOCKET": f"{short_tmp_path}/n"}
+        )
+        try:
+            assert notify.recv(4096) == b"FDSTORE=1\nFDNAME=cafs-containerd"
+            assert notify.recv(4096) == b"READY=1"
+            assert notify.recv(4096) == b"WATCHDOG=1"
+            process.terminate()
+            assert notify.recv(4096) == b"STOPPING=1"
+        finally:
+            process.terminate()
+            assert process.wait(20) == 0
+
+
+def test_a_second_run_replaces_the_program(tmp_path: Path) -> None:
+    install(tmp_path, "/bin/true")
+    install(tmp_path, "/bin/false")
+    assert "ExecStart=/bin/false mountd" in (tmp_path / UNITS[0]).read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(UNITS)
+
+
+def test_a_program_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(subprocess.CalledProcessError):
+        install(tmp_path, "/nowhere/cafs")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("unit", MOUNTING)
+def test_mounts_are_the_hosts(unit: str) -> None:
+    parser = configparser.RawConfigParser(strict=False)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]  # names as they are written
+    parser.read_string((ROOT / "deploy/systemd" / unit).read_text())
+    service = parser["Service"]
+    assert not set(PRIVATE) & set(service)
+    assert (service["Type"], service["Restart"]) == ("notify", "always")
+    assert service["OOMPolicy"] == "continue"

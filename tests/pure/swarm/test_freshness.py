@@ -1,0 +1,51 @@
+"""For how long an origin's word is good."""
+
+import pytest
+
+from cafs.core.swarm.freshness import MOST_GUESSED_S, is_fresh
+from cafs.core.swarm.layout import Layout
+from cafs.core.swarm.task import TaskMeta
+
+DATE = "Sun, 29 Nov 2026 12:00:00 GMT"
+AT = 1_795_953_600.0
+"""The same moment."""
+HOUR_AGO = "Sun, 29 Nov 2026 11:00:00 GMT"
+
+
+def fresh_for(**headers: str) -> float:
+    """Seconds after ``AT`` for which it is believed: by halving."""
+    named = tuple((name.replace("_", "-"), value) for name, value in headers.items())
+    meta = TaskMeta(Layout(1, 1 << 20), (("date", DATE), *named))
+    low, high = 0, 1 << 24
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if is_fresh(meta, AT + middle - 0.5) else (low, middle)
+    return low
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"cache_control": "public, max-age=60"}, 60),
+        ({"cache_control": "max-age=60, s-maxage=90"}, 90),
+        ({"cache_control": "max-age=60, no-cache"}, 0),
+        ({"cache_control": "no-store", "last_modified": HOUR_AGO}, 0),
+        ({"cache_control": "max-age=x", "expires": "Sun, 29 Nov 2026 12:05:00 GMT"}, 300),
+        ({"expires": "0"}, 0),
+        ({"expires": HOUR_AGO}, 0),
+        ({"last_modified": HOUR_AGO}, 360),
+        ({"last_modified": "Sun, 29 Nov 1970 11:00:00 GMT"}, MOST_GUESSED_S),
+        ({"last_modified": "yesterday"}, 0),
+        ({}, 0),
+    ],
+)
+def test_as_a_shared_cache_decides(headers: dict[str, str], seconds: float) -> None:
+    assert fresh_for(**headers) == seconds
+
+
+def test_it_counts_from_when_the_origin_was_asked() -> None:
+    meta = TaskMeta(Layout(1, 1 << 20), (("date", DATE), ("cache-control", "max-age=60")), AT + 100)
+    assert is_fresh(meta, AT + 159)
+    assert not is_fresh(meta, AT + 99)  # said in the future: a clock went back
+    assert not is_fresh(meta, AT + 161)
+    assert not is_fresh(TaskMeta(Layout(1, 1 << 20), (("cache-control", "max-age=60"),)), AT)

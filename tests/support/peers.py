@@ -1,0 +1,167 @@
+"""A swarm of real processes: ``cafs scheduler``, ``cafs peer``s, and what they say of themselves."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from cafs.fetch.local_peer import peer_socket
+from tests.support.http import ask
+from tests.support.notify import started
+from tests.support.program import ROOT, cafs_command
+
+_START_S = 30
+
+
+@dataclass
+class Process:
+    """One of them."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def kill(self) -> None:
+        """As a crash ends it."""
+        self.process.kill()
+        self.process.wait()
+
+    def end(self) -> None:
+        """In order."""
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(30)
+
+
+@dataclass
+class Peer(Process):
+    """``cafs peer``, and the directories of its node."""
+
+    flags: list[str]
+    run_dir: Path
+
+    @property
+    def socket(self) -> Path:
+        """Of the node."""
+        return peer_socket(self.run_dir)
+
+    def status(self) -> Any:
+        """What it says of itself."""
+        return json.loads(trio.run(ask, self.socket, "GET", "/v1/status").body)
+
+    def tasks(self) -> Any:
+        """What it holds."""
+        return json.loads(trio.run(ask, self.socket, "GET", "/v1/tasks").body)["tasks"]
+
+    def getting(self, url: str, target: Path, *more: str) -> subprocess.Popen[bytes]:
+        """``cafs get`` on this node, begun."""
+        command = [*cafs_command("get", url, "-o", target, "--quiet", *more), *self.flags]
+        return subprocess.Popen(command, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+@dataclass
+class Proxy(Process):
+    """``cafs proxy`` of a peer's node."""
+
+    url: str
+
+    def curl(self, url: str, *more: str) -> subprocess.CompletedProcess[bytes]:
+        """Through it."""
+        command = ["curl", "-sS", "--max-time", "60", "--noproxy", "", "-x", self.url, *more, url]
+        return subprocess.run(command, capture_output=True, check=False)
+
+
+@dataclass
+class Swarm:
+    """Processes that end with the test."""
+
+    folder: Path
+    processes: ExitStack = field(default_factory=ExitStack)
+    schedulers: list[str] = field(default_factory=list)
+    count: int = 0
+
+    def scheduler(
+        self, port: int = 0, *more: str, prefix: Sequence[str] = (), host: str = "127.0.0.1"
+    ) -> Process:
+        """One more; peers that are started later use it, too."""
+        self.count += 1
+        log = self.folder / f"scheduler{self.count}.log"
+        command = [*prefix, *cafs_command("scheduler", f"--listen={host}:{port}", *more)]
+        process = started(command, log, self.folder / f"n{self.count}")
+        self.processes.callback(_end, process)
+        found = wait_for(lambda: re.search(r"scheduling on \S+:(\d+)", log.read_text()), "a port")
+        chosen = f"{host}:{port or found[1]}"
+        if chosen not in self.schedulers:
+            self.schedulers.append(chosen)
+        return Process(process, log)
+
+    def peer(
+        self,
+        name: str,
+        *more: str,
+        seed: bool = False,
+        prefix: Sequence[str] = (),
+        listen: str = "127.0.0.1:0",
+    ) -> Peer:
+        """One more."""
+        folder = self.folder / name
+        flags = [
+            f"--set=cache_dir={folder}/c",
+            f"--set=run_dir={folder}/r",
+            f"--set=schedulers={','.join(self.schedulers)}",
+            *more,
+        ]
+        folder.mkdir(exist_ok=True)
+        command = [
+            *prefix,
+            *cafs_command("peer", f"--listen={listen}", *(["--seed"] if seed else [])),
+            *flags,
+        ]
+        process = started(command, folder / "log", folder / "n")
+        self.processes.callback(_end, process)
+        return Peer(process, folder / "log", flags, folder / "r")
+
+    def proxy(self, peer: Peer, *more: str) -> Proxy:
+        """One on the same node."""
+        log = peer.run_dir.parent / "proxy.log"
+        command = [*cafs_command("proxy", "--listen=127.0.0.1:0"), *peer.flags, *more]
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+        self.processes.callback(_end, process)
+        found = wait_for(lambda: re.search(r"serving on (http://\S+)", log.read_text()), "a proxy")
+        return Proxy(process, log, found[1])
+
+
+@contextmanager
+def swarm(folder: Path) -> Iterator[Swarm]:
+    """None yet."""
+    made = Swarm(folder)
+    with made.processes:
+        yield made
+
+
+def wait_for(found: Callable[[], Any], what: str, within_s: float = _START_S) -> Any:
+    """The first true answer."""
+    give_up = time.monotonic() + within_s
+    while time.monotonic() < give_up:
+        if answer := found():
+            return answer
+        time.sleep(0.02)  # other processes cannot be waited for
+    raise AssertionError(f"{what}: not within {within_s} s")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.kill()
+        process.wait()
