@@ -21,7 +21,7 @@ from rich.table import Table
 from bench.cases import CASES
 from bench.machine import machine_line
 from bench.place import Place
-from bench.report import Result, write_json, write_page
+from bench.report import PAGE_ROUNDS, Result, may_write_page, write_json, write_page
 from demo.image import cache_directory
 from demo.mount_namespace import enter_own_namespace
 from demo.process import DemoError
@@ -35,7 +35,12 @@ def main() -> int:
         "bench", epilog=f"cases:\n{listing}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="cases to run; all when none is named")
-    parser.add_argument("--rounds", type=int, default=5, help="samples of each contender (default 5)")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=PAGE_ROUNDS,
+        help=f"samples of each contender (default {PAGE_ROUNDS}; with fewer the page is left as it is)",
+    )
     parser.add_argument("--no-write", action="store_true", help="leave docs/benchmarks.md as it is")
     arguments = parser.parse_args()
     unknown = [name for name in arguments.names if name not in CASES]
@@ -47,7 +52,8 @@ def main() -> int:
     except DemoError as e:
         print(f"bench: {e}", file=sys.stderr)
         return 1
-    return _run(arguments.names or list(CASES), arguments.rounds, write=not arguments.no_write)
+    write = may_write_page(arguments.rounds) and not arguments.no_write
+    return _run(arguments.names or list(CASES), arguments.rounds, write=write)
 
 
 def _run(names: list[str], rounds: int, *, write: bool) -> int:
@@ -66,6 +72,8 @@ def _run(names: list[str], rounds: int, *, write: bool) -> int:
         write_json(cache_directory() / "bench" / "results.json", [result], machine)
         if write:
             write_page(PAGE, [result], machine)
+    if not write:
+        console.print(f"{PAGE.name} is as it was", highlight=False)
     return 1 if failed else 0
 
 

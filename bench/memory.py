@@ -64,7 +64,8 @@ def _family(pid: int) -> list[int]:
 
 
 def resident_bytes(pid: int, kind: str = "VmRSS") -> int:
-    """Resident memory of one process, all of it or of one kind (``RssAnon``: its own); 0 when it is gone."""
+    """Resident memory of one process, all of it or of one kind (``RssAnon``: its own; ``VmHWM``: the most
+    that it ever had); 0 when it is gone."""
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith(f"{kind}:"):

@@ -16,6 +16,9 @@ from pathlib import Path
 
 from bench.measure import Samples, median, spread
 
+PAGE_ROUNDS = 5
+"""Medians of fewer are for trying something out."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -91,6 +94,11 @@ def replace_region(page: str, name: str, content: str) -> str:
     if pattern.search(page):
         return pattern.sub(lambda _: region, page, count=1)
     return page.rstrip("\n") + f"\n\n{region}\n"
+
+
+def may_write_page(rounds: int) -> bool:
+    """Whether so many rounds are enough to take the place of what the page says."""
+    return rounds >= PAGE_ROUNDS
 
 
 def write_page(page: Path, results: list[Result], machine: str) -> None:

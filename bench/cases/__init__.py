@@ -13,5 +13,17 @@ CASES = {
     "fuse_driver": "driver fuse against squashfuse and squashfuse_ll",
     "chunk_store": "the chunk store: put, get warm and cold, against decoding alone and plain files",
     "lazy_start": "start of a Python program over 200 Mbit/s, against pull, unpack, run",
+    "container_snapshots": "ordinary snapshots through a socket, against containerd's own overlayfs",
+    "container_many": "fifty containers at once, against overlayfs; memory of the snapshotter",
+    "container_shared": "ten images on one base: what is mounted, what memory they take",
+    "container_start": "seven images under containerd over 200 Mbit/s, against overlayfs and their limit",
+    "scheduler_core": "events a second and p99 of the scheduler's core, 10,000 hosts, 1,000 tasks",
+    "p2p_pair": "one peer to one child over loopback, against nginx and curl",
+    "p2p_swarm": "eight hosts at 200 Mbit/s fetch 500 MB at once; copies that leave the origin",
+    "p2p_lazy_start": "eight hosts start one image at once over 200 Mbit/s, against one host alone",
+    "p2p_on_demand": "a chunk that a reader waits for, from another host, while a fill takes the link",
+    "p2p_peer_memory": "what a peer holds in memory, idle and under full load",
+    "proxy_latency": "one byte through the proxy, warm and for the first time",
+    "swarm_simulation": "100 to 100,000 simulated hosts under the scheduler's core; churn, slow hosts, liars",
 }
 """Name of the module -> one line for ``--help``."""

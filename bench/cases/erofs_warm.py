@@ -32,27 +32,36 @@ def run_case(place: Place) -> Result:
     rows: list[Row] = []
     samples: Samples = {}
     jobs: dict[str, Job] = {"find -ls, 100,000 files": walk, "tar c, 100,000 files": read_everything}
-    _compare(place, small, small_tree(), jobs, rows, samples)
+    _compare(place, small, small_tree(), jobs, rows, samples, judged_by=RIVAL)
     jobs = {
         "find -ls, Debian, 10 times": partial(_repeat, 10, walk),
         "tar c, Debian": read_everything,
         "python3 -c 'import numpy', 5 times": partial(_repeat, 5, _import_numpy),
     }
-    _compare(place, debian, debian_tree(), jobs, rows, samples)
+    _compare(place, debian, debian_tree(), jobs, rows, samples, judged_by=OVERLAID)
     return Result(
         "erofs_warm",
         "Driver `erofs`, page cache warm",
         "The mounted root as a user gets it beside the kernel's EROFS on a loop device, with an"
         " uncompressed image of the same tree; everything was read once before. 100,000 files are an"
         f" image of one layer, Debian is one of three. *{OVERLAID}* is the same loop mount under"
-        " overlayfs, which several layers need: what it costs by itself.",
+        " overlayfs, which several layers need whoever serves them: what that costs by itself is seen in the"
+        " rows of the 100,000 files. Each image is held to the bound against the rival that is stacked as it"
+        " is itself.",
         tuple(rows),
         samples,
     )
 
 
 def _compare(
-    place: Place, source: str, tree: Path, jobs: dict[str, Job], rows: list[Row], samples: Samples
+    place: Place,
+    source: str,
+    tree: Path,
+    jobs: dict[str, Job],
+    rows: list[Row],
+    samples: Samples,
+    *,
+    judged_by: str,
 ) -> None:
     """Run every job on ours, on the rival and on the rival overlaid; adds to ``rows`` and ``samples``."""
     # With all chunks in the store and no prefetching, nothing goes on in the background.
@@ -70,8 +79,9 @@ def _compare(
                 job(root)
             turns = {who: partial(clock, partial(job, root)) for who, root in roots.items()}
             found = interleave(turns, max(place.rounds, LEAST_ROUNDS))
-            rows.append(ratio_row(what, found["cafs"], (RIVAL, found[RIVAL]), AT_MOST))
-            rows.append(ratio_row(what, found["cafs"], (OVERLAID, found[OVERLAID])))
+            for rival in (RIVAL, OVERLAID):
+                bound = AT_MOST if rival == judged_by else None
+                rows.append(ratio_row(what, found["cafs"], (rival, found[rival]), bound))
             samples.update({f"{what}, {who}": values for who, values in found.items()})
 
 

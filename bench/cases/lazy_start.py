@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from functools import partial
 from typing import Any
@@ -13,7 +12,7 @@ from bench.report import Result, Row, format_seconds
 from demo.cafs_command import CafsHome
 from demo.image import compressed_bytes, debian_python
 from demo.link import Link, open_link
-from demo.registry import ANY_ADDRESS, Registry, serve_registry
+from demo.registry import Registry, serve_far_registry
 from demo.start import SERVER, Start, start_eagerly, start_lazily
 
 MBIT_PER_S = 200
@@ -29,7 +28,7 @@ Counted = dict[str, list[tuple[int, int]]]
 def run_case(place: Place) -> Result:
     layout = debian_python("v1", place.say)
     counted: Counted = {PLAIN: [], PROFILED: []}
-    with open_link(MBIT_PER_S) as link, serve_registry(place.path, link.on_server(), ANY_ADDRESS) as registry:
+    with open_link(MBIT_PER_S) as link, serve_far_registry(place.path, link) as registry:
         for repository in (PLAIN, PROFILED):
             registry.push(layout, "v1", repository)
             near = CafsHome(place.path / "near", registry.enter, (registry.local,))
@@ -42,7 +41,6 @@ def run_case(place: Place) -> Result:
             PULL: partial(start_eagerly, link, PLAIN, place.path / "eager"),
         }
         starts = interleave(turns, place.rounds)
-    shutil.rmtree(place.path / "registry")
     return _judge(starts, counted, compressed_bytes(layout, "v1"))
 
 

@@ -1,0 +1,1 @@
+"""Real swarms for the bench: namespaces with limited links, an origin, a scheduler, peers."""
