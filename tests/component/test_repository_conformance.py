@@ -28,7 +28,7 @@ NOWHERE = Digest("sha256:" + "0" * 64)
 KIND = "application/vnd.test.kind"
 
 
-SETTINGS = Settings(cache_dir=Path("unused"), run_dir=Path("unused"), retries=0)
+SETTINGS = Settings(cache_dir=Path("unused"), run_dir=Path("unused"), retries=3)
 
 
 @pytest.fixture(params=["layout", "registry", "registry with tokens"])

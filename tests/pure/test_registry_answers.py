@@ -251,6 +251,12 @@ def test_errors_of_statuses(status: int, kind: type[CafsError], again: bool) -> 
     assert (plan_retry(error, 1, 5, 0.5) is not None) == again
 
 
+def test_a_digest_that_a_registry_calls_wrong_is_sent_again() -> None:
+    body = b'{"errors":[{"code":"DIGEST_INVALID","message":"digest did not match uploaded content"}]}'
+    assert plan_retry(error_of(400, "Bad Request", body, "what", None), 1, 5, 0.5) is not None
+    assert plan_retry(error_of(413, "Too Large", body, "what", None), 1, 5, 0.5) is None
+
+
 def test_retries_obey_the_registry_and_end() -> None:
     error = error_of(503, "", b"", "x", 17.0)
     assert plan_retry(error, 1, 5, 0.0) == 17

@@ -56,6 +56,12 @@ class Registry:
         algorithm, _, value = digest.partition(":")
         return self.folder / "data/docker/registry/v2/blobs" / algorithm / value[:2] / value / "data"
 
+    def link_path(self, repository: str, digest: str) -> Path:
+        """The file by which a repository has a blob: it holds the digest."""
+        algorithm, _, value = digest.partition(":")
+        layers = self.folder / "data/docker/registry/v2/repositories" / repository / "_layers"
+        return layers / algorithm / value / "link"
+
     def change_password(self) -> None:
         """From now on USER needs NEXT_PASSWORD: with basic authentication every request reads the file."""
         (self.folder / "htpasswd").write_text(_NEXT_HTPASSWD)

@@ -27,10 +27,14 @@ _NEXT_LINK = re.compile(r'<([^<>]{1,4096})>\s*;\s*rel="?next"?')
 _FIRST_WAIT_S = 0.25
 _LONGEST_WAIT_S = 8.0
 _LONGEST_RETRY_AFTER_S = 60.0
+_DIGEST_INVALID = "DIGEST_INVALID"
+"""Digests are taken of the very bytes we send, so what a registry saw is not what is there: bytes were
+damaged on the way, or it read a file of its own that another push of the same blob was just writing
+(docker-registry 2.8)."""
 
 
 class LastingError(RemoteError):
-    """The registry refused the request itself (4xx): asking again brings the same."""
+    """The registry refused the request itself (most of 4xx): asking again brings the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,7 @@ def describe_body(body: bytes) -> str:
 def error_of(status: int, reason: str, body: bytes, what: str, retry_after_s: float | None) -> CafsError:
     """The error for an answer that is not a success. ``what`` names host, repository and request."""
     said = describe_body(body)
+    passing = status in {425, 429} or (status == 400 and said.startswith(_DIGEST_INVALID))
     answer = f"{status} {reason}".strip() + (f" ({said})" if said else "")
     if status == 404:
         return NotFoundError(f"{what}: not found: answered {answer}")
@@ -112,7 +117,7 @@ def error_of(status: int, reason: str, body: bytes, what: str, retry_after_s: fl
     kind: type[RemoteError] = LastingError if 400 <= status < 500 else RemoteError
     if status in {408, 504}:
         kind = DeadlineError
-    elif status in {425, 429}:
+    elif passing:
         kind = RemoteError
     error = kind(f"{what}: answered {answer}")
     error.retry_after_s, error.http_status = retry_after_s, status
