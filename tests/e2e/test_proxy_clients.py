@@ -139,8 +139,9 @@ def skopeo(*arguments: str | Path, env: dict[str, str] | None = None) -> subproc
 
 
 def push_image(tmp_path: Path, registry: Registry, name: str, *options: str) -> None:
-    """An image of one layer, with BODY in it."""
+    """An image of one layer with the file ``body`` in it, which no other image has: it names its image."""
     root = tmp_path / "image"
+    (tmp_path / "name").write_text(name)
     (root / "blobs/sha256").mkdir(parents=True)
 
     def add(content: bytes, media_type: str) -> dict[str, object]:
@@ -148,7 +149,8 @@ def push_image(tmp_path: Path, registry: Registry, name: str, *options: str) -> 
         (root / "blobs/sha256" / digest).write_bytes(content)
         return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(content)}
 
-    tar = subprocess.run(["tar", "-C", tmp_path, "-cf", "-", "body"], capture_output=True, check=True).stdout
+    command = ["tar", "-C", tmp_path, "-cf", "-", "body", "name"]
+    tar = subprocess.run(command, capture_output=True, check=True).stdout
     diff_id = f"sha256:{hashlib.sha256(tar).hexdigest()}"
     config = {"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": [diff_id]}}
     manifest = {
