@@ -22,6 +22,9 @@ def main() -> "NoReturn":
     arguments = sys.argv[1:]
     keeper = None
     if looks_like_mount(arguments):
+        from cafs.node.warm_up import warm_up  # noqa: PLC0415 - see above
+
+        warm_up()
         gc.disable()  # it would look through what is being loaded again and again; both processes are short
         from cafs.node.prefork import Keeper  # noqa: PLC0415 - see above
 
