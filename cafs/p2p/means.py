@@ -14,7 +14,7 @@ from cafs.p2p.source import Sources
 from cafs.p2p.task_store import TaskStore
 from cafs.p2p.traffic import Traffic
 
-IN_FLIGHT_BYTES = 64 << 20
+IN_FLIGHT_BYTES = 48 << 20
 """Of pieces that are being received or verified, of all downloads together."""
 SHARE_OF_LESS_URGENT = 4
 """While a more urgent download is under way, all others together have the n-th part of the places."""

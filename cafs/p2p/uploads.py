@@ -12,7 +12,7 @@ from cafs.core.swarm.ids import TaskId
 from cafs.http11.messages import Send
 from cafs.p2p.live_limits import SLICE_BYTES, LiveLimits
 
-MEMORY_BYTES = 64 << 20
+MEMORY_BYTES = 48 << 20
 """Of pieces on their way to clients, however slowly they take them."""
 
 
