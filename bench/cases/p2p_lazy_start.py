@@ -58,7 +58,7 @@ def run_case(place: Place) -> Result:
 
 def _start(place: Place, at_registry: Port, at_scheduler: Port, hosts: Sequence[Port]) -> Started:
     """A new scheduler and new peers, and one start on each."""
-    with memory_disk(place.path / "swarm") as folder, open_cluster(folder) as cluster:
+    with memory_disk(place.path / "swarm", 1 << 30) as folder, open_cluster(folder) as cluster:
         cluster.insecure = (f"{at_registry.address}:{PORT}",)
         cluster.start_scheduler(at_scheduler.address, at_scheduler.inside)
         nodes = [
