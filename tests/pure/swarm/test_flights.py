@@ -25,6 +25,6 @@ def test_the_less_urgent_share_a_quarter_of_the_places() -> None:
 
 def test_memory_bounds_large_pieces() -> None:
     flights = Flights()
-    assert flights.room(A, 32, 16 * MIB) == 4
+    assert flights.room(A, 32, 16 * MIB) == 3
     flights.take(A, 16 * MIB)
-    assert (flights.room(A, 32, 16 * MIB), flights.pieces, flights.of(A)) == (3, 1, 1)
+    assert (flights.room(A, 32, 16 * MIB), flights.pieces, flights.of(A)) == (2, 1, 1)
