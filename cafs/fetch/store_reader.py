@@ -21,7 +21,7 @@ Answered = TypeVar("Answered")
 
 THREADS = 4
 """Lookups at once: two keep both cores busy, more hide the disk's latency."""
-RELEASE_EVERY_BYTES = 16 << 20
+RELEASE_EVERY_BYTES = 20 << 20
 """Of plain bytes, read from the map: then its pages are let go."""
 
 
