@@ -27,6 +27,7 @@ from cafs.core.scheduling.events import (
     TasksDropped,
     TaskSpec,
 )
+from cafs.core.swarm.task import REPLAYED
 from cafs.errors import ProtocolError
 from cafs.proto import p2p_pb2
 from cafs.scheduler.urls import cut, is_clean
@@ -40,25 +41,6 @@ _TEXT_BYTES, _REASON_BYTES, _HEADER_BYTES, _HEADERS = 255, 512, 1024, 16
 _LOCATION_PARTS = 5
 _UPLOADS = 65_536
 _MOST_BYTES = 1 << 50
-_HEADER_NAMES = frozenset(
-    {
-        "content-type",
-        "content-encoding",
-        "content-language",
-        "content-disposition",
-        "etag",
-        "last-modified",
-        "cache-control",
-        "expires",
-        "date",
-        "accept-ranges",
-        "docker-content-digest",
-        "docker-distribution-api-version",
-        "x-repo-commit",
-        "x-linked-etag",
-        "x-linked-size",
-    }
-)
 _REASONS = {
     p2p_pb2.CORRUPT: FailReason.CORRUPT,
     p2p_pb2.REFUSED: FailReason.REFUSED,
@@ -236,7 +218,7 @@ def _meta(content_bytes: int, piece_bytes: int, headers: Iterable[p2p_pb2.Header
     kept = [
         (header.name, header.value)
         for header in headers
-        if header.name in _HEADER_NAMES and len(header.value) <= _HEADER_BYTES and header.value.isprintable()
+        if header.name in REPLAYED and len(header.value) <= _HEADER_BYTES and header.value.isprintable()
     ]
     return Meta(content_bytes=content_bytes, piece_bytes=piece_bytes, headers=tuple(kept[:_HEADERS]))
 
