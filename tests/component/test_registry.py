@@ -339,34 +339,6 @@ async def test_failures_that_pass_are_waited_out(
         await patient.manifest(image)
 
 
-async def test_a_registry_that_reads_a_file_it_is_just_writing(
-    docker_registry: Registry, opened: Opener
-) -> None:
-    """Two programs push the same blob: docker-registry writes its link anew, and reads it empty meanwhile."""
-    patient = opened(docker_registry.host, retries=5)
-    image = await push_image(patient, [b"a layer of its own"])
-    content = await patient.manifest(image)
-    layer = json.loads(content)["layers"][0]["digest"]
-    link = docker_registry.link_path(patient.repository, layer)
-    written = link.read_bytes()
-    link.write_bytes(b"")
-
-    async def write_it_whole() -> None:
-        with trio.fail_after(10):
-            refused = f"{patient.repository}/manifests/{image.digest}"
-            while refused not in _refused(docker_registry):  # noqa: ASYNC110 - another process
-                await trio.sleep(0.02)
-        link.write_bytes(written)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(write_it_whole)
-        assert await patient.push_manifest(content, OCI_MANIFEST) == image
-
-
-def _refused(registry: Registry) -> str:
-    return "".join(line for line in registry.log().splitlines() if "digest invalid" in line)
-
-
 @pytest.mark.parametrize(
     "fault",
     [

@@ -51,6 +51,16 @@ async def until(condition: object) -> None:
             await trio.sleep(0.01)
 
 
+def waiting_source(layer: MemoryLayer, go: trio.Event) -> ScriptedSource:
+    """Answers nobody before ``go``."""
+
+    async def wait(_number: int, right: bytes) -> bytes:
+        await go.wait()
+        return right
+
+    return ScriptedSource(layer.blob, wait)
+
+
 async def test_hosts_that_begin_at_once_bring_one_copy(tmp_path: Path, layer: MemoryLayer) -> None:
     source = ScriptedSource(layer.blob)
     async with swarm(tmp_path, source, 4) as (hosts, table):
@@ -82,12 +92,7 @@ async def test_who_comes_later_asks_nobody_but_hosts(tmp_path: Path, layer: Memo
 
 async def test_one_chunk_wanted_by_many_readers_is_asked_for_once(tmp_path: Path, layer: MemoryLayer) -> None:
     go = trio.Event()
-
-    async def wait(_number: int, right: bytes) -> bytes:
-        await go.wait()
-        return right
-
-    source = ScriptedSource(layer.blob, wait)
+    source = waiting_source(layer, go)
     refs = layer.table.refs[:1]
     async with swarm(tmp_path, source, 2) as (hosts, _), trio.open_nursery() as nursery:
         for host in (*hosts, *hosts):
@@ -274,12 +279,7 @@ async def test_nobody_makes_us_fetch_what_we_do_not_mount(tmp_path: Path, layer:
 
 async def test_demand_goes_before_what_nobody_waits_for(tmp_path: Path, layer: MemoryLayer) -> None:
     go = trio.Event()
-
-    async def wait(_number: int, right: bytes) -> bytes:
-        await go.wait()
-        return right
-
-    source = ScriptedSource(layer.blob, wait)
+    source = waiting_source(layer, go)
     windows = [[ref for ref in layer.table.refs if ref.offset // WINDOW_BYTES == n] for n in range(8)]
     async with swarm(tmp_path, source, 1) as (hosts, _):
         exchange = hosts[0].exchange
@@ -326,12 +326,7 @@ async def test_what_nobody_waits_for_is_not_taken_while_a_reader_waits(
 
 async def test_a_reader_that_leaves_ends_nobody_elses_fetch(tmp_path: Path, layer: MemoryLayer) -> None:
     go = trio.Event()
-
-    async def wait(_number: int, right: bytes) -> bytes:
-        await go.wait()
-        return right
-
-    source = ScriptedSource(layer.blob, wait)
+    source = waiting_source(layer, go)
     refs = layer.table.refs[:1]
     async with swarm(tmp_path, source, 1) as (hosts, _), trio.open_nursery() as nursery:
         with trio.move_on_after(0.05):
