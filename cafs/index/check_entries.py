@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-import stat
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cafs.core.erofs import DIRENT_BYTES, FILE_TYPES, NAME_MAX_BYTES
+from cafs.core.erofs import DIRENT_BYTES, NAME_MAX_BYTES
 from cafs.errors import IntegrityError
-from cafs.index.check_inodes import Bools, InodeChecker, Inodes, Ints, flat_ranges
+from cafs.index.check_inodes import InodeChecker
+from cafs.index.region_columns import DIRECTORY, BlockBatch, Bools, Inodes, Ints, flat_ranges
 
-_DIRECTORY = FILE_TYPES[stat.S_IFDIR]
 _DOT, _SLASH = ord("."), ord("/")
 _WORD = 8
 """Names are compared by words of so many bytes."""
-
-
-@dataclass(frozen=True, slots=True)
-class BlockBatch:
-    """Directory blocks: where each starts in the region, its bytes, its directory's number."""
-
-    start: Ints
-    length: Ints
-    directory: Ints
-
-    def __len__(self) -> int:
-        return len(self.start)
-
-    def part(self, first: int, stop: int) -> BlockBatch:
-        """Some of them."""
-        return BlockBatch(self.start[first:stop], self.length[first:stop], self.directory[first:stop])
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +143,7 @@ class LevelEntries:
         directory = entries.directory
         wrong = itself & (entries.nid != self._directories.nid[directory])
         wrong |= parent & (entries.nid != self._parents[directory])
-        wrong |= (itself | parent) & (entries.kind != _DIRECTORY)
+        wrong |= (itself | parent) & (entries.kind != DIRECTORY)
         self._refuse(wrong, directory, "has a '.' or '..' that leads elsewhere")
         np.add.at(self._dots, directory[itself | parent], 1)
         return entries.only(~(itself | parent))

@@ -7,16 +7,12 @@ check linear in the size of the region.
 
 from __future__ import annotations
 
-import stat
-
 import numpy as np
-from numpy.typing import NDArray
 
 from cafs.core.erofs import (
     BLOCK_BITS,
     BLOCK_BYTES,
     CHUNK_BLKBITS_MASK,
-    FILE_TYPES,
     FIRST_INODE_OFFSET,
     INODE_BYTES,
     NULL_ADDRESS,
@@ -24,68 +20,26 @@ from cafs.core.erofs import (
     SLOT_BITS,
     SLOT_BYTES,
     SYMLINK_MAX_BYTES,
-    XATTR_HEADER_BYTES,
     Layout,
 )
 from cafs.errors import IntegrityError
+from cafs.index.region_columns import (
+    BLOCK_DEVICE,
+    CHAR_DEVICE,
+    DIRECTORY,
+    MAX_FILE_BYTES,
+    REGULAR,
+    SYMLINK,
+    Bools,
+    Inodes,
+    Ints,
+    flat_ranges,
+)
 from cafs.index.xattrs import parse_xattrs
 
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
-
-_INODE = np.dtype(
-    [
-        ("format", "<u2"),
-        ("icount", "<u2"),
-        ("mode", "<u2"),
-        ("reserved", "<u2"),
-        ("size", "<u8"),
-        ("u", "<u4"),
-        ("ino", "<u4"),
-        ("uid", "<u4"),
-        ("gid", "<u4"),
-        ("mtime", "<i8"),
-        ("mtime_nsec", "<u4"),
-        ("nlink", "<u4"),
-        ("reserved2", "<u8", (2,)),
-    ]
-)
-assert _INODE.itemsize == INODE_BYTES
-_MAX_FILE_BYTES = 1 << 62
-_KIND_OF_MODE = np.zeros(16, dtype=np.uint8)
-for _mode, _kind in FILE_TYPES.items():
-    _KIND_OF_MODE[_mode >> 12] = _kind
-_REGULAR, _DIRECTORY, _SYMLINK = (FILE_TYPES[t] for t in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK))
-_DEVICES = [FILE_TYPES[stat.S_IFCHR], FILE_TYPES[stat.S_IFBLK]]
+_DEVICES = [CHAR_DEVICE, BLOCK_DEVICE]
 _SMALLEST_DIRECTORY = 27
 """Two entries and the names ``.`` and ``..``."""
-
-
-class Inodes:
-    """A batch of inodes that passed: columns."""
-
-    def __init__(self, nid: Ints, raw: NDArray[np.void]) -> None:
-        self.nid = nid
-        self.raw = raw
-        self.mode = raw["mode"].astype(np.int64)
-        self.kind = _KIND_OF_MODE[self.mode >> 12]
-        self.layout = (raw["format"] >> 1).astype(np.int64)
-        self.u = raw["u"].astype(np.int64)
-        self.nlink = raw["nlink"].astype(np.int64)
-        self.size = np.minimum(raw["size"], _MAX_FILE_BYTES).astype(np.int64)
-        icount = raw["icount"].astype(np.int64)
-        self.xattr_bytes = np.where(icount > 0, XATTR_HEADER_BYTES + 4 * (icount - 1), 0)
-        self.head_end = (nid << SLOT_BITS) + INODE_BYTES + self.xattr_bytes
-        self.tail = np.where(self.layout == Layout.FLAT_INLINE, self.size % BLOCK_BYTES, 0)
-
-    def only(self, which: Bools) -> Inodes:
-        """Some of them."""
-        return Inodes(self.nid[which], self.raw[which])
-
-    def refuse(self, bad: Bools, what: str) -> None:
-        """Raise for the first inode that is ``bad``."""
-        if bad.any():
-            raise IntegrityError(f"inode {int(self.nid[np.argmax(bad)])} {what}")
 
 
 class InodeChecker:
@@ -114,8 +68,7 @@ class InodeChecker:
 
     def load(self, nids: Ints) -> Inodes:
         """The inodes' columns, without a look at them; nids must be within bounds."""
-        raw = np.concatenate((self._slots[nids], self._slots[nids + 1]), axis=1)
-        return Inodes(nids, raw.view(_INODE).reshape(-1))
+        return Inodes.load(self._slots, nids)
 
     def check(self, nids: Ints) -> Inodes:
         """Check inodes that were not seen before.
@@ -131,7 +84,7 @@ class InodeChecker:
         reserved = (raw["reserved"] != 0) | raw["reserved2"].any(axis=1)
         inodes.refuse(reserved, "has reserved bytes that are not zero")
         inodes.refuse(raw["mtime_nsec"] >= 1_000_000_000, "has a second of too many nanoseconds")
-        inodes.refuse(raw["size"] >= _MAX_FILE_BYTES, "has an absurd size")
+        inodes.refuse(raw["size"] >= MAX_FILE_BYTES, "has an absurd size")
         self._check_kinds(inodes)
         end = inodes.head_end + inodes.tail + self._chunk_map_bytes(inodes)
         inodes.refuse(end > len(self.region), "does not fit the metadata region")
@@ -152,13 +105,16 @@ class InodeChecker:
 
     def _check_kinds(self, inodes: Inodes) -> None:
         kind, layout, size, u = inodes.kind, inodes.layout, inodes.size, inodes.u
-        directory, regular, symlink = kind == _DIRECTORY, kind == _REGULAR, kind == _SYMLINK
+        directory, regular, symlink = kind == DIRECTORY, kind == REGULAR, kind == SYMLINK
         other = ~(directory | regular | symlink)
         plain = layout == Layout.FLAT_PLAIN
         inodes.refuse((layout == Layout.CHUNK_BASED) & ~regular, "is chunk-based, but no regular file")
         inodes.refuse(other & (~plain | (size > 0)), "has content, but is no file")
-        self.hides = self.hides or bool(((kind == _DEVICES[0]) & (u == 0)).any())
-        inodes.refuse(other & ~np.isin(kind, _DEVICES) & (u != 0), "has a device number, but is no device")
+        self.hides = self.hides or bool(((kind == CHAR_DEVICE) & (u == 0)).any())
+        inodes.refuse(
+            other & ~np.isin(kind, _DEVICES) & (u != 0),
+            "has a device number, but is no device",
+        )
         bad = directory & ((size < _SMALLEST_DIRECTORY) | (size > len(self.region)))
         inodes.refuse(bad, "is a directory of an impossible size")
         bad = symlink & ((size < 1) | (size > SYMLINK_MAX_BYTES))
@@ -175,7 +131,7 @@ class InodeChecker:
         inodes.refuse(inline & crosses, "has inline data that crosses a block")
         whole = inline & (inodes.size < BLOCK_BYTES)
         inodes.refuse(whole & (inodes.u != 0), "has all its data inline, but an address too")
-        large = inline & (inodes.size >= BLOCK_BYTES) & (inodes.kind != _DIRECTORY)
+        large = inline & (inodes.size >= BLOCK_BYTES) & (inodes.kind != DIRECTORY)
         inodes.refuse(large, "has inline data beside blocks, but is no directory")
 
     def _chunk_map_bytes(self, inodes: Inodes) -> Ints:
@@ -202,7 +158,7 @@ class InodeChecker:
                 raise IntegrityError(f"inode {int(inodes.nid[number])} has data outside the data region")
 
     def _check_symlinks(self, inodes: Inodes) -> None:
-        symlink = inodes.kind == _SYMLINK
+        symlink = inodes.kind == SYMLINK
         if not symlink.any():
             return
         links = inodes.only(symlink)
@@ -244,11 +200,3 @@ class InodeChecker:
         if (taken | again).any():
             owner = np.repeat(inodes.nid, count)[np.argmax(taken | again)]
             raise IntegrityError(f"inode {int(owner)} or its data overlaps another one")
-
-
-def flat_ranges(starts: Ints, counts: Ints) -> Ints:
-    """start, start + 1, ... of every range, one after the other."""
-    total = int(counts.sum())
-    firsts = np.cumsum(counts) - counts
-    flat: Ints = np.repeat(starts - firsts, counts) + np.arange(total, dtype=np.int64)
-    return flat

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import stat
-
 import numpy as np
 
-from cafs.core.erofs import (
-    BLOCK_BITS,
-    BLOCK_BYTES,
-    FILE_TYPES,
-    FIRST_INODE_OFFSET,
-    SLOT_BITS,
-    Layout,
-)
+from cafs.core.erofs import BLOCK_BITS, FIRST_INODE_OFFSET, SLOT_BITS
 from cafs.errors import IntegrityError
-from cafs.index.check_entries import BlockBatch, Entries, EntryChecker
-from cafs.index.check_inodes import Bools, InodeChecker, Inodes, Ints, flat_ranges
+from cafs.index.check_entries import Entries, EntryChecker
+from cafs.index.check_inodes import InodeChecker
+from cafs.index.region_columns import (
+    DIRECTORY,
+    KIND_OF_MODE,
+    BlockBatch,
+    Bools,
+    Inodes,
+    Ints,
+    directory_blocks,
+    outside_blocks,
+    sorted_once,
+)
 
 MAX_DEPTH = 2048
 """Levels of directories: a path of PATH_MAX bytes cannot have more."""
 _BATCH_BLOCKS = 128
-_DIRECTORY = FILE_TYPES[stat.S_IFDIR]
-_KIND_OF_MODE = np.zeros(16, dtype=np.int64)
-for _mode, _kind in FILE_TYPES.items():
-    _KIND_OF_MODE[_mode >> 12] = _kind
 
 
 def check_tree(
@@ -60,7 +58,7 @@ class _Walk:
         nids = np.array([root_nid], dtype=np.int64)
         self._check_bounds(nids, np.array([root_nid], dtype=np.int64))
         level = self._checker.check(nids)
-        level.refuse(level.kind != _DIRECTORY, "is the root, but no directory")
+        level.refuse(level.kind != DIRECTORY, "is the root, but no directory")
         self.seen[nids] = True
         parents = nids
         for _ in range(MAX_DEPTH):
@@ -89,16 +87,16 @@ class _Walk:
         nids, owners = entries.nid, directories.nid[entries.directory]
         self._check_bounds(nids, owners)
         modes = self._checker.modes(nids)
-        wrong = _KIND_OF_MODE[modes >> 12] != entries.kind
+        wrong = KIND_OF_MODE[modes >> 12] != entries.kind
         _refuse(wrong, owners, "has an entry whose type is not its inode's")
-        is_directory = entries.kind == _DIRECTORY
+        is_directory = entries.kind == DIRECTORY
         below, below_owners = nids[is_directory], owners[is_directory]
         _refuse(self.seen[below], below_owners, "has a subdirectory that another directory has too")
-        if len(_unique(below)) != len(below):
+        if len(sorted_once(below)) != len(below):
             raise IntegrityError(f"directory inode {int(owners[0])} and its siblings name a directory twice")
         np.add.at(self._links, below_owners, 1)
         np.add.at(self._links, nids[~is_directory], 1)
-        fresh = _unique(nids[~self.seen[nids]])
+        fresh = sorted_once(nids[~self.seen[nids]])
         self.seen[fresh] = True
         if len(fresh):
             self._checker.check(fresh)
@@ -111,36 +109,22 @@ class _Walk:
 
     def _blocks_of(self, directories: Inodes) -> BlockBatch:
         """Every block of every directory, in order."""
-        inline = directories.layout == Layout.FLAT_INLINE
-        count = -(-directories.size >> BLOCK_BITS)
-        outside_count = count - inline
+        outside_count = outside_blocks(directories)
         with_blocks = outside_count > 0
-        total = int(outside_count.sum())
-        if total > len(self._checker.region) >> BLOCK_BITS:
+        if int(outside_count.sum()) > len(self._checker.region) >> BLOCK_BITS:
             raise IntegrityError("directories overlap: together they are larger than the metadata region")
-        owner = np.repeat(np.arange(len(count), dtype=np.int64), count)
-        number = flat_ranges(np.zeros(len(count), dtype=np.int64), count)
         self._checker.claim_blocks(
             directories.only(with_blocks), directories.u[with_blocks], outside_count[with_blocks]
         )
-        is_tail = inline[owner] & (number == count[owner] - 1)
-        start = np.where(is_tail, directories.head_end[owner], (directories.u[owner] + number) << BLOCK_BITS)
-        length = np.minimum(BLOCK_BYTES, directories.size[owner] - (number << BLOCK_BITS))
-        return BlockBatch(start, length, owner)
+        return directory_blocks(directories)
 
     def _check_links(self) -> None:
         nids = np.flatnonzero(self.seen)
         inodes = self._checker.load(nids)
-        expected = self._links[nids] + np.where(inodes.kind == _DIRECTORY, 2, 0)
+        expected = self._links[nids] + np.where(inodes.kind == DIRECTORY, 2, 0)
         inodes.refuse(inodes.nlink != expected, "has a link count that is not the number of its names")
 
 
 def _refuse(bad: Bools, owners: Ints, what: str) -> None:
     if bad.any():
         raise IntegrityError(f"directory inode {int(owners[np.argmax(bad)])} {what}")
-
-
-def _unique(nids: Ints) -> Ints:
-    """Sorted, each once. ``np.unique`` without the tenth of a second in which it loads ``numpy.ma``."""
-    ordered = np.sort(nids)
-    return ordered[np.append(True, ordered[1:] != ordered[:-1])] if len(ordered) else ordered
