@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
+from bench.kept_memory import memory_is_kept
 from demo.process import run
 
 _PIECE_BYTES = 1 << 20
-_REPORTING = Path("/sys/module/page_reporting/parameters/page_reporting_order")
-_NONE_IS_SO_LARGE = "11"
 
 
 @contextmanager
@@ -25,26 +24,12 @@ def memory_disk(folder: Path, expected_bytes: int) -> Iterator[Path]:
     folder.mkdir()
     run(["mount", "-t", "tmpfs", "hosts", folder])
     try:
-        with _memory_is_kept():
+        with memory_is_kept():
             _touch(folder / "touched", expected_bytes)
             yield folder
     finally:
         run(["umount", "--lazy", folder])
         folder.rmdir()
-
-
-@contextmanager
-def _memory_is_kept() -> Iterator[None]:
-    """What is freed is not given back to the host of a virtual machine (the kernel's free page reporting)."""
-    before = _REPORTING.read_text() if _REPORTING.exists() else None
-    if before is not None:
-        _REPORTING.write_text(_NONE_IS_SO_LARGE)
-    try:
-        yield
-    finally:
-        if before is not None:
-            with suppress(OSError):
-                _REPORTING.write_text(before)
 
 
 def _touch(path: Path, count: int) -> None:
