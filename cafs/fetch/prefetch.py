@@ -109,24 +109,22 @@ class Prefetcher:
 
     async def run_readahead(self) -> None:
         """Serve the windows of sequential readers."""
-        async for layer, offset, end in self._inbox:
-            rows = layer.rows_between(offset, end)
-            if end - offset < LOAD_FROM_BYTES:
-                await self.bring(layer, list(rows), Priority.READAHEAD)
-            else:
-                await self._load(layer, rows)
-
-    async def _load(self, layer: LayerReader, rows: range) -> None:
-        """A stream that goes on: what is on this machine is decoded ahead of it too, on the other core."""
-        parts = iter(list(_parts(layer, rows, LOAD_BYTES)))
-
-        async def load_parts() -> None:
-            for part in parts:
-                await self._broker.load(layer, part)
-
+        parts, waiting = trio.open_memory_channel[tuple[LayerReader, list[int]]](0)
         async with trio.open_nursery() as nursery:
             for _ in range(LOADS_AT_ONCE):
-                nursery.start_soon(load_parts)
+                nursery.start_soon(self._load, waiting)
+            async for layer, offset, end in self._inbox:
+                rows = layer.rows_between(offset, end)
+                if end - offset < LOAD_FROM_BYTES:
+                    await self.bring(layer, list(rows), Priority.READAHEAD)
+                else:
+                    for part in list(_parts(layer, rows, LOAD_BYTES)):
+                        await parts.send((layer, part))
+
+    async def _load(self, waiting: trio.MemoryReceiveChannel[tuple[LayerReader, list[int]]]) -> None:
+        """A stream that goes on: what is on this machine is decoded ahead of it too, on the other core."""
+        async for layer, part in waiting:
+            await self._broker.load(layer, part)
 
     async def run(self, mode: Prefetch, layers: Sequence[LayerReader], profile: Profile | None) -> None:
         """Prefetch the image of these layers as ``mode`` says; ends when there is nothing more to fetch."""
