@@ -42,19 +42,6 @@ def kernel_erofs(image: Path, target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def overlaid(root: Path, target: Path) -> Iterator[Path]:
-    """A read-only overlay over ``root`` and an empty directory, as images of several layers are shown."""
-    empty = target.with_name(f"{target.name}-empty")
-    for path in (empty, target):
-        path.mkdir(parents=True, exist_ok=True)
-    run(["mount", "-t", "overlay", "-o", f"ro,lowerdir={root}:{empty}", "overlay", target])
-    try:
-        yield target
-    finally:
-        run(["umount", target])
-
-
-@contextmanager
 def squashfuse(program: str, image: Path, target: Path) -> Iterator[Path]:
     """``squashfuse`` or ``squashfuse_ll`` with its defaults."""
     target.mkdir(parents=True, exist_ok=True)

@@ -1,21 +1,23 @@
-"""Has indexes checked by another process, beside a mount server that has just begun.
+"""Has indexes checked and merged by another process, beside a mount server that has just begun.
 
-Checking needs numpy, and loading it keeps Python's one interpreter lock busy for a tenth of a second, just
-when the first bytes of a start should come. So a process that has nothing else to do loads it and checks
-(``cafs.index.check_service``). If there is none, it dies or is late, the check happens in a thread as
-anywhere else: nothing is left unchecked. ``check`` may be called from several tasks.
+Both need numpy, and loading it keeps Python's one interpreter lock busy for a tenth of a second, just when
+the first bytes of a start should come. So a process that has nothing else to do loads it and does the work
+(``cafs.index.check_service``). If there is none, it dies or is late, a thread does the work as anywhere else:
+nothing is left unchecked. ``check`` and ``merge`` may be called from several tasks.
 """
 
 from __future__ import annotations
 
 import logging
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import trio
 
 from cafs.errors import IntegrityError
-from cafs.index.check_service import MAX_ANSWER_BYTES
+from cafs.index.check_service import CHECK, MAX_ANSWER_BYTES, MAX_WISH_BYTES, encode_merge
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +39,23 @@ class CheckProcess:
         Raises:
             IntegrityError: it is not sound.
         """
+        return await self._ask(CHECK, descriptor)
+
+    async def merge(self, descriptor: int, indexes: Sequence[Path]) -> bool:
+        """Have these checked index files, lowest layer first, merged into an empty file.
+
+        Returns:
+            False when it has to be done otherwise; the file may have been written to.
+        """
+        wish = encode_merge(indexes)
+        return len(wish) <= MAX_WISH_BYTES and await self._ask(wish, descriptor)
+
+    async def _ask(self, wish: bytes, descriptor: int) -> bool:
         answer = b""
         async with self._turn:
             with trio.move_on_after(ANSWER_S), suppress(OSError, trio.ClosedResourceError):
                 rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptor.to_bytes(4, "little"))
-                await self._channel.sendmsg([b"?"], [rights])
+                await self._channel.sendmsg([wish], [rights])
                 answer = await self._channel.recv(MAX_ANSWER_BYTES)
             if not answer:
                 self.dismiss()  # a late answer would be taken for the next one's

@@ -133,7 +133,7 @@ def _erofs(facts: Facts) -> Finding:
 def _overlay(facts: Facts) -> Finding:
     kernel, subject = facts.kernel, "overlayfs"
     if not facts.is_root:
-        return Finding(Level.OK, subject, "not used: the fuse driver merges layers itself")
+        return Finding(Level.OK, subject, "not used: containers alone need it, and root for them")
     if kernel.overlay is not Support.NO and kernel.overlay_mount == "":
         return Finding(Level.OK, subject, "stacks layers (tried)")
     what = (
@@ -145,7 +145,7 @@ def _overlay(facts: Facts) -> Finding:
         Level.WARN,
         subject,
         what,
-        "the erofs driver cannot stack layers; --driver auto uses the slower fuse driver",
+        "containers cannot be given a root: cafs snapshotter needs it, cafs mount does not",
         "modprobe overlay",
     )
 

@@ -1,8 +1,8 @@
 """Mounting an image: what ``cafs mount`` does around the mount's own processes.
 
 The command checks the mount point, takes the mount's state directory, lets the forked ``keeper`` mount and
-waits for the first server's word. With the driver ``erofs`` it then stacks the kernel's mounts on the
-served files; it does that itself because no process that serves FUSE may touch its own mount. Until it
+waits for the first server's word. With the driver ``erofs`` it then mounts the kernel's EROFS on the
+served file; it does that itself because no process that serves FUSE may touch its own mount. Until it
 has said that all is done, its death undoes everything.
 
 Must stay light: no trio, no HTTP, nothing of the chunk store is imported here.
@@ -22,7 +22,7 @@ from typing import Any
 from cafs import errors
 from cafs.errors import CafsError, NotFoundError, StateError, StorageError, UsageError
 from cafs.fuse.device import is_mount_point, raise_readahead
-from cafs.fuse.layers import kernel_can_stack, mount_layer, mount_layers
+from cafs.fuse.erofs_mount import can_mount_erofs, mount_image_file
 from cafs.node.mount_state import MountDirectory, MountRequest, remove_tree
 from cafs.node.prefork import Keeper
 from cafs.node.take_down import take_down
@@ -47,9 +47,9 @@ def choose_driver(wanted: str) -> str:
     Raises:
         UsageError: ``erofs`` was asked for and cannot be.
     """
-    can = kernel_can_stack()
+    can = can_mount_erofs()
     if wanted == "erofs" and not can:
-        raise UsageError("--driver erofs needs root and a kernel with EROFS and overlayfs: use --driver fuse")
+        raise UsageError("--driver erofs needs root and a kernel with EROFS: use --driver fuse")
     return "erofs" if can and wanted == "auto" else "fuse" if wanted == "auto" else wanted
 
 
@@ -155,12 +155,8 @@ def _finish(directory: MountDirectory, request: MountRequest, keeper: Keeper) ->
     if "error" in message:
         raise _as_error(message)
     if request.driver == "erofs":
-        files = [directory.fuse / "layers" / diff_id for diff_id in message["layers"]]
-        name, trusted, cold = message["image"], request.trusted, message["cold"]
-        if message["merge"]:
-            mount_layers(directory.path, files, request.target, name=name, trusted=trusted, cold=cold)
-        else:
-            mount_layer(files[0], request.target, trusted=trusted, cold=cold)
+        file, cold = directory.erofs_file, message["cold"]
+        mount_image_file(file, request.target, trusted=request.trusted, cold=cold)
     else:
         with suppress(StorageError):  # only root may; slower, not wrong
             raise_readahead(request.target, TREE_READAHEAD_KB)

@@ -10,7 +10,7 @@ Owns the layout of ``run_dir/<id>/`` (0700). Everything there belongs to one mou
 ``log``                   log of supervisor and servers
 ``stats.json``            counters of the chunk service
 ``failures.jsonl``        journal for ``cafs explain``
-``fuse/``, ``l/``         the inner mounts of the driver ``erofs``
+``fuse/``                 the inner mount of the driver ``erofs``
 ========================= ==============================================================
 
 The id comes from the mount point, so that a mount point has one mount at most.
@@ -34,6 +34,8 @@ from cafs.errors import CafsError, NotFoundError, StateError
 log = logging.getLogger(__name__)
 
 ID_DIGITS = 12
+EROFS_FILE = "image"
+"""Name of the one file that the driver ``erofs`` serves, and the kernel mounts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,8 @@ class MountedImage:
     manifest_digest: str
     layers: tuple[MountedLayer, ...]
     """Lowest first."""
+    merged: Path | None = None
+    """The merged index; None where the one layer is mounted itself, or user space merges."""
 
 
 class MountDirectory:
@@ -79,6 +83,7 @@ class MountDirectory:
         self.log = path / "log"
         self.stats = path / "stats.json"
         self.fuse = path / "fuse"
+        self.erofs_file = self.fuse / "layers" / EROFS_FILE
         self.supervisor_pid = path / "supervisor.pid"
         self.server_pid = path / "server.pid"
         self._request = path / "mount.json"
@@ -129,7 +134,8 @@ class MountDirectory:
         except NotFoundError:
             return None
         layers = [MountedLayer(**{**layer, "index": Path(layer["index"])}) for layer in document["layers"]]
-        return MountedImage(**{**document, "layers": tuple(layers)})
+        merged = Path(document["merged"]) if document["merged"] else None
+        return MountedImage(**{**document, "layers": tuple(layers), "merged": merged})
 
     def remove(self) -> None:
         """Forget the mount. Nothing may be mounted below any more."""

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cafs.core.source import BlobSource
 from cafs.errors import StorageError
-from cafs.fetch.open_here import open_image_here
+from cafs.fetch.merged_cache import MergedCache, needs_merging
+from cafs.fetch.open_here import ElsewhereError, open_image_here
 from cafs.fetch.open_image import OpenImage, Watcher, open_image
 from cafs.index.layer_index import LayerIndex
+from cafs.index.merged_index import MergedIndex
 from cafs.node.mount_state import MountDirectory, MountedImage, MountedLayer, MountRequest, remove_tree
 from cafs.oci.descriptor import Platform, parse_platform
 from cafs.oci.open_source import open_repository
@@ -26,6 +28,10 @@ from cafs.oci.repository import Repository
 
 if TYPE_CHECKING:
     from cafs.core.profile import Profile
+    from cafs.fetch.check_process import CheckProcess
+
+MERGED = "merged"
+"""Name of the merged index among the mount's own links."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,8 @@ class ReadyImage(NamedTuple):
     described: MountedImage
     layers: tuple[ReadyLayer, ...]
     repository: Repository
+    merged: MergedIndex | None
+    """Where the kernel is shown all layers as one image."""
 
     def announcement(self, *, is_cold: bool = False) -> dict[str, Any]:
         """What the command that waits for the mount is told; ``is_cold``: its chunks are not here."""
@@ -50,7 +58,6 @@ class ReadyImage(NamedTuple):
             "cold": is_cold,
             "image": self.described.name,
             "layers": [layer.diff_id for layer in self.layers],
-            "merge": len(self.layers) != 1 or self.layers[0].index.header.hides,
         }
 
 
@@ -65,12 +72,16 @@ async def open_layers(
     described = directory.read_image()
     if described is None:
         image = await open_image(request.source, request.settings, _platform(request), watcher)
-        return _write_down(directory, request, image)
+        merged = None
+        if _is_merged(request, image):
+            merged = await _cache(request, watcher.checker if watcher else None).open(image)
+        return _write_down(directory, request, image, merged)
     repository = open_repository(parse_reference(request.source), request.settings)
     reopened = [
         ReadyLayer(LayerIndex.open(layer.index), repository, layer.diff_id) for layer in described.layers
     ]
-    return ReadyImage(described, tuple(reopened), repository)
+    merged = MergedIndex.open(described.merged) if described.merged else None
+    return ReadyImage(described, tuple(reopened), repository, merged)
 
 
 def open_layers_here(directory: MountDirectory, request: MountRequest) -> ReadyImage:
@@ -79,9 +90,13 @@ def open_layers_here(directory: MountDirectory, request: MountRequest) -> ReadyI
     Raises:
         CafsError: they cannot be opened, or not like this.
     """
-    return _write_down(
-        directory, request, open_image_here(request.source, request.settings, _platform(request))
-    )
+    image = open_image_here(request.source, request.settings, _platform(request))
+    merged = None
+    if _is_merged(request, image):
+        merged = _cache(request).open_made(image)
+        if merged is None:
+            raise ElsewhereError("the merged index has to be made")
+    return _write_down(directory, request, image, merged)
 
 
 async def find_image_profile(image: ReadyImage) -> Profile | None:
@@ -96,14 +111,24 @@ def _platform(request: MountRequest) -> Platform | None:
     return parse_platform(request.platform) if request.platform else None
 
 
-def _write_down(directory: MountDirectory, request: MountRequest, image: OpenImage) -> ReadyImage:
-    described = _describe(image, directory.indexes(request.settings))
+def _is_merged(request: MountRequest, image: OpenImage) -> bool:
+    return request.driver == "erofs" and needs_merging(image)
+
+
+def _cache(request: MountRequest, checker: CheckProcess | None = None) -> MergedCache:
+    return MergedCache(request.settings.cache_dir / "index", checker)
+
+
+def _write_down(
+    directory: MountDirectory, request: MountRequest, image: OpenImage, merged: MergedIndex | None
+) -> ReadyImage:
+    described = _describe(image, merged, directory.indexes(request.settings))
     directory.write_image(described)
     layers = [ReadyLayer(layer.index, layer.source, layer.diff_id) for layer in image.layers]
-    return ReadyImage(described, tuple(layers), image.repository)
+    return ReadyImage(described, tuple(layers), image.repository, merged)
 
 
-def _describe(image: OpenImage, folder: Path) -> MountedImage:
+def _describe(image: OpenImage, merged: MergedIndex | None, folder: Path) -> MountedImage:
     """Write down what is needed to open the same again, with links of our own to the index files."""
     layers = []
     try:
@@ -113,6 +138,13 @@ def _describe(image: OpenImage, folder: Path) -> MountedImage:
             path = folder / f"{number}.index"
             os.link(layer.index.path, path)
             layers.append(MountedLayer(index=path, layer_digest=layer.layer_digest, diff_id=layer.diff_id))
+        if merged is not None:
+            os.link(merged.path, folder / MERGED)
     except OSError as e:
         raise StorageError(f"cannot keep the layer indexes in {folder}: {e.strerror}") from e
-    return MountedImage(name=image.name, manifest_digest=image.manifest_digest, layers=tuple(layers))
+    return MountedImage(
+        name=image.name,
+        manifest_digest=image.manifest_digest,
+        layers=tuple(layers),
+        merged=None if merged is None else folder / MERGED,
+    )

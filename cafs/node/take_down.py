@@ -6,15 +6,15 @@ import errno
 
 from cafs.errors import NotFoundError, StateError
 from cafs.fuse.device import unmount_device
-from cafs.fuse.layers import unmount_layers
+from cafs.fuse.erofs_mount import unmount_erofs
 from cafs.node.mount_state import MountDirectory
 
 
 def take_down(directory: MountDirectory, *, lazy: bool) -> None:
     """Unmount what the user sees, then what lies below it. What is not mounted is passed over.
 
-    The mounts below the user's are detached lazily: nobody else can have entered them, and the kernel
-    may let go of them a moment after the overlay.
+    The FUSE mount below the user's is detached lazily: nobody else can have entered it, and the kernel may
+    let go of it a moment after EROFS.
 
     Args:
         directory: State of the mount.
@@ -29,7 +29,7 @@ def take_down(directory: MountDirectory, *, lazy: bool) -> None:
         return
     try:
         if request.driver == "erofs":
-            unmount_layers(directory.path, request.target, lazy=lazy)
+            unmount_erofs(request.target, lazy=lazy)
             _unmount_fuse(directory, lazy=True)
         else:
             _unmount_fuse(directory, lazy=lazy)

@@ -21,10 +21,14 @@ _DEAD_AFTER_S = 86400
 
 
 @contextmanager
-def write_beside(path: Path) -> Iterator[int]:
+def write_beside(path: Path, *, durable: bool = True) -> Iterator[int]:
     """A new file's descriptor; the file takes the place of ``path`` when the block ends well.
 
     Readers see the old file or the whole new one. After any failure nothing new is left.
+
+    Args:
+        path: The file.
+        durable: It is on the disk before it has its name; False: a crash of the machine may leave a torn one.
     """
     import tempfile  # noqa: PLC0415 - slow to load, and readers write nothing
 
@@ -32,7 +36,8 @@ def write_beside(path: Path) -> Iterator[int]:
     try:
         yield descriptor
         os.fchmod(descriptor, 0o644)
-        os.fsync(descriptor)
+        if durable:
+            os.fsync(descriptor)
         Path(name).rename(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)

@@ -25,7 +25,7 @@ from cafs.core.digest import Digest
 from cafs.core.log_fields import about
 from cafs.errors import CafsError, ProtocolError, UnavailableError
 from cafs.fuse.device import is_mount_point
-from cafs.fuse.layers import READAHEAD_KB, mount_erofs, set_readahead
+from cafs.fuse.erofs_mount import READAHEAD_KB, mount_erofs, set_readahead
 from cafs.fuse.syscalls import UnmountFlag, device_of, unmount
 from cafs.snapshotter.ledger import Ledger
 from cafs.snapshotter.mount_server import MountServer

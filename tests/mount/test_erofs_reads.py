@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cafs.fuse.layers import COLD_READAHEAD_KB, READAHEAD_KB, set_readahead
-from tests.support.mounts import flat_mount, stacked
+from cafs.fuse.erofs_mount import COLD_READAHEAD_KB, READAHEAD_KB, set_readahead
+from tests.support.mounts import erofs_mount, flat_mount
 
 CONTENT = bytes(range(256)) * 32768
 
@@ -36,7 +36,7 @@ def read_ahead(device: Path) -> int:
 
 
 def test_what_erofs_has_read_is_kept_once(tmp_path: Path, image: Path) -> None:
-    with flat_mount(tmp_path / "fuse", [image]) as mount, stacked(mount, tmp_path / "root", 1) as root:
+    with flat_mount(tmp_path / "fuse", [image]) as mount, erofs_mount(mount, tmp_path / "root", "0") as root:
         assert (root / "large").read_bytes() == CONTENT
         kept = {path: kept_bytes(path) for path in (root / "large", mount.target / "layers/0")}
     assert kept[root / "large"] == len(CONTENT)
@@ -55,7 +55,7 @@ def test_less_is_read_ahead_where_bytes_come_over_a_link(
 ) -> None:
     before = devices()
     with flat_mount(tmp_path / "fuse", [image]) as mount:
-        with stacked(mount, tmp_path / "root", 1, cold=cold):
+        with erofs_mount(mount, tmp_path / "root", "0", cold=cold):
             new = devices() - before  # somebody else on this machine may mount, too
             assert kilobytes in set(map(read_ahead, new))
             set_readahead(new, 256)

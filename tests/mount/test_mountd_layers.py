@@ -19,7 +19,7 @@ from cafs.control_socket.protocol import (
     encode_announcement,
     encode_json,
 )
-from cafs.fuse.layers import mount_layer
+from cafs.fuse.erofs_mount import mount_image_file
 from cafs.fuse.syscalls import UnmountFlag, unmount
 from cafs.node.mountd.state import RunDirectory
 from tests.support.faults import FaultyRegistry, Status
@@ -65,7 +65,7 @@ def test_a_storm_of_adding_and_removing_disturbs_no_reader(
 def detached(server: MountServer, added: AddedLayer, target: Path) -> Iterator[Path]:
     """Mounted, somebody is inside, and no name leads there any more."""
     target.mkdir()
-    mount_layer(server.file(added), target, trusted=True, cold=True)
+    mount_image_file(server.file(added), target, trusted=True, cold=True)
     with (target / "f0").open("rb") as inside:
         unmount(target, UnmountFlag.DETACH)
         yield Path(f"/proc/self/fd/{inside.fileno()}")

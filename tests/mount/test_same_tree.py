@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from cafs.errors import StateError
-from cafs.fuse.layers import mount_erofs_by_loop
+from cafs.fuse.erofs_mount import mount_erofs_by_loop
 from cafs.fuse.syscalls import unmount
-from tests.support.mounts import image_mount, mounts_below, stacked
+from cafs.node.mount_state import EROFS_FILE
+from tests.support.mounts import erofs_mount, flat_mount, image_mount
 from tests.support.observe import Seen, observe
 from tests.support.random_layers import RandomImage
 
@@ -39,9 +40,9 @@ def test_both_drivers_show_what_was_put_in(short_path: Path, seed: int, layers: 
     image = RandomImage(seed, layers, entries)
     image.write(short_path)
     with (
-        image_mount(short_path / "fuse", "merged", short_path) as fuse,
-        image_mount(short_path / "flat", "flat", short_path) as flat,
-        stacked(flat, short_path / "erofs", layers) as erofs,
+        image_mount(short_path / "fuse", "fuse", short_path) as fuse,
+        image_mount(short_path / "flat", "erofs", short_path) as flat,
+        erofs_mount(flat, short_path / "erofs", EROFS_FILE) as erofs,
     ):
         expected = image.expected()
         assert differences(observe(fuse.target), expected) == []
@@ -62,7 +63,7 @@ def _links(root: Path) -> list[int]:
 def test_the_fuse_tree_survives_a_takeover_in_the_middle_of_a_walk(short_path: Path) -> None:
     image = RandomImage(5, 4, 200)
     image.write(short_path)
-    with image_mount(short_path / "fuse", "merged", short_path) as fuse:
+    with image_mount(short_path / "fuse", "fuse", short_path) as fuse:
         # Open directories of merged and other kinds, which the next server has never heard of.
         directories = [path for path in fuse.target.iterdir() if stat.S_ISDIR(path.lstat().st_mode)]
         opened = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in directories]
@@ -78,29 +79,29 @@ def test_hundreds_of_layers_fit(short_path: Path) -> None:
     image = RandomImage(6, 130, 3)
     image.write(short_path)
     with (
-        image_mount(short_path / "flat", "flat", short_path) as flat,
-        stacked(flat, short_path / "e", 130) as erofs,
+        image_mount(short_path / "flat", "erofs", short_path) as flat,
+        erofs_mount(flat, short_path / "e", EROFS_FILE) as erofs,
     ):
         assert differences(observe(erofs), image.expected()) == []
 
 
-def test_a_refused_overlay_leaves_no_mounts(short_path: Path) -> None:
-    RandomImage(7, 2, 10).write(short_path)
-    with image_mount(short_path / "flat", "flat", short_path) as flat:
-        (short_path / "flat.pids").rename(short_path / "file")
-        with pytest.raises(StateError, match="cannot mount the layers"), stacked(flat, short_path / "t", 3):
-            pass
-        assert mounts_below(short_path) == [str(flat.target)]
-        (short_path / "file").rename(short_path / "flat.pids")
+def test_what_is_no_image_is_refused(short_path: Path) -> None:
+    (short_path / "zeros").write_bytes(bytes(1 << 20))
+    with (
+        flat_mount(short_path / "flat", [short_path / "zeros"]) as flat,
+        pytest.raises(StateError, match="cannot mount the image"),
+        erofs_mount(flat, short_path / "t", "0"),
+    ):
+        pass
 
 
 def test_a_loop_device_does_where_erofs_cannot_mount_files(short_path: Path) -> None:
-    image = RandomImage(8, 1, 7)  # so few entries that nothing is opaque, which only overlayfs hides
+    image = RandomImage(8, 2, 70)
     image.write(short_path)
     point = short_path / "point"
     point.mkdir()
-    with image_mount(short_path / "flat", "flat", short_path) as flat:
-        mount_erofs_by_loop(flat.target / "layers/0", point)
+    with image_mount(short_path / "flat", "erofs", short_path) as flat:
+        mount_erofs_by_loop(flat.target / "layers" / EROFS_FILE, point)
         try:
             assert differences(observe(point), image.expected()) == []
         finally:

@@ -111,7 +111,7 @@ def test_a_mount_that_goes_away_ends_supervisor_and_server(tmp_path: Path, image
     assert not Path(f"/proc/{pids[0]}").exists()
 
 
-@pytest.mark.parametrize("kind", ["flat", "merged"])
+@pytest.mark.parametrize("kind", ["flat", "fuse"])
 def test_a_server_that_nobody_is_to_adopt_ends_with_its_supervisor(
     tmp_path: Path, image: Path, kind: str
 ) -> None:

@@ -10,6 +10,7 @@ from functools import cache
 from typing import NamedTuple
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +20,7 @@ from cafs.fuse.answers import NoSuchNodeError, answer, errno_of
 from cafs.fuse.flat import FIRST_LAYER_NODE, LAYERS_NODE, FlatTree
 from cafs.fuse.holdings import Holdings
 from cafs.fuse.merged import MergedFileTree, MergedLayer
+from cafs.fuse.merged_image import LayerData, MergedImage
 from cafs.fuse.outstanding import Outstanding
 from cafs.fuse.supervisor import LONGEST_PAUSE_S, PROMPT_RESTARTS, pause_before_restart
 from cafs.index.header import HEADER_BYTES, parse_header
@@ -225,3 +227,42 @@ def test_a_new_server_knows_what_the_kernel_holds_since_the_one_before() -> None
 
 def holdings(memory: bytearray) -> Holdings:
     return Holdings(memoryview(memory), FIRST_LAYER_NODE)
+
+
+class Numbered(Image):
+    """Bytes that say where they are; ``here`` says which of them are in memory."""
+
+    def __init__(self, virtual_bytes: int, first: int, here: bool) -> None:
+        super().__init__(virtual_bytes)
+        self._bytes = bytes((first + number) % 251 for number in range(virtual_bytes))
+        self._here = here
+
+    def try_read(self, offset: int, size: int) -> Sequence[bytes] | None:
+        return [self._bytes[offset : offset + size]] if self._here else None
+
+    async def read(self, offset: int, size: int) -> Sequence[bytes]:
+        await trio.lowlevel.checkpoint()
+        middle = offset + size // 2
+        return [self._bytes[offset:middle], self._bytes[middle : offset + size]]
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=5), st.integers(0, 200), st.integers(1, 200))
+def test_a_merged_image_is_its_metadata_and_the_data_of_its_layers(
+    data: list[int], offset: int, size: int
+) -> None:
+    metadata = bytes(range(30))
+    whole = metadata
+    for here in (True, False):
+        whole, parts = metadata, []
+        for number, length in enumerate(data):
+            layer = Numbered(7 + length, 50 * number, here)
+            whole += layer._bytes[7:]
+            parts.append(LayerData(layer, 7))
+        image = MergedImage(memoryview(metadata), parts)
+        assert image.virtual_bytes == len(whole)
+        expected = whole[offset : offset + size]
+        assert b"".join(trio.run(image.read, offset, size)) == expected
+        tried = image.try_read(offset, size)
+        only_metadata = offset + size <= len(metadata) or not any(data) or offset >= len(whole)
+        assert (tried is not None) == (here or only_metadata)
+        assert tried is None or b"".join(tried) == expected

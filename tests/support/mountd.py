@@ -20,7 +20,7 @@ from cafs.control_socket.protocol import AddedLayer, AddLayer
 from cafs.core.digest import Digest, sha256_digest
 from cafs.core.entry import Meta
 from cafs.core.settings import Settings
-from cafs.fuse.layers import mount_layer
+from cafs.fuse.erofs_mount import mount_image_file
 from cafs.fuse.syscalls import UnmountFlag, unmount
 from cafs.oci.registry.repository import RegistryRepository
 from tests.support.layered import Layer, pretended_tar, push_layers
@@ -174,7 +174,7 @@ def start_mount_server(
 def erofs(server: MountServer, added: AddedLayer, target: Path) -> Iterator[Path]:
     """The layer, mounted by the kernel."""
     target.mkdir()
-    mount_layer(server.file(added), target, trusted=True, cold=True)
+    mount_image_file(server.file(added), target, trusted=True, cold=True)
     try:
         yield target
     finally:

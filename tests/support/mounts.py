@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from cafs.fuse.layers import mount_layers, unmount_layers
+from cafs.fuse.erofs_mount import mount_image_file, unmount_erofs
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,7 +64,8 @@ def flat_mount(
 
 
 def image_mount(target: Path, kind: str, directory: Path) -> AbstractContextManager[ServedMount]:
-    """Serve the layers in ``directory`` (``tests.support.layered``) at ``target``: flat or merged."""
+    """Serve the layers in ``directory`` (``tests.support.layered``) at ``target``: as one file for the
+    kernel's EROFS (``erofs``), or as a tree (``fuse``)."""
     return _served(target, "image_server", [kind, str(directory)])
 
 
@@ -88,13 +89,11 @@ def _served(target: Path, server: str, arguments: Sequence[str]) -> Iterator[Ser
 
 
 @contextmanager
-def stacked(mount: ServedMount, target: Path, layers: int, *, cold: bool = False) -> Iterator[Path]:
-    """The driver ``erofs`` on top of a flat mount: kernel EROFS on each layer, overlay at ``target``."""
+def erofs_mount(mount: ServedMount, target: Path, name: str, *, cold: bool = False) -> Iterator[Path]:
+    """The driver ``erofs`` on top: the kernel's EROFS on the file ``name`` of a flat mount."""
     target.mkdir()
-    state = target.with_name(target.name + ".state")
-    files = [mount.target / "layers" / str(number) for number in range(layers)]
-    mount_layers(state, files, target, name="test", trusted=True, cold=cold)
+    mount_image_file(mount.target / "layers" / name, target, trusted=True, cold=cold)
     try:
         yield target
     finally:
-        unmount_layers(state, target)
+        unmount_erofs(target, lazy=False)
