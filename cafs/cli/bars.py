@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -20,7 +20,7 @@ _REDRAW_S = 0.1
 
 
 @contextmanager
-def open_bars(stream: TextIO) -> Iterator[Progress]:
+def open_bars(stream: TextIO, clock: Callable[[], float] = time.monotonic) -> Iterator[Progress]:
     """Progress as bars on a terminal."""
     bars = Bars(
         TextColumn("{task.description}", markup=False),
@@ -31,24 +31,27 @@ def open_bars(stream: TextIO) -> Iterator[Progress]:
         console=Console(file=stream),
         expand=True,
         refresh_per_second=8,
+        get_time=clock,
     )
     with bars:
-        yield _BarProgress(bars)
+        yield _BarProgress(bars, clock)
 
 
 class _BarProgress:
-    def __init__(self, bars: Bars) -> None:
+    def __init__(self, bars: Bars, clock: Callable[[], float]) -> None:
         self._bars = bars
+        self._clock = clock
 
     def step(self, name: str, total: int | None = None, unit: str = "bytes") -> Step:
-        return _BarStep(self._bars, self._bars.add_task(name, total=total, unit=unit, note=""))
+        task = self._bars.add_task(name, total=total, unit=unit, note="")
+        return _BarStep(self._bars, task, Tally(self._clock, _REDRAW_S))
 
 
 class _BarStep:
-    def __init__(self, bars: Bars, task: TaskID) -> None:
+    def __init__(self, bars: Bars, task: TaskID, tally: Tally) -> None:
         self._bars = bars
         self._task = task
-        self._tally = Tally(time.monotonic, _REDRAW_S)
+        self._tally = tally
 
     def advance(self, amount: int) -> None:
         if self._tally.add(amount):

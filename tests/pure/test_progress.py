@@ -1,7 +1,11 @@
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
+from cafs.cli.bars import open_bars
 from cafs.cli.progress import LineProgress, open_progress
 from cafs.core.progress import Progress, SilentProgress, deferred
 
@@ -65,6 +69,19 @@ def test_the_form_follows_the_stream() -> None:
     assert "layer [1]" in shown
     assert "1.00 MiB" in shown
     assert "reused" in shown
+
+
+def test_bars_show_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As rich draws them on a terminal, by a clock set by hand."""
+    monkeypatch.setenv("COLUMNS", "100")
+    clock, out = Clock(), io.StringIO()
+    with open_bars(out, clock) as progress:
+        step = progress.step("layer 1 of 2", 100 << 20)
+        for _ in range(10):
+            clock.now += 1
+            step.advance(5 << 20)
+    shown = out.getvalue()
+    assert re.search(r"layer 1 of 2 .* 50\.0 MiB of 100 MiB 5\.00 MiB/s 10 s left", shown), shown
 
 
 def test_deferred_progress_is_opened_once_and_closed() -> None:
