@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 import tarfile
 
 import pytest
@@ -11,7 +12,7 @@ import zstandard
 
 from tests.support.program import run_cafs
 from tests.support.tars import make_tar, member
-from tests.support.user import User, blob_path, flip_bit, layout_repository, push_layers_as, replace
+from tests.support.user import DRIVERS, User, blob_path, flip_bit, layout_repository, push_layers_as, replace
 
 LINK, HARD, DIRECTORY = tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE
 FILE = member("d/file", content=b"content" * 999)
@@ -80,6 +81,30 @@ def test_links_out_of_the_root_are_kept_as_they_are_and_never_followed(user: Use
     with user.mounted(user.image) as tree:
         assert str((tree / "up").readlink()) == away
         assert str((tree / "abs").readlink()) == str(secret)
+
+
+@pytest.mark.parametrize("target", ["usr/lib", "/usr/lib", "../../../../etc", "{outside}"])
+def test_what_lies_below_a_symlink_of_a_lower_layer_hides_the_symlink(user: User, target: str) -> None:
+    """As where containerd unpacks onto overlayfs. Nothing follows the symlink, wherever it leads."""
+    outside = user.path / "outside"
+    outside.mkdir()
+    lower = make_tar(
+        member("usr/lib", DIRECTORY, mode=0o755),
+        member("usr/lib/old", content=b"old"),
+        member("lib", LINK, linkname=target.format(outside=outside)),
+    )
+    layers = [lower, make_tar(member("lib/new", content=b"new"))]
+    push_layers_as(layout_repository(user), layers, [_plain_digest(layer) for layer in layers])
+    user.cafs("convert", user.image)
+    for driver in DRIVERS:
+        with user.mounted(user.image, f"--driver={driver}") as tree:
+            assert sorted(os.walk(tree))[1:] == [
+                (f"{tree}/lib", [], ["new"]),
+                (f"{tree}/usr", ["lib"], []),
+                (f"{tree}/usr/lib", [], ["old"]),
+            ]
+            assert (tree / "lib/new").read_bytes() == b"new"
+    assert list(outside.iterdir()) == []
 
 
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "longer", "empty", "missing"])

@@ -88,6 +88,11 @@ def test_convert_and_mount_tell_what_the_registry_did(
     user.cafs("mount", remote.image, user.target, code=1, says=says)
     assert time.monotonic() - began < 30
     user.assert_nothing_mounted()
+    began = time.monotonic()
+    outcome = user.cafs("check", remote.image, code=1, says=says)
+    assert "sound" not in outcome.out
+    assert "damaged" not in outcome.out
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT"])
@@ -102,20 +107,31 @@ def test_a_registry_that_takes_nothing_more_leaves_the_image_as_it_was(
     user.cafs("convert", remote.image)
 
 
-def test_ctrl_c_before_the_manifest_is_there_leaves_none(user: User, remote: Remote) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_conversion_that_ends_before_the_manifest_is_there_leaves_none(
+    user: User, remote: Remote, number: signal.Signals
+) -> None:
+    """Nor anything else; what one that was killed had no time to remove goes with the next."""
     remote.registry.fail(Stall(headers=False), path="/blobs/uploads/", method="POST")
-    user.settings = (*user.settings, "stall_timeout_s=60", "read_deadline_s=60")
+    settings, user.settings = user.settings, (*user.settings, "stall_timeout_s=60", "read_deadline_s=60")
     command = [*cafs_command("convert", remote.image), *user.flags]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         while process.poll() is None and not list(user.cache.glob("convert/*/*.zst")):
             os.sched_yield()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, told = process.communicate(timeout=20)
-    assert process.returncode == 130, told
-    user.assert_no_work_left()
+    user.settings = settings
     remote.registry.heal()
+    if number == signal.SIGKILL:
+        assert process.returncode == -number
+    else:
+        assert process.returncode == 130, told
+        assert "Traceback" not in told
+        user.assert_no_work_left()
     user.cafs("mount", remote.image, user.target, code=1, says="not converted")
     user.cafs("convert", remote.image)
+    user.assert_no_work_left()
+    user.cafs("check", remote.image)
 
 
 @pytest.mark.parametrize("after", [0, 1_500_000], ids=["before the first byte", "in the middle"])
@@ -160,10 +176,32 @@ def test_a_layer_spoilt_on_its_way_is_refused(user: User, remote: Remote) -> Non
     user.cafs("mount", remote.image, user.target, code=1, says="not converted")
 
 
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_what_is_spoilt_on_its_way_is_never_shown(user: User, remote: Remote, driver: str) -> None:
+    """Every answer is wrong: index, chunks. In the registry all is well, as the end shows."""
+    user.cafs("convert", remote.image)
+    remote.registry.fail(FlipBit(999), path="/blobs/")
+    user.cafs("mount", remote.image, user.target, code=3, warns="passing over")
+    user.assert_nothing_mounted()
+    user.cafs("check", remote.image, code=3, warns="passing over")
+    assert user.cafs("cat", remote.image, "file1", code=3, warns="passing over").out == ""
+    assert list(user.cache.glob("index/sha256*")) == []
+    remote.registry.heal()
+    with user.mounted(remote.image, f"--driver={driver}") as tree:
+        remote.registry.fail(FlipBit(999), path="/blobs/")
+        with pytest.raises(OSError, match=r"\[Errno") as failed:
+            (tree / "file1").read_bytes()
+        assert failed.value.errno == errno.EIO
+        assert re.search("failed with EIO: .*(digest|zstd)", user.log()), user.log()
+        remote.registry.heal()
+        assert whole(tree)
+
+
 def test_nobody_listens(user: User) -> None:
     source = "127.0.0.1:1/repository:v1"
     user.cafs("convert", source, code=1, says="127.0.0.1:1")
     user.cafs("mount", source, user.target, code=1, says="127.0.0.1:1")
+    user.cafs("check", source, code=1, says="127.0.0.1:1")
     user.assert_nothing_mounted()
     user.assert_no_work_left()
 
@@ -244,7 +282,8 @@ def test_wrong_credentials_are_told(
     user: User, guarded: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log_in(tmp_path, monkeypatch, guarded.registry.host, "wrong")
-    for command in (["convert", guarded.image], ["mount", guarded.image, str(user.target)]):
+    image, target = guarded.image, str(user.target)
+    for command in (["convert", image], ["mount", image, target], ["check", image]):
         user.cafs(*command, code=1, says="log in|credentials|refused")
     user.assert_nothing_mounted()
 

@@ -224,6 +224,23 @@ def test_ctrl_c_leaves_nothing(place: Place, kind: str) -> None:
     assert not (target / "index.json").exists()
 
 
+async def test_machines_that_know_nothing_of_each_other_make_the_same_artifact(place: Place) -> None:
+    """Other caches, other targets, another number of threads; layers that finish in any order."""
+    layers = [make_tar(member(f"f{n}", content=TEXT[n : 400_000 * n + 5000])) for n in range(4)]
+    layers.append(
+        make_tar(member("again", tarfile.LNKTYPE, linkname="f1"), member("d/of-nobody", content=TEXT))
+    )
+    await push_image(place.layout, layers, "v1")
+    made = []
+    for workers in (1, 2, 7):
+        place.cache = place.folder / f"cache{workers}"
+        target = f"oci:{place.folder}/out{workers}:v1"
+        told = place.convert(f"--set=convert_workers={workers}", place.source, target).json
+        assert told[0]["converted_layers"] == len(layers)
+        made.append(told)
+    assert made[0] == made[1] == made[2]
+
+
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "tiny"
