@@ -58,6 +58,7 @@ import stat
 import struct
 from enum import IntEnum
 
+from cafs.core.posix_acl import is_acl
 from cafs.errors import UsageError
 
 BLOCK_BITS = 12
@@ -177,7 +178,7 @@ def encode_xattrs(xattrs: tuple[tuple[bytes, bytes], ...]) -> bytes:
     """The xattr body of an inode; empty without xattrs.
 
     Raises:
-        UsageError: a name or value that EROFS cannot hold.
+        UsageError: a name or value that EROFS cannot hold, or no kernel reads.
     """
     if not xattrs:
         return b""
@@ -189,6 +190,8 @@ def encode_xattrs(xattrs: tuple[tuple[bytes, bytes], ...]) -> bytes:
         if len(value) > XATTR_MAX_VALUE_BYTES:
             raise UsageError(f"extended attribute {name!r} has {len(value)} bytes, more than can be stored")
         index, rest = split
+        if not rest and not is_acl(value):
+            raise UsageError(f"extended attribute {name!r} is no ACL")
         body += XATTR_ENTRY.pack(len(rest), index, len(value)) + rest + value
         body += bytes(-len(body) % 4)
     if xattr_count(len(body)) > 0xFFFF:

@@ -42,6 +42,7 @@ def _member_of(size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
         (make_tar(FILE, member("d/file/evil", content=b"x")), "d/file/evil"),
         (NUL_NAME, "NUL"),
         (make_tar(FILE, member("d/.wh./x")), "whiteout"),
+        (make_tar(member("x", pax_headers={"SCHILY.xattr.system.posix_acl_access": "rwx"})), "x.* no ACL"),
         (_member_of(8 << 30), "truncated"),
         (GOOD[:-5000], "truncated"),
         (b"not a tar at all" * 100, "tar"),

@@ -19,6 +19,7 @@ from cafs.index.tree import LayerTree
 DIRECTORY = Meta(stat.S_IFDIR | 0o755)
 FILE = Meta(stat.S_IFREG | 0o644)
 LINK = Meta(stat.S_IFLNK | 0o777)
+ACL = bytes.fromhex("0200000001000700ffffffff04000500ffffffff20000500ffffffff")
 
 
 def paths(tree: LayerTree) -> set[bytes]:
@@ -132,6 +133,10 @@ def test_nothing_lies_below_a_file_or_symlink(path: bytes) -> None:
         Meta(stat.S_IFREG, xattrs=((b"odd.name", b""),)),
         Meta(stat.S_IFREG, xattrs=((b"user.", b""),)),
         Meta(stat.S_IFREG, xattrs=((b"user.x", b"v" * 65536),)),
+        Meta(stat.S_IFREG, xattrs=((b"system.posix_acl_access", b""),)),
+        Meta(stat.S_IFREG, xattrs=((b"system.posix_acl_access", b"user::rw-"),)),
+        Meta(stat.S_IFREG, xattrs=((b"system.posix_acl_access", ACL[:-1]),)),
+        Meta(stat.S_IFREG, xattrs=((b"system.posix_acl_default", ACL[:4] + b"\x03" + ACL[5:]),)),
         Meta(stat.S_IFREG, xattrs=tuple((b"user.%d" % n, b"v" * 60000) for n in range(5))),
         Meta(0o644),
     ],
@@ -139,6 +144,15 @@ def test_nothing_lies_below_a_file_or_symlink(path: bytes) -> None:
 def test_metadata_that_cannot_be_stored_is_refused(meta: Meta) -> None:
     with pytest.raises(UsageError):
         LayerTree().add_file(b"f", meta, 0)
+
+
+@pytest.mark.parametrize("value", [ACL, ACL[:4]])
+def test_what_the_kernel_reads_as_an_acl_is_kept(value: bytes) -> None:
+    tree = LayerTree()
+    tree.add_file(b"f", Meta(stat.S_IFREG, xattrs=((b"system.posix_acl_access", value),)), 0)
+    found = tree.lookup(b"f")
+    assert found is not None
+    assert dict(found.meta.xattrs) == {b"system.posix_acl_access": value}
 
 
 def test_a_device_number_beyond_linux_is_refused() -> None:
