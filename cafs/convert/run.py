@@ -38,6 +38,9 @@ from cafs.oci.repository import Repository
 from cafs.oci.signature import load_signing_key
 from cafs.oci.trust import load_trust_policy, signed_by
 
+_LAYERS_AT_ONCE = 4
+"""Each takes some 50 MiB, and all together stay below 400 MiB, however many cores there are. Their chunks are
+compressed by all workers all the same."""
 _TREES = frozenset((Transport.DIR, Transport.TAR))
 _WRITABLE = "a registry (HOST/REPOSITORY:TAG) or oci:DIR:TAG"
 
@@ -183,7 +186,7 @@ async def _start(
         memory=ConversionMemory(settings.cache_dir / "converted"),
         indexes=IndexCache(settings.cache_dir / "index"),
         progress=progress,
-        layers_at_once=trio.CapacityLimiter(workers),
+        layers_at_once=trio.CapacityLimiter(min(workers, _LAYERS_AT_ONCE)),
         open_near=partial(_opened_near, settings=settings),
         reusable=await load_trust_policy(settings),
     )

@@ -121,7 +121,9 @@ class Settings:
     convert_workers: int = field(
         default=0,
         metadata=_about(
-            Kind.COUNT, "layers and chunks converted side by side; 0: one for each core", most=256
+            Kind.COUNT,
+            "chunks compressed side by side, and layers converted, of these at most 4; 0: one for each core",
+            most=256,
         ),
     )
     scheduler_alive_s: float = field(
