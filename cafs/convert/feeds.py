@@ -10,6 +10,7 @@ from cafs.convert.layer_builder import LayerBuilder
 from cafs.convert.plain_stream import PlainStream
 from cafs.convert.tar_reader import TarReader
 from cafs.core.entry import Meta
+from cafs.core.paths import clean_path
 from cafs.core.tar import Entry
 from cafs.errors import IntegrityError, UsageError
 
@@ -47,11 +48,14 @@ tar_feed = StreamFeed(_add_tar, decode=True)
 
 
 def file_feed(title: bytes, size: int) -> StreamFeed:
-    """A blob that is one file, as artifacts have them: readable by all, without a time."""
+    """A blob that is one file, as artifacts have them: readable by all, without a time.
+
+    Its title means nothing but itself: there are no whiteouts in artifacts.
+    """
 
     def add(builder: LayerBuilder, stream: PlainStream) -> None:
         meta = Meta(stat.S_IFREG | 0o644)
         entry = Entry(title, meta, size, size, b"", is_hard_link=False, runs=None, map_in_data=False)
-        builder.add(entry, stream.fill)
+        builder.add_literally(clean_path(title), entry, stream.fill)
 
     return StreamFeed(add, decode=False)

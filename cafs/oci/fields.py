@@ -7,6 +7,7 @@ words that say where it stands, so that no reader has to repeat them.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,6 +18,8 @@ MAX_TEXT = 4096
 """Characters that one string of a manifest may have."""
 MAX_ITEMS = 10_000
 """Entries that one array or object may have."""
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+"""Half of a character that JSON escapes as two. On its own it could be neither a name nor printed."""
 _MAX_SIZE = 1 << 53
 """Larger sizes are not written exactly by every JSON writer; no blob comes near."""
 
@@ -25,12 +28,15 @@ def parse_json_object(content: bytes, what: str, limit: int) -> Fields:
     """Parse ``content`` as one JSON object.
 
     Raises:
-        IntegrityError: too large, not JSON, not an object.
+        IntegrityError: too large, not JSON in UTF-8, not an object, a text that is none.
     """
     if len(content) > limit:
         raise IntegrityError(f"{what} has {len(content)} bytes, more than the {limit} allowed")
     try:
-        value = json.loads(content)
+        text = content.decode()
+        value = json.loads(text)
+        if _HALF.search(text):
+            json.dumps(value, ensure_ascii=False).encode()  # a half without its other half: ValueError
     except (ValueError, RecursionError) as e:
         raise IntegrityError(f"{what} is not valid JSON: {str(e)[:100]}") from e
     if not isinstance(value, dict):

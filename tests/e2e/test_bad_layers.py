@@ -144,6 +144,7 @@ def test_a_diffid_that_lies_is_refused(user: User) -> None:
         ("DIGEST", "sha256:" + "2" * 64, "2222"),
         ("DIGEST", "../../../../etc/passwd", "digest"),
         ('"layers"', '"nothing"', "layers"),
+        ('"layers"', r'"annotations": {"half a character": "\ud800"}, "layers"', "not valid JSON"),
     ],
 )
 def test_a_manifest_that_lies_is_refused(user: User, old: str, new: str, says: str) -> None:

@@ -82,8 +82,9 @@ def test_wrong_shapes_name_the_field(value: object, field: str) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"\xff\xfe", b"[" * 100_000, b" " * (MAX_MANIFEST_BYTES + 1), b'{"a": 1e999, "config": NaN}'],
-)
+    [b"", b"{", b"\xff\xfe", b"[" * 100_000, b" " * (MAX_MANIFEST_BYTES + 1), b'{"a": 1e999, "config": NaN}',
+     b'{"a": "\\ud800"}', b'{"a": "\xed\xa0\x80"}', b'{"\\uDfff": 1}', '{"a": 1}'.encode("utf-16")],
+)  # fmt: skip
 def test_what_is_no_json_is_refused(content: bytes) -> None:
     with pytest.raises(IntegrityError):
         parse_manifest(content, OCI_MANIFEST, "manifest X")
@@ -99,7 +100,12 @@ KEYS = st.sampled_from(
      "annotations", "subject", "rootfs", "diff_ids", "artifactType"]
 )  # fmt: skip
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.just(D) | st.just(OCI_LAYER),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(st.characters(), max_size=8)
+    | st.just(D)
+    | st.just(OCI_LAYER),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=5),
     max_leaves=25,
 )
