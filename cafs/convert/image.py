@@ -16,7 +16,7 @@ import trio
 
 from cafs.convert.below import Below
 from cafs.convert.chain import parent_chain_ids, raw_digest
-from cafs.convert.dictionary import Dictionary
+from cafs.convert.dictionary import Dictionary, bring_dictionary
 from cafs.convert.feeds import StreamFeed, file_feed, tar_feed
 from cafs.convert.layer import (
     BelowLayer,
@@ -29,7 +29,6 @@ from cafs.convert.memory import ConversionMemory, ConvertedLayer
 from cafs.convert.upload import push_layer
 from cafs.core.digest import Digest
 from cafs.core.progress import Progress, Step
-from cafs.core.source import BlobRef
 from cafs.errors import CafsError, IntegrityError, NotFoundError, UntrustedError, UsageError
 from cafs.fetch.index_cache import IndexCache
 from cafs.index.layer_index import LayerIndex
@@ -38,7 +37,7 @@ from cafs.oci.artifact import publish_artifact
 from cafs.oci.artifact_lookup import FoundArtifact, find_artifact
 from cafs.oci.descriptor import Descriptor
 from cafs.oci.image import Image, load_config
-from cafs.oci.media_types import LAYER_CHUNKS, is_layer
+from cafs.oci.media_types import is_layer
 from cafs.oci.repository import Repository, copy_blob
 from cafs.oci.signature import SigningKey
 from cafs.oci.trust import TrustPolicy
@@ -146,7 +145,7 @@ class ImageConversion:
                 await self._run.layers_at_once.acquire_on_behalf_of(plan)
                 nursery.start_soon(self._convert_layer, plan)
         layers = self._layers()
-        dictionary = await self._bring_dictionary(layers)
+        dictionary = await bring_dictionary(self._run.dictionary, layers, self._target, self._run.shop.folder)
         artifact = await publish_artifact(
             self._target,
             self._image.descriptor,
@@ -253,19 +252,3 @@ class ImageConversion:
             return await trio.to_thread.run_sync(LayerIndex.open, path)
         assert converted is not None, "its event was set"
         return await self._run.indexes.open(self._target, converted.layer)
-
-    async def _bring_dictionary(self, layers: Sequence[ConvertedLayer]) -> list[Descriptor]:
-        """Chunk blobs of other images: into the target, so that its garbage collection keeps them."""
-        own = {layer.layer.chunks.blob for layer in layers if layer.layer.chunks}
-        needed = {blob for layer in layers for blob in layer.other_blobs} - own
-        ordered = sorted(needed, key=lambda blob: blob.digest)
-        for blob in ordered:
-            await self._bring(blob)
-        return [Descriptor(blob.digest, blob.size, LAYER_CHUNKS) for blob in ordered]
-
-    async def _bring(self, blob: BlobRef) -> None:
-        origin = self._run.dictionary.origin(blob)
-        if origin is not None:
-            await copy_blob(origin, self._target, blob, self._run.shop.folder)
-        elif not await self._target.has_blob(blob):
-            raise NotFoundError(f"chunk blob {blob.digest} is no longer in {self._target.name}")

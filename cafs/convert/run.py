@@ -14,7 +14,7 @@ import trio
 
 from cafs.convert.bind import BoundImage, check_bindable, push_bound_image
 from cafs.convert.copy_image import copy_blobs, copy_images
-from cafs.convert.dictionary import Dictionary
+from cafs.convert.dictionary import Dictionary, bring_dictionary
 from cafs.convert.directory import directory_feed
 from cafs.convert.image import ImageConversion, ImageResult, Run
 from cafs.convert.layer import Workshop, convert_file, convert_tree, warn_of_left_out
@@ -29,9 +29,8 @@ from cafs.errors import NotFoundError, UsageError
 from cafs.fetch.index_cache import IndexCache
 from cafs.fetch.open_image import open_image
 from cafs.oci.artifact import publish_artifact
-from cafs.oci.descriptor import Descriptor, Platform
+from cafs.oci.descriptor import Platform
 from cafs.oci.image import Image, find_image, list_images
-from cafs.oci.media_types import LAYER_CHUNKS
 from cafs.oci.open_source import open_repository
 from cafs.oci.reference import PathReference, Reference, RegistryReference, Transport, parse_reference
 from cafs.oci.repository import Repository
@@ -229,6 +228,6 @@ async def _convert_tree(run: Run, origin: PathReference, target: Repository, goa
         step.finish(note)
     warn_of_left_out(files.left_out, str(origin))
     converted = await push_layer(target, files, files.diff_id, run.options, None)
-    others = [Descriptor(blob.digest, blob.size, LAYER_CHUNKS) for blob in converted.other_blobs]
+    others = await bring_dictionary(run.dictionary, [converted], target, run.shop.folder)
     artifact = await publish_artifact(target, None, [converted.layer], others, tag=_tag(goal), key=run.key)
     return ImageResult(None, artifact, (converted,), 1)

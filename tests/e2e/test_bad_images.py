@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ from tests.support.user import DRIVERS, User, blob_path, flip_bit, layout_reposi
 
 FILES = {f"file{n}": hashlib.shake_128(bytes([n])).digest(20_000) for n in range(4)}
 CHUNK = 5000
+ZSTD_MAGIC = bytes.fromhex("28b52ffd")
 
 
 def make_layer() -> MadeLayer:
@@ -242,3 +244,33 @@ def test_manifests_that_lie(user: User, place: str, lie: str) -> None:
     outcome = user.cafs("mount", user.image, user.target, code=code, warns="passing over")
     assert outcome.out == ""
     user.assert_nothing_mounted()
+
+
+@pytest.mark.parametrize("part", ["index", "chunks"])
+def test_a_dictionary_that_is_damaged_ends_the_conversion(user: User, damage: Damage, part: str) -> None:
+    """``--chunk-dict`` brings chunk blobs into the target, verified; nothing else is there then."""
+    tree, target = user.path / "tree", user.path / "other"
+    tree.mkdir()
+    for name, content in FILES.items():
+        (tree / name).write_bytes(content)
+    user.cafs("convert", f"dir:{tree}", user.image)
+    shutil.rmtree(user.cache)
+    (tree / "more").write_bytes(b"new" * 1000)
+    blobs = sorted((user.layout / "blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
+    blob = blobs[-1] if part == "chunks" else next(b for b in blobs if b.read_bytes()[:4] == ZSTD_MAGIC)
+    damage(blob)
+    code = 3 if blob.exists() else 1
+    convert = ["convert", "--chunk-dict", user.image, f"dir:{tree}", f"oci:{target}:v1"]
+    user.cafs(*convert, code=code, says=blob.name[:12])
+    user.assert_no_work_left()
+    assert not (target / "index.json").exists()
+
+
+def test_a_dictionary_that_is_not_there_or_not_converted(user: User) -> None:
+    (user.path / "tree").mkdir()
+    into = [f"dir:{user.path}/tree", f"oci:{user.path}/other:v1"]
+    user.cafs("convert", "--chunk-dict", user.image, *into, code=1, says="layout")
+    trio.run(push_image, layout_repository(user), [MADE.layer], "v1")
+    user.cafs("convert", "--chunk-dict", user.image, *into, code=1, says="not converted")
+    user.cafs("convert", "--chunk-dict", "no such:reference", *into, code=2)
+    assert not (user.path / "other/index.json").exists()

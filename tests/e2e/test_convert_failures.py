@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from cafs.oci.layout import LayoutRepository
 from cafs.oci.media_types import IMAGE_ARTIFACT, OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 from tests.support.oci import image_config, manifest_bytes, push_bytes, push_image
 from tests.support.program import Outcome, cafs_command, run_cafs
+from tests.support.registry import Registry
 from tests.support.tars import make_tar, member
 
 TEXT = b"".join(b"%d\n" % n for n in range(200_000))
@@ -161,6 +163,30 @@ async def test_a_dictionary_stores_only_what_is_new(place: Place) -> None:
     assert 200_000 <= layer["chunk_bytes"] <= 2 * 200_000
     assert len(layer["other_blobs"]) == 1
     run_cafs("check", second, env=place.env)
+
+
+@pytest.mark.parametrize("kind", ["dir", "tar", "image"])
+@pytest.mark.parametrize("where", ["layout", "registry"])
+async def test_a_dictionary_of_another_repository_comes_along(
+    place: Place, docker_registry: Registry, kind: str, where: str
+) -> None:
+    """What the artifact refers to lies beside it: a mount reads all from one repository."""
+    tree = place.folder / "tree"
+    tree.mkdir()
+    for n in range(40):
+        (tree / f"{n:02}").write_bytes(hashlib.shake_128(b"%d" % n).digest(20_000))
+    place.convert(f"dir:{tree}", f"oci:{place.folder}/known:v1")
+    (tree / "new").write_bytes(b"new" * 5000)
+    layer = make_tar(*(member(path.name, content=path.read_bytes()) for path in sorted(tree.iterdir())))
+    (place.folder / "x.tar").write_bytes(layer)
+    await push_image(place.layout, [layer], "v1")
+    source = {"dir": f"dir:{tree}", "tar": f"tar:{place.folder}/x.tar", "image": place.source}[kind]
+    name = f"{docker_registry.host}/dictionary/t{uuid.uuid4().hex}:v1"
+    target = name if where == "registry" else f"oci:{place.folder}/out:v1"
+    (told,) = place.convert("--chunk-dict", f"oci:{place.folder}/known:v1", source, target).json
+    assert told["layers"][0]["chunk_bytes"] < 100_000
+    assert len(told["layers"][0]["other_blobs"]) == 1
+    run_cafs("check", target, env=place.env)
 
 
 async def test_a_file_that_is_missing_and_targets_that_cannot_be(place: Place) -> None:
