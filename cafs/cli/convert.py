@@ -19,7 +19,11 @@ from cafs.oci.descriptor import parse_platform
 @click.command()
 @click.argument("source")
 @click.argument("target", required=False)
-@click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="Only this image of several; all are usual.")
+@click.option(
+    "--platform",
+    metavar="OS/ARCH[/VARIANT]",
+    help="Only this image of several, which comes to TARGET alone; all are usual.",
+)
 @click.option(
     "--chunk-dict",
     "dictionaries",

@@ -130,23 +130,37 @@ class ImageConversion:
         self._done: list[ConvertedLayer | None] = []
         self._files: dict[int, Path] = {}
         self._finished: list[trio.Event] = []
+        self._published: Descriptor | None = None
+        """What is there already, when it is what this run would make."""
         self._new = 0
 
-    async def run(self) -> ImageResult:
-        """Convert what is not converted yet, and publish."""
+    async def convert(self) -> None:
+        """Convert what is not converted yet. Nobody can find it before ``publish``."""
         self._plans = await plan_layers(self._source, self._image)
         self._done = [None] * len(self._plans)
         self._finished = [trio.Event() for _ in self._plans]
         existing = await self._existing()
         if existing is not None and await self._reuse_all(existing):
-            return ImageResult(self._image.descriptor.digest, existing.descriptor, self._layers(), 0)
+            self._published = existing.descriptor
+            return
         async with trio.open_nursery() as nursery:
             for plan in self._plans:
                 await self._run.layers_at_once.acquire_on_behalf_of(plan)
                 nursery.start_soon(self._convert_layer, plan)
+
+    async def publish(self) -> ImageResult:
+        """Attach the artifact to the image, which is in the target now."""
+        return ImageResult(
+            self._image.descriptor.digest,
+            self._published or await self._publish_new(),
+            self._layers(),
+            self._new,
+        )
+
+    async def _publish_new(self) -> Descriptor:
         layers = self._layers()
         dictionary = await bring_dictionary(self._run.dictionary, layers, self._target, self._run.shop.folder)
-        artifact = await publish_artifact(
+        return await publish_artifact(
             self._target,
             self._image.descriptor,
             [layer.layer for layer in layers],
@@ -154,7 +168,6 @@ class ImageConversion:
             key=self._run.key,
             attach=self._run.attach,
         )
-        return ImageResult(self._image.descriptor.digest, artifact, layers, self._new)
 
     def _layers(self) -> tuple[ConvertedLayer, ...]:
         return tuple(layer for layer in self._done if layer is not None)

@@ -13,7 +13,7 @@ from pathlib import Path
 import trio
 
 from cafs.convert.bind import BoundImage, check_bindable, push_bound_image
-from cafs.convert.copy_image import copy_blobs, copy_images
+from cafs.convert.copy_image import Copier
 from cafs.convert.dictionary import Dictionary, bring_dictionary
 from cafs.convert.directory import directory_feed
 from cafs.convert.image import ImageConversion, ImageResult, Run
@@ -101,16 +101,18 @@ async def convert(
         images = await _images(reader, origin, platform)
         if bound is not None:
             return await _convert_bound(run, reader, images, repository, _tag(goal))
+        conversions = [ImageConversion(run, reader, image, repository) for image in images]
+        for conversion in conversions:
+            await conversion.convert()
         if not same:
-            scratch, tag = run.shop.folder, _tag(goal)
-            await copy_images(reader, repository, images, top, tag=tag, scratch=scratch, progress=progress)
-        return Outcome([await _convert_image(run, reader, image, repository) for image in images])
-
-
-async def _convert_image(run: Run, source: Repository, image: Image, target: Repository) -> ImageResult:
-    result = await ImageConversion(run, source, image, target).run()
-    await attach_start_profile(run, target, image.descriptor, result)
-    return result
+            # An image that was chosen of several comes alone: of an index all would have to come.
+            wanted = top if platform is None else images[0].descriptor
+            await Copier(reader, repository, run.shop.folder, progress).copy(wanted, _tag(goal))
+        results = []
+        for conversion, image in zip(conversions, images, strict=True):
+            results.append(await conversion.publish())
+            await attach_start_profile(run, repository, image.descriptor, results[-1])
+        return Outcome(results)
 
 
 async def _convert_bound(
@@ -118,10 +120,12 @@ async def _convert_bound(
 ) -> Outcome:
     """The images of ``source`` as a new one in ``target`` that carries its artifacts."""
     check_bindable(images, source)
-    results = []
+    copier, results = Copier(source, target, run.shop.folder, run.progress), []
     for image in images:
-        await copy_blobs(source, target, image, run.shop.folder, run.progress)
-        results.append(await ImageConversion(run, source, image, target).run())
+        await copier.copy_blobs(image.manifest)
+        conversion = ImageConversion(run, source, image, target)
+        await conversion.convert()
+        results.append(await conversion.publish())
     artifacts = [result.artifact for result in results]
     new = await push_bound_image(source, target, list(zip(images, artifacts, strict=True)), tag)
     for result, manifest in zip(results, new.manifests, strict=True):

@@ -20,7 +20,7 @@ MAX_MANIFEST_BYTES = 4 << 20
 """distribution-spec v1.1, "Pushing Manifests": clients and registries should allow at least 4 MiB."""
 MAX_CONFIG_BYTES = 8 << 20
 MAX_LAYERS = 4096
-_MAX_INDEX_DEPTH = 3
+MAX_INDEX_DEPTH = 3
 
 _MACHINES = {
     "x86_64": "amd64",
@@ -210,7 +210,7 @@ async def follow_image(
     """From the descriptor of a manifest or index to one manifest, see ``find_image``."""
     siblings: tuple[Descriptor, ...] = ()
     unproved = platform
-    for _ in range(_MAX_INDEX_DEPTH):
+    for _ in range(MAX_INDEX_DEPTH):
         document = await load_manifest(repository, descriptor)
         if isinstance(document, Manifest):
             if unproved is not None and document.is_image:

@@ -59,6 +59,8 @@ def test_a_hostile_layer_is_refused(user: User, layer: bytes, says: str) -> None
     user.assert_no_work_left()
     user.cafs("mount", user.image, user.target, code=1, says="cafs convert")
     user.assert_nothing_mounted()
+    user.cafs("convert", user.image, f"oci:{user.path}/other:v1", code=3, says=says)
+    assert not (user.path / "other/index.json").exists(), "not even the image as it is"
     tar = user.path / "layer.tar"
     tar.write_bytes(layer)
     user.cafs("convert", f"tar:{tar}", f"oci:{user.path}/out:v1", code=3, says=says)

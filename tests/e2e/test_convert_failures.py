@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
 
 from cafs.oci.descriptor import Descriptor
 from cafs.oci.layout import LayoutRepository
@@ -147,6 +148,49 @@ async def test_every_platform_gets_its_artifact(place: Place) -> None:
     assert [result["image"] for result in both] == [entry["digest"] for entry in entries]
     assert [result["converted_layers"] for result in both] == [1, 0]
     assert "linux/amd64" in place.convert(place.source, "--platform", "linux/s390x", code=1).err
+
+
+async def push_for_two_platforms(place: Place) -> list[str]:
+    """``place.source`` as buildx builds it, with an attestation; answers the digests of the images."""
+    entries = []
+    for architecture in ("amd64", "arm64"):
+        image = await push_image(place.layout, [make_tar(member(architecture))], None, architecture)
+        entries.append((image, {"os": "linux", "architecture": architecture}))
+    statement = await push_bytes(place.layout, b"{}", "application/vnd.in-toto+json")
+    config = await push_bytes(place.layout, image_config([b"{}"]), OCI_CONFIG)
+    attestation = await place.layout.push_manifest(manifest_bytes(config, [statement]), OCI_MANIFEST)
+    entries.append((attestation, {"os": "unknown", "architecture": "unknown"}))
+    manifests = [
+        {"mediaType": found.media_type, "digest": found.digest, "size": found.size, "platform": platform}
+        for found, platform in entries
+    ]
+    kind = "application/vnd.oci.image.index.v1+json"
+    index = json.dumps({"schemaVersion": 2, "mediaType": kind, "manifests": manifests}).encode()
+    await place.layout.push_manifest(index, kind, "v1")
+    return [found.digest for found, _ in entries[:2]]
+
+
+@pytest.mark.parametrize("where", ["layout", "registry"])
+async def test_images_of_several_platforms_go_elsewhere_whole_or_alone(
+    place: Place, docker_registry: Registry, where: str
+) -> None:
+    """A registry takes no image index of which it has not all, and a layout must not hold one either."""
+    images = await push_for_two_platforms(place)
+    here = f"{docker_registry.host}/platforms/t{uuid.uuid4().hex}"
+    whole, alone = (
+        f"{here}-{name}:v1" if where == "registry" else f"oci:{place.folder}/{name}:v1"
+        for name in ("whole", "alone")
+    )
+    assert [told["image"] for told in place.convert(place.source, whole).json] == images
+    for platform in ("linux/amd64", "linux/arm64"):
+        run_cafs("check", whole, "--platform", platform, env=place.env)
+    told = place.convert("--platform", "linux/arm64", place.source, alone).json
+    assert [document["image"] for document in told] == images[1:]
+    run_cafs("check", alone, env=place.env)
+    for image in (whole, alone):
+        source = image if where == "layout" else f"docker://{image}"
+        copy = ["skopeo", "copy", "--quiet", "--all", "--src-tls-verify=false", source]
+        await trio.run_process([*copy, f"dir:{place.folder}/copied-{image[-6:-3]}"], capture_stdout=True)
 
 
 async def test_a_dictionary_stores_only_what_is_new(place: Place) -> None:
