@@ -17,8 +17,8 @@ from cafs.fuse.loop import attach_loop
 from cafs.fuse.syscalls import MountFlag, UnmountFlag, mount, unmount
 
 READAHEAD_KB = 4096
-"""Of an EROFS mount: several requests under way for whoever reads much in a row. A large file came a tenth faster
-than with 1024; a start of Python with numpy, which reads little, took as long."""
+"""Of an EROFS mount: several requests under way for whoever reads much in a row. A large file came a tenth
+faster than with 1024; a start of Python with numpy, which reads little, took as long."""
 COLD_READAHEAD_KB = 64
 """Of one whose bytes come over a link. What a start reads lies scattered, and a page fault reads as much
 around it: a start of Python with numpy read 11.2 MB, compressed, instead of 15.7. It holds for files that are
