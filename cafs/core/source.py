@@ -74,6 +74,8 @@ class ChunkAnswer(NamedTuple):
     body: bytes
     kept: frozenset[bytes] = frozenset()
     """Digests of chunks that whoever answered keeps in the chunk store of this machine."""
+    stored: frozenset[bytes] = frozenset()
+    """Of those whose frames are therefore not in the body. Only of what nobody waits for."""
 
 
 @runtime_checkable

@@ -13,7 +13,7 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 import trio
 
@@ -140,18 +140,18 @@ class Fetcher:
         source = group.origin.sources[group.source_number]
         began = trio.current_time()
         try:
-            bodies, kept = await self._ask(group)
+            answer = await self._ask(group)
         except CafsError as e:
             self._failed(group.flights, group.source_number, e)
             return
         took_s = trio.current_time() - began
         self._counters.note_answer(source.name, group.priority, group.length, took_s)
         self._adapt(group, took_s)
-        chunks = await self._verify(group, bodies)
+        self._note_stored([flight for flight in group.flights if flight.ref.digest in answer.stored])
         arrived: list[Chunk] = []
-        for flight, chunk in zip(group.flights, chunks, strict=True):
+        for flight, chunk in await self._verify(group, answer):
             if isinstance(chunk, Chunk):
-                if chunk.digest not in kept:
+                if chunk.digest not in answer.kept:
                     arrived.append(chunk)
                 self._counters.note_chunk(flight.origin.layer, flight.ref.frame_bytes)
                 self._done(flight, chunk.plain, None)
@@ -165,23 +165,32 @@ class Fetcher:
             if group.priority is not Priority.DEMAND:
                 await self._writer.room()
 
-    async def _ask(self, group: Group) -> tuple[list[bytes], frozenset[bytes]]:
-        """One request; the bytes of each of the group's runs, and which chunks its source keeps here."""
+    def _note_stored(self, flights: Sequence[Flight]) -> None:
+        """End flights whose chunks the store has without us; a reader who has joined needs the bytes yet."""
+        for flight in flights:
+            self._counters.note_chunk(flight.origin.layer, flight.ref.frame_bytes)
+            if flight.priority is Priority.FILL:
+                self._done(flight, None, None)
+        self.submit([flight for flight in flights if not flight.done])
+
+    async def _ask(self, group: Group) -> _Answered:
+        """One request."""
         timeout_s = self._limits.answer_timeout_s + group.length / SLOWEST_BYTES_PER_S
         try:
             with trio.fail_after(timeout_s):
-                bodies, kept = await _ask_source(group)
+                answer = await _ask_source(group)
         except trio.TooSlowError:
             raise DeadlineError(f"no answer within {timeout_s:.0f} s") from None
-        for run, body in zip(group.runs, bodies, strict=True):
+        for run, body in zip(group.runs, answer.bodies, strict=True):
             if len(body) != run.span.length:
                 raise ProtocolError(f"answered {len(body)} bytes where {run.span.length} were asked for")
-        return bodies, kept
+        return answer
 
-    async def _verify(self, group: Group, bodies: Sequence[bytes]) -> list[Chunk | IntegrityError]:
-        if sum(flight.ref.plain_bytes for flight in group.flights) <= INLINE_BYTES:
-            return _verify_runs(group, bodies)
-        return await trio.to_thread.run_sync(_verify_runs, group, bodies, limiter=self._threads)
+    async def _verify(self, group: Group, answer: _Answered) -> list[tuple[Flight, Chunk | IntegrityError]]:
+        sent = [flight for flight in group.flights if flight.ref.digest not in answer.stored]
+        if sum(flight.ref.plain_bytes for flight in sent) <= INLINE_BYTES:
+            return _verify_runs(group, answer)
+        return await trio.to_thread.run_sync(_verify_runs, group, answer, limiter=self._threads)
 
     async def _store(self, chunks: Sequence[Chunk]) -> None:
         if self._writer.usable and chunks:
@@ -222,26 +231,36 @@ class Fetcher:
             self._fill_bytes = min(max(fitting, 512 << 10), self._limits.fill_range_bytes)
 
 
-async def _ask_source(group: Group) -> tuple[list[bytes], frozenset[bytes]]:
+class _Answered(NamedTuple):
+    """See ``ChunkAnswer``."""
+
+    bodies: Sequence[bytes]
+    """The bytes of each of the group's runs."""
+    kept: frozenset[bytes] = frozenset()
+    stored: frozenset[bytes] = frozenset()
+
+
+async def _ask_source(group: Group) -> _Answered:
     """Say which chunks are wanted to a source that wants to know; after a failure the plain way is taken."""
     source, blob = group.origin.sources[group.source_number], group.origin.blob
     if len(group.runs) > 1:
         scattered = cast("ScatteredSource", source)  # else there would be one run (``FlightQueue.take``)
-        return await scattered.read_ranges(blob, [run.span for run in group.runs]), frozenset()
+        return _Answered(await scattered.read_ranges(blob, [run.span for run in group.runs]))
     span = group.runs[0].span
     if isinstance(source, ChunkSource) and not any(flight.answers for flight in group.flights):
         refs = [flight.ref for flight in group.flights]
         answer = await source.read_chunks(blob, *span, refs, group.priority)
-        return [answer.body], answer.kept
-    return [await source.read_range(blob, *span)], frozenset()
+        return _Answered([answer.body], answer.kept, answer.stored)
+    return _Answered([await source.read_range(blob, *span)])
 
 
-def _verify_runs(group: Group, bodies: Sequence[bytes]) -> list[Chunk | IntegrityError]:
-    return [
-        chunk
-        for run, body in zip(group.runs, bodies, strict=True)
-        for chunk in verify_frames(body, run.span.offset, [flight.ref for flight in run.flights])
-    ]
+def _verify_runs(group: Group, answer: _Answered) -> list[tuple[Flight, Chunk | IntegrityError]]:
+    """What came for each flight of the chunks that were sent."""
+    verified: list[tuple[Flight, Chunk | IntegrityError]] = []
+    for run, body in zip(group.runs, answer.bodies, strict=True):
+        sent = [flight for flight in run.flights if flight.ref.digest not in answer.stored]
+        verified += zip(sent, verify_frames(body, run.span.offset, [f.ref for f in sent]), strict=True)
+    return verified
 
 
 def _unfinished(group: Group) -> list[Flight]:

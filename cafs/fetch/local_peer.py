@@ -2,8 +2,8 @@
 
 A peer is a help, never a need: when its socket is not there, when it refuses, breaks off, is slow or has not
 all, the registry is asked, at once and for what is missing only. Chunks that it brought are verified like any
-others, and are not stored again where peer and mount share a chunk store. Small blobs, as layer indexes are,
-come through it as a whole.
+others, and are not stored again where peer and mount share a chunk store; of what nobody waits for it is then
+enough that it will lie in there. Small blobs, as layer indexes are, come through it as a whole.
 """
 
 from __future__ import annotations
@@ -22,7 +22,16 @@ from cafs.core.chunk_ref import ChunkRef
 from cafs.core.readplan import coalesce
 from cafs.core.settings import Settings
 from cafs.core.source import BlobRef, BlobSource, ChunkAnswer
-from cafs.core.swarm.chunk_request import CHUNKS_PATH, HAVE_HEADER, STORE_HEADER, ChunkWish, cut_answer
+from cafs.core.swarm.chunk_request import (
+    CHUNKS_PATH,
+    HAVE_HEADER,
+    LEAST_URGENT,
+    STORE_HEADER,
+    STORED_HEADER,
+    ChunkWish,
+    cut_answer,
+    decode_bits,
+)
 from cafs.core.swarm.download_request import DOWNLOAD_PATH, DownloadRequest
 from cafs.errors import CafsError, DeadlineError, RemoteError
 from cafs.http11.connection import connect_unix
@@ -52,6 +61,23 @@ def peer_socket(run_dir: Path) -> Path:
     return run_dir / "peer" / "peer.sock"
 
 
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """What the peer did about a wish, chunk by chunk."""
+
+    frames: Sequence[memoryview | None]
+    """What it sent, not verified."""
+    stored: Sequence[bool]
+    """Those that lie in our store, or will in a moment, and were not sent."""
+    keeps: bool = False
+    """It stores in our store what it sent."""
+
+    @classmethod
+    def nothing(cls, count: int) -> Self:
+        """The peer was of no help."""
+        return cls([None] * count, [False] * count)
+
+
 class LocalPeer:
     """The peer on the node socket. For one trio thread."""
 
@@ -78,20 +104,28 @@ class LocalPeer:
         """Let go of idle connections; it may be asked again."""
         self._pool.close()
 
-    async def chunks(self, wish: ChunkWish) -> tuple[Sequence[memoryview | None], bool]:
-        """The frames it has, not verified, and whether it keeps them in our store; none when it is away."""
-        nothing: tuple[Sequence[memoryview | None], bool] = ([None] * len(wish.refs), False)
+    async def chunks(self, wish: ChunkWish) -> Brought:
+        """What it has; nothing when it is away."""
+        nothing = Brought.nothing(len(wish.refs))
         if trio.current_time() < self._not_before:
             return nothing
         patience_s = PATIENCE_S[wish.urgency]
+        shared = self._store if wish.urgency == LEAST_URGENT else None
         try:
             with trio.fail_after(patience_s):
                 answer = await self._pool.ask(
-                    "POST", CHUNKS_PATH, body=wish.encode(), most_bytes=wish.frame_bytes, stall_s=patience_s
+                    "POST",
+                    CHUNKS_PATH,
+                    body=wish.encode(),
+                    headers=((STORE_HEADER, shared),) if shared is not None else (),
+                    most_bytes=wish.frame_bytes,
+                    stall_s=patience_s,
                 )
             if answer.status != _OK:
                 raise DeadlineError(f"it answered {answer.status}")
             frames = cut_answer(answer.headers.get(HAVE_HEADER, "%"), answer.body, wish.refs)
+            said = answer.headers.get(STORED_HEADER, "") if shared is not None else ""
+            stored = decode_bits(said, len(wish.refs))
         except AwayError:
             self._not_before = trio.current_time() + AWAY_S
             return nothing
@@ -102,7 +136,8 @@ class LocalPeer:
         except RemoteError as e:
             log.info("this node's peer broke off: %s", e)
             return nothing
-        return frames, self._store is not None and answer.headers.get(STORE_HEADER) == self._store
+        keeps = self._store is not None and answer.headers.get(STORE_HEADER) == self._store
+        return Brought(frames, stored, keeps)
 
     async def blob(self, repository: Repository, blob: AnyBlob) -> bytes | None:
         """A small blob of a registry as a whole, verified; None: the registry is to be asked.
@@ -160,16 +195,21 @@ class PeerFirst:
         """See ``ChunkSource``."""
         wanted = tuple({ref.digest: ref for ref in refs}.values())
         repository = self.origin.name.removeprefix(REGISTRY)
-        frames, keeps = await self.peer.chunks(ChunkWish(blob, repository, wanted, True, urgency))
-        if not any(frame is not None for frame in frames):
+        brought = await self.peer.chunks(ChunkWish(blob, repository, wanted, True, urgency))
+        frames = zip(wanted, brought.frames, strict=True)
+        found = {ref.digest: frame for ref, frame in frames if frame is not None}
+        stored = frozenset(ref.digest for ref, one in zip(wanted, brought.stored, strict=True) if one)
+        if len(stored) == len(wanted):
+            return ChunkAnswer(bytes(length), stored=stored)
+        if not found and not stored:
             return ChunkAnswer(await self.origin.read_range(blob, offset, length))
-        found = {ref.digest: frame for ref, frame in zip(wanted, frames, strict=True) if frame is not None}
         body = bytearray(length)
         for ref in refs:
             if (frame := found.get(ref.digest)) is not None:
                 body[ref.offset - offset : ref.offset - offset + ref.frame_bytes] = frame
-        missing = [(ref.offset, ref.frame_bytes) for ref in refs if ref.digest not in found]
+        here = stored | found.keys()
+        missing = [(ref.offset, ref.frame_bytes) for ref in refs if ref.digest not in here]
         for run in coalesce(missing, max_bytes=length, max_gap_bytes=_MAX_GAP_BYTES):
             begin = run.offset - offset
             body[begin : begin + run.length] = await self.origin.read_range(blob, run.offset, run.length)
-        return ChunkAnswer(bytes(body), frozenset(found) if keeps else frozenset())
+        return ChunkAnswer(bytes(body), frozenset(found) if brought.keeps else frozenset(), stored)

@@ -27,8 +27,8 @@ SLICE_BYTES = 1 << 20
 """Sent at once: a client has ``send_s`` to take so much. Each costs a turn of the loop, whatever its size."""
 _READ_BYTES = 16 << 10
 """At most ``head_bytes``: h11 bounds only what is not complete yet."""
-_JOINED_BYTES = 32 << 10
-"""So much of a body is copied behind its head, so that both leave in one packet."""
+_JOINED_BYTES = 128 << 10
+"""So much of a body, a chunk or two, is copied behind its head: whoever reads wakes up once for both."""
 _LINGER_BYTES, _LINGER_S = 1 << 20, 2.0
 """What is still read of a refused request: a socket closed on unread bytes would take the answer with it."""
 

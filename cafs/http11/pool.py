@@ -42,8 +42,8 @@ class Pace(Protocol):
         """Entered to take a body, left at its end."""
         ...
 
-    async def part(self) -> None:
-        """Wait until the next part of it may be taken."""
+    async def part(self, count: int) -> None:
+        """So many bytes of it came last (0: nothing yet); wait until the next part may be taken."""
         ...
 
 
@@ -55,7 +55,7 @@ class AsItComes:
         """See ``Pace``."""
         yield
 
-    async def part(self) -> None:
+    async def part(self, count: int) -> None:
         """See ``Pace``."""
 
 
@@ -114,13 +114,13 @@ class ConnectionPool:
     async def _take_body(self, answer: OpenAnswer, most_bytes: int) -> bytes:
         parts: list[bytes] = []
         size = 0
-        await self._pace.part()
+        await self._pace.part(0)
         while part := await answer.receive():
             parts.append(part)
             size += len(part)
             if size > most_bytes:
                 raise ProtocolError(f"{self._name}: an answer of more than {most_bytes} bytes")
-            await self._pace.part()
+            await self._pace.part(len(part))
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def open(

@@ -92,6 +92,8 @@ class ChunkPeers:
             raise
         except trio.TooSlowError:
             raise RemoteError(f"{member.address} is too slow") from None
+        if wish.urgency < LEAST_URGENT:
+            self._fill.note_read(len(answer.body))
         await self._download.spend(len(answer.body))
         if answer.status == _BUSY:
             raise UnavailableError(f"{member.address} is busy")

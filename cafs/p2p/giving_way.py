@@ -3,7 +3,8 @@
 A link of 200 Mbit/s needs 40 ms for each megabyte that stands in front of a chunk, in the buffers of its
 sender or in the queues between. What may stand there is decided by who takes: a sender sends no more than
 the window that is open to it. So windows are small, one body is taken at a time (the others, with their
-first window here, wait), and while a reader waits for another host nothing is taken at all.
+first window here, wait), while a reader waits for another host nothing is taken at all, and for a while after
+that less than the link carries (``LinkShare``), so that no queue is there when the next chunk comes.
 
 Nobody is kept from his chunks by somebody who hangs: all these waits are short.
 """
@@ -14,6 +15,8 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import trio
+
+from cafs.core.swarm.link_share import LinkShare
 
 WINDOW_BYTES = 32 << 10
 """Less than 2 ms of such a link, and far more than what is on its way between two hosts on one switch."""
@@ -30,6 +33,11 @@ class GivingWay:
         self._turn = trio.Lock()
         self._readers = 0
         self._no_readers = trio.Event()
+        self._share = LinkShare()
+
+    def note_read(self, count: int) -> None:
+        """So many bytes came that somebody waits for, or soon may."""
+        self._share.note_read(count, trio.current_time())
 
     @contextmanager
     def reader(self) -> Iterator[None]:
@@ -55,8 +63,12 @@ class GivingWay:
             if not waiting.cancelled_caught:
                 self._turn.release()
 
-    async def part(self) -> None:
+    async def part(self, count: int) -> None:
         """See ``Pace``."""
+        if not count or self._readers:
+            self._share.note_gap()
+        if rest_s := self._share.rest_s(count, trio.current_time()):
+            await trio.sleep(rest_s)
         if self._readers:
             with trio.move_on_after(PAUSE_S):
                 await self._no_readers.wait()

@@ -19,7 +19,10 @@ from cafs.core.exposition import CONTENT_TYPE
 from cafs.core.swarm.chunk_request import (
     CHUNKS_PATH,
     HAVE_HEADER,
+    LEAST_URGENT,
     STORE_HEADER,
+    STORED_HEADER,
+    encode_bits,
     encode_have,
     parse_chunk_wish,
 )
@@ -96,11 +99,18 @@ class NodeServer:
         raise NotFoundError(f"there is no {request.path[:100]}")
 
     async def _chunks(self, request: Request, reply: Reply) -> None:
-        wish = parse_chunk_wish(request.body)
-        frames = await self._parts.exchange.bring(wish)
-        headers: Headers = ((HAVE_HEADER, encode_have(frames)),)
-        if self._parts.store is not None and self._parts.exchange.keeps:
-            headers = (*headers, (STORE_HEADER, quote(str(self._parts.store))))
+        wish, exchange = parse_chunk_wish(request.body), self._parts.exchange
+        store = quote(str(self._parts.store)) if self._parts.store is not None and exchange.keeps else None
+        headers: Headers = ()
+        if store is not None and wish.urgency == LEAST_URGENT and request.header(STORE_HEADER) == store:
+            frames, stored = await exchange.fill(wish)
+            frames = [None if there else frame for frame, there in zip(frames, stored, strict=True)]
+            headers = ((STORED_HEADER, encode_bits(stored)),)
+        else:
+            frames = await exchange.bring(wish)
+        headers = (*headers, (HAVE_HEADER, encode_have(frames)))
+        if store is not None and exchange.keeps:
+            headers = (*headers, (STORE_HEADER, store))
         body = b"".join(frame for frame in frames if frame is not None)
         await reply.send(Answer(HTTPStatus.OK, body, BYTES_TYPE, headers))
 

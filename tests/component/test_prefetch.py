@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 
+from cafs.core.chunk import ChunkRef
 from cafs.core.profile import Profile, parse_profile
+from cafs.core.source import BlobRef, ChunkAnswer
 from cafs.errors import RemoteError, StorageError, UsageError
 from cafs.fetch.limits import FetchLimits, Priority
 from cafs.fetch.prefetch import Prefetch
@@ -219,6 +222,49 @@ async def test_a_reader_is_served_while_a_fill_is_under_way(
         began = trio.current_time()
         await reader.read(layer.table.start(99), 100)
         assert trio.current_time() - began == pytest.approx(10, abs=0.5)
+
+
+class StoringSource(ScriptedSource):
+    """Answers a fill, when it may, that all is in the store, and everybody else with the bytes."""
+
+    def __init__(self, blob: bytes, go: trio.Event) -> None:
+        super().__init__(blob)
+        self._go = go
+        self.fills = 0
+
+    async def read_chunks(
+        self, blob: BlobRef, offset: int, length: int, refs: Sequence[ChunkRef], urgency: int
+    ) -> ChunkAnswer:
+        if urgency != Priority.FILL:
+            return ChunkAnswer(await self.read_range(blob, offset, length))
+        self.fills += 1
+        await self._go.wait()
+        return ChunkAnswer(bytes(length), stored=frozenset(ref.digest for ref in refs))
+
+
+async def test_a_reader_who_joins_a_fill_that_needs_no_bytes_gets_his(
+    layer: MemoryLayer, clock: trio.testing.MockClock
+) -> None:
+    go = trio.Event()
+    source = StoringSource(layer.blob, go)
+    async with ChunkService(MemoryStore(), FetchLimits()) as service, trio.open_nursery() as nursery:
+        reader = service.add_layer(layer, [source], layer.diff_id)
+        service.start_prefetch(Prefetch.ALL)
+        await trio.sleep(1)
+        assert source.fills
+        read: list[bytes] = []
+
+        async def join() -> None:
+            read.append(joined(await reader.read(layer.table.start(0), 64 * KIB)))
+
+        nursery.start_soon(join)
+        await trio.sleep(1)
+        assert (read, source.requests) == ([], [])
+        go.set()
+        await trio.sleep(1)
+        assert read == [layer.image[layer.table.start(0) : layer.table.end(0)]]
+        assert len(source.requests) == 1
+        assert not service.stats().under_way
 
 
 def test_priorities_leave_room_for_readers() -> None:

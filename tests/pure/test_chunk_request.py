@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from cafs.core.chunk_ref import ChunkRef, Codec
 from cafs.core.digest import sha256_digest
 from cafs.core.source import BlobRef
-from cafs.core.swarm.chunk_request import ChunkWish, cut_answer, encode_have, parse_chunk_wish
+from cafs.core.swarm.chunk_request import (
+    ChunkWish,
+    cut_answer,
+    decode_bits,
+    encode_bits,
+    encode_have,
+    parse_chunk_wish,
+)
 from cafs.errors import ProtocolError, UsageError
 
 BLOB = BlobRef(sha256_digest(b"blob"), 1 << 20)
@@ -64,3 +71,11 @@ def test_answers_are_cut_as_they_were_joined(here: list[bool]) -> None:
     for have, answer in ((encode_have(frames), body + b"x"), ("%%", body), (encode_have([1] * 17), body)):
         with pytest.raises(ProtocolError):
             cut_answer(have, answer, REFS)
+
+
+@given(st.lists(st.booleans(), max_size=40))
+def test_bits_are_read_as_they_were_written(true: list[bool]) -> None:
+    assert decode_bits(encode_bits(true), len(true)) == true
+    if any(true):
+        with pytest.raises(ProtocolError):
+            decode_bits(encode_bits(true), true.index(True))

@@ -21,7 +21,10 @@ from cafs.errors import ProtocolError, UsageError
 CHUNKS_PATH = "/v1/chunks"
 HAVE_HEADER = "x-cafs-have"
 STORE_HEADER = "x-cafs-store"
-"""On the node socket: the chunk store that the frames lie in or will lie in, percent-encoded."""
+"""On the node socket: the chunk store that the frames lie in or will lie in, percent-encoded. In a request
+that nobody waits for: the mount's own, and what lies or will lie in there need not be sent."""
+STORED_HEADER = "x-cafs-stored"
+"""A bitmap as ``HAVE_HEADER``'s, of the wanted chunks that need not be and are not in the answer."""
 MAX_CHUNKS = 1024
 MAX_ANSWER_BYTES = 16 << 20
 MAX_BODY_BYTES = 256 << 10
@@ -117,8 +120,28 @@ def _number(value: Any, most: int) -> int:
 
 def encode_have(frames: Sequence[object | None]) -> str:
     """The header that says which of the wanted frames are in the answer, in their order; 0 bits are not."""
-    bits = sum(1 << place for place, frame in enumerate(frames) if frame is not None)
-    return base64.b64encode(bits.to_bytes((len(frames) + 7) // 8, "little")).decode()
+    return encode_bits([frame is not None for frame in frames])
+
+
+def encode_bits(true: Sequence[bool]) -> str:
+    """One bit for each wanted chunk."""
+    bits = sum(1 << place for place, one in enumerate(true) if one)
+    return base64.b64encode(bits.to_bytes((len(true) + 7) // 8, "little")).decode()
+
+
+def decode_bits(text: str, count: int) -> list[bool]:
+    """What ``encode_bits`` made, of so many chunks.
+
+    Raises:
+        ProtocolError: it is none.
+    """
+    try:
+        bits = int.from_bytes(base64.b64decode(text, validate=True), "little")
+    except (binascii.Error, ValueError):
+        raise ProtocolError("the answer does not say which chunks it has") from None
+    if bits >> count:
+        raise ProtocolError("the answer has more chunks than were asked for")
+    return [bool(bits >> place & 1) for place in range(count)]
 
 
 def cut_answer(have: str, body: bytes, refs: Sequence[ChunkRef]) -> list[memoryview | None]:
@@ -127,16 +150,10 @@ def cut_answer(have: str, body: bytes, refs: Sequence[ChunkRef]) -> list[memoryv
     Raises:
         ProtocolError: header, lengths and wish do not fit each other.
     """
-    try:
-        bits = int.from_bytes(base64.b64decode(have, validate=True), "little")
-    except (binascii.Error, ValueError):
-        raise ProtocolError("the answer does not say which chunks it has") from None
-    if bits >> len(refs):
-        raise ProtocolError("the answer has more chunks than were asked for")
     frames: list[memoryview | None] = []
     view, offset = memoryview(body), 0
-    for place, ref in enumerate(refs):
-        if bits >> place & 1:
+    for ref, here in zip(refs, decode_bits(have, len(refs)), strict=True):
+        if here:
             frames.append(view[offset : offset + ref.frame_bytes])
             offset += ref.frame_bytes
         else:

@@ -8,6 +8,7 @@ import pytest
 import trio
 import trio.testing
 
+from cafs.core.swarm.link_share import LOOK_BYTES, PASSED_BYTES, SHARE
 from cafs.p2p.giving_way import PAUSE_S, TURN_S, GivingWay
 
 
@@ -47,13 +48,13 @@ async def test_a_part_waits_for_the_last_reader(autojump_clock: trio.testing.Moc
         with fill.reader():
             await trio.sleep(for_s)
 
-    await fill.part()
+    await fill.part(0)
     assert trio.current_time() == began
     async with trio.open_nursery() as nursery:
         nursery.start_soon(read, PAUSE_S / 4)
         nursery.start_soon(read, PAUSE_S / 2)
         await trio.testing.wait_all_tasks_blocked()
-        await fill.part()
+        await fill.part(0)
         assert trio.current_time() == pytest.approx(began + PAUSE_S / 2)
 
 
@@ -61,5 +62,23 @@ async def test_a_part_waits_no_longer_than_a_moment(autojump_clock: trio.testing
     fill = GivingWay()
     began = trio.current_time()
     with fill.reader():
-        await fill.part()
+        await fill.part(0)
     assert trio.current_time() == pytest.approx(began + PAUSE_S)
+
+
+async def test_after_a_read_parts_are_taken_below_the_links_rate(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    fill, part, part_s = GivingWay(), 32 << 10, 0.001
+
+    async def take_for(count: int) -> float:
+        began = trio.current_time()
+        for _ in range(count):
+            await trio.sleep(part_s)
+            await fill.part(part)
+        return trio.current_time() - began
+
+    await fill.part(0)
+    assert await take_for(1 + (PASSED_BYTES + LOOK_BYTES) // part) == pytest.approx(25 * part_s)
+    fill.note_read(part)
+    assert await take_for(500) == pytest.approx(500 * part_s / SHARE, rel=0.03)

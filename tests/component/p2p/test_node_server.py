@@ -6,6 +6,7 @@ import json
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,6 +17,7 @@ from cafs.core.chunk import Chunk
 from cafs.core.digest import sha256_digest
 from cafs.core.settings import Settings
 from cafs.core.source import BlobRef
+from cafs.core.swarm.chunk_request import LEAST_URGENT, ChunkWish
 from cafs.core.swarm.ids import task_id
 from cafs.core.swarm.layout import Layout
 from cafs.core.swarm.task import TaskMeta, TaskSpec
@@ -23,6 +25,7 @@ from cafs.errors import CafsError, DeadlineError, IntegrityError
 from cafs.fetch import local_peer
 from cafs.fetch.limits import FetchLimits
 from cafs.fetch.local_peer import LocalPeer
+from cafs.fetch.prefetch import Prefetch
 from cafs.fetch.service import ChunkService
 from cafs.http11.conversation import Conversation, PeerLeftError
 from cafs.http11.messages import Handler, Reply, Request, refusal
@@ -36,6 +39,7 @@ from cafs.p2p.task_store import TaskStore, open_task_store
 from cafs.store.chunk_store import ChunkStore
 from tests.support.chunk_swarm import Host, swarm
 from tests.support.fetching import MemoryLayer, ScriptedSource, joined
+from tests.support.grid import until
 from tests.support.http import Answered, ask
 from tests.support.logs import ExpectedLogs
 
@@ -201,6 +205,43 @@ async def test_chunks_are_stored_by_a_mount_with_another_store(
             peer = LocalPeer(node.path, short_tmp_path / "own")
             assert await read_through(layer, from_registry(layer), peer, store) == layer.image
             assert set(store.put_digests) == {ref.digest for ref in layer.table.refs}
+
+
+async def test_what_nobody_waits_for_is_not_sent_to_who_shares_the_store(
+    short_tmp_path: Path, layer: MemoryLayer
+) -> None:
+    refs = tuple(layer.table.refs)
+    wish = ChunkWish(layer.blobs[0], "registry.example/app", refs, may_fetch=True, urgency=LEAST_URGENT)
+    async with nodes(short_tmp_path, from_registry(layer), 1) as (node,):
+        shares = LocalPeer(node.path, node.host.directory / "store")
+        brought = await shares.chunks(wish)
+        assert (any(brought.frames), all(brought.stored)) == (False, True)
+        await until(lambda: all(node.host.store.has([ref.digest for ref in refs])))
+        brought = await shares.chunks(wish)  # from the store by now
+        assert (any(brought.frames), all(brought.stored)) == (False, True)
+        elsewhere = LocalPeer(node.path, short_tmp_path / "own")
+        for sent in (await shares.chunks(replace(wish, urgency=0)), await elsewhere.chunks(wish)):
+            assert [bytes(frame or b"") for frame in sent.frames] == layer.frames
+            assert not any(sent.stored)
+        shares.close()
+        elsewhere.close()
+
+
+async def test_a_fill_through_the_peer_ends_in_the_store_and_nothing_is_stored_twice(
+    short_tmp_path: Path, layer: MemoryLayer
+) -> None:
+    straight, digests = from_registry(layer), [ref.digest for ref in layer.table.refs]
+    async with nodes(short_tmp_path, from_registry(layer), 1) as (node,):
+        store = CountingStore(node.host.store)
+        peer = LocalPeer(node.path, node.host.directory / "store")
+        async with ChunkService(store, LIMITS_OF_SERVICE, peer=peer) as service:
+            reader = service.add_layer(layer, [straight], layer.diff_id)
+            service.start_prefetch(Prefetch.ALL)
+            await until(lambda: service.stats().fetched_bytes == len(layer.blob))
+            await until(lambda: all(node.host.store.has(digests)))
+            assert joined(await reader.read(0, layer.virtual_bytes)) == layer.image
+            assert service.stats().store_hits == len(digests)
+        assert (store.put_digests, straight.requests) == ([], [])
 
 
 async def test_no_peer_is_no_loss(short_tmp_path: Path, layer: MemoryLayer) -> None:
