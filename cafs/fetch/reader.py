@@ -82,7 +82,7 @@ class LayerReader:
         self.local = bytearray(len(index.table))
         """1 for rows that were fetched or found in the store once: prefetching need not look again."""
         self.ahead = bytearray(len(index.table))
-        """1 for rows that were fetched before a reader asked (kept by ``AheadAccount``)."""
+        """Not 0 for rows that were fetched before a reader asked (kept by ``AheadAccount``)."""
         self.touched = bytearray(len(index.table))
         """1 for rows that a reader has read."""
         self.touched_bytes = 0

@@ -408,7 +408,7 @@ class ChunkService:
         for flight in flights:
             flight.rides = True
         for row, ref in riders:
-            self._ahead.note_ahead(layer, row, ref)
+            self._ahead.note_ahead(layer, row, ref, rides=True)
         return flights
 
     def _finished(self, flight: Flight, plain: Plain | None, failure: CafsError | None) -> None:

@@ -113,6 +113,22 @@ async def test_riders_come_with_a_readers_request_within_their_allowance(layer: 
     assert len(source.requests) == 16
 
 
+async def test_riders_that_nobody_reads_become_fewer(layer: MemoryLayer) -> None:
+    async def fetched_beside(rows: range) -> tuple[int, int]:
+        """Bytes of riders, and those of them that were read."""
+        async with ChunkService(MemoryStore(), FetchLimits()) as service:
+            reader = service.add_layer(layer, [ScriptedSource(layer.blob)], layer.diff_id)
+            for row in rows:
+                await reader.read(layer.table.start(row), 64 * KIB)
+            stats = service.stats()
+        return stats.fetched_bytes - stats.touched_frame_bytes, stats.touched_frame_bytes
+
+    unused, read = await fetched_beside(range(0, 100, 5))
+    assert 0 < unused <= FIRST_BYTES < UNUSED_SHARE * read
+    unused, _ = await fetched_beside(range(100))
+    assert unused == 0
+
+
 async def test_a_profile_is_fetched_and_nothing_else(
     layer: MemoryLayer, clock: trio.testing.MockClock
 ) -> None:
