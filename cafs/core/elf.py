@@ -17,14 +17,22 @@ HEAD_BYTES = 4096
 MAX_DYNAMIC_BYTES = 64 << 10
 MAX_NAME_BYTES = 256
 MAX_NEEDED = 128
+AROUND_BYTES = 32 << 10
+"""What the kernel reads of a mapped file before and behind the page that is touched: EROFS's readahead."""
+UNWINDING_BYTES = 640 << 10
+"""Shorter tables for unwinding lie so near to what is read that a start waited for parts of them."""
+TABLES_BYTES = 256 << 10
+"""Read-only data beyond this that outweighs a library's code are tables, as ICU's and libunistring's: of such
+a start read 5%, of what goes with much code nine tenths."""
 
 _HEADER = struct.Struct("<4sBBBB8xHHIQQQIHHHHHH")
+HEADER_BYTES = _HEADER.size
 _PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
 _DYNAMIC = struct.Struct("<qQ")
 _CLASS_64, _LITTLE = 2, 1
 _EXECUTABLE, _SHARED = 2, 3
-_LOAD, _DYNAMIC_SEGMENT, _INTERPRETER = 1, 2, 3
-_EXECUTE = 1
+_LOAD, _DYNAMIC_SEGMENT, _INTERPRETER, _UNWINDING = 1, 2, 3, 0x6474E550
+_EXECUTE, _WRITE = 1, 2
 _NEEDED, _STRINGS = 1, 5
 _LARGEST = 1 << 40
 _MAX_SEGMENTS = 64
@@ -40,6 +48,11 @@ class Segment:
     address: int
     size: int
     """In the file."""
+
+    @property
+    def end(self) -> int:
+        """Of it in the file."""
+        return self.offset + self.size
 
     @property
     def is_code(self) -> bool:
@@ -65,14 +78,48 @@ class Elf:
         """(offset, size) of the name of the program that loads this one."""
         return self._segment(_INTERPRETER, MAX_NAME_BYTES)
 
-    def data_ranges(self) -> list[tuple[int, int]]:
-        """(offset, end) of what is loaded and is no code: symbols, relocations, data. A loader reads nearly
-        all of that, of code only what runs."""
-        return [
-            (segment.offset, segment.offset + segment.size)
-            for segment in self.segments
-            if segment.kind == _LOAD and not segment.is_code and segment.size
+    @property
+    def is_program(self) -> bool:
+        """It is run by itself: its code is what the start is for. (So is the C library, which all use.)"""
+        return self.interpreter is not None
+
+    def code_range(self) -> tuple[int, int] | None:
+        """(offset, end) of the code; None if there is none, or the code's segment holds all else, too."""
+        code = [segment for segment in self.segments if segment.is_code and segment.size]
+        if not code or any(segment.offset == 0 for segment in code):
+            return None
+        return min(one.offset for one in code), max(one.end for one in code)
+
+    def data_ranges(self, *, constants: bool = True) -> list[tuple[int, int]]:
+        """(offset, end) of what a loader reads nearly all of: symbols, relocations, data.
+
+        Neither code nor long tables for unwinding, which are read when an exception is thrown; linkers put
+        them at the end of their segment. Nor other large tables (``TABLES_BYTES``).
+
+        Args:
+            constants: Also the data that only code reads.
+        """
+        code_bytes = sum(segment.size for segment in self.segments if segment.is_code)
+        ranges = []
+        for segment in self.segments:
+            if segment.kind != _LOAD or segment.is_code or not segment.size:
+                continue
+            end = self._unwinding_in(segment) or segment.end
+            is_wanted = constants and end - segment.offset <= max(TABLES_BYTES, code_bytes)
+            if segment.offset and not segment.flags & _WRITE and not is_wanted:
+                end = min(end, segment.offset + AROUND_BYTES)
+            begin = segment.offset - AROUND_BYTES if segment.flags & _WRITE else segment.offset
+            ranges.append((max(begin, 0), end))
+        return ranges
+
+    def _unwinding_in(self, segment: Segment) -> int | None:
+        """Where what is read of the segment ends, if long tables for unwinding follow."""
+        begins = [
+            one.offset
+            for one in self.segments
+            if one.kind == _UNWINDING and segment.offset <= one.offset < segment.end - UNWINDING_BYTES
         ]
+        return min(begins) + AROUND_BYTES if begins else None
 
     def offset_of(self, address: int) -> int | None:
         """Where in the file the byte lies that is loaded at this address."""
@@ -130,7 +177,7 @@ def parse_elf(head: bytes | memoryview) -> Elf | None:
         if max(offset, in_file) > _LARGEST:
             return None
         segments.append(Segment(what, flags, offset, address, in_file))
-    end = max([end, *(segment.offset + segment.size for segment in segments)])
+    end = max([end, *(segment.end for segment in segments)])
     return Elf(end, tuple(segments)) if end <= _LARGEST else None
 
 

@@ -1,9 +1,10 @@
 """An access profile that is read of an image's own files: what a start of its entry point will read.
 
-A program names its loader and libraries, a script its interpreter, a Python module what it imports
-(``core.elf``, ``core.python_bytecode``, ``core.python_source``). Following these from the entry point on, in
-the order in which they are loaded, gives most of a recorded profile without running anything. Files are taken
-whole, of large programs all but their code. The same image gives the same profile.
+A program names its loader and libraries, a script its interpreter and programs, a Python module what it
+imports (``core.elf``, ``core.shell_script``, ``core.python_bytecode``, ``core.python_source``). Following
+these from the entry point on, in the order in which they are loaded, gives most of a recorded profile without
+running anything. Files are taken whole, of programs what ``program_rows`` says and the code that by their
+symbols is used (``used_code``). The same image gives the same profile.
 Used when an image is converted.
 """
 
@@ -22,12 +23,14 @@ from cafs.core.python_bytecode import bytecode_imports
 from cafs.core.python_extension import extension_imports
 from cafs.core.python_import import Import
 from cafs.core.python_source import source_imports
+from cafs.core.shell_script import is_shell, script_programs
 from cafs.fetch.elf_needs import Place, find_needed
 from cafs.fetch.image_files import ImageFiles
-from cafs.fetch.programs import plan_rows
+from cafs.fetch.program_rows import plan_rows
 from cafs.fetch.python_modules import Module
 from cafs.fetch.reader import LayerReader
 from cafs.fetch.service import ChunkService
+from cafs.fetch.used_code import UsedCode
 from cafs.oci.image import Entry
 
 MAX_FILES = 4096
@@ -38,8 +41,15 @@ MODULE_BYTES = 256 << 10
 EXTENSION_BYTES = 16 << 20
 _READ_DEADLINE_S = 30.0
 _PYTHON = re.compile(rb"python3?(\.\d+)?")
-_ALWAYS = (b"etc/ld.so.cache", b"etc/passwd", b"etc/group")
-"""Read by the loader, and by the container's runtime for its user."""
+_ALWAYS = (b"etc/ld.so.cache", b"etc/passwd", b"etc/group", b"etc/localtime")
+"""Read by the loader, by the container's runtime for its user, and by whoever asks what time it is."""
+_PROGRAMS = (
+    (_PYTHON, b"usr/lib/locale/C.utf8/LC_CTYPE"),
+    (_PYTHON, b"usr/lib/x86_64-linux-gnu/gconv/gconv-modules.cache"),
+    (_PYTHON, b"usr/lib/aarch64-linux-gnu/gconv/gconv-modules.cache"),
+)
+_LIBRARIES = ((re.compile(rb"libcrypto\.so\.[\d.]+"), b"etc/ssl/openssl.cnf"),)
+"""What programs and libraries of such names read when they begin."""
 
 
 class _File(NamedTuple):
@@ -62,10 +72,9 @@ async def derive_profile(
     Raises:
         RemoteError, StorageError, IntegrityError: the files cannot be read.
     """
-    derivation = _Derivation(service, files, entry)
-    await derivation.run()
+    rows = await _Derivation(service, files, entry).run()
     numbers = {layer: number for number, layer in reversed(list(enumerate(layers)))}
-    names = [(numbers[layer], layer.ref(row).digest[:PREFIX_BYTES]) for layer, row in derivation.rows]
+    names = [(numbers[layer], layer.ref(row).digest[:PREFIX_BYTES]) for layer, row in rows]
     return Profile(
         tuple(parse_digest(layer.name) for layer in layers),
         tuple(dict.fromkeys(names))[:MAX_CHUNKS],
@@ -78,14 +87,23 @@ class _Derivation:
         self._service = service
         self._files = files
         self._entry = entry
-        self.rows: dict[tuple[LayerReader, int], None] = {}
+        self._rows: dict[tuple[LayerReader, int], None] = {}
         """In the order of a start."""
+        self._used = UsedCode(self._read)
         self._bytes = 0
         self._seen: set[Place] = set()
         self._waiting: list[_File | Module] = []
         """The next one last."""
 
-    async def run(self) -> None:
+    async def run(self) -> list[tuple[LayerReader, int]]:
+        """The rows that a start reads, in its order."""
+        await self._follow_all()
+        rows, used = list(self._rows), self._used.found()
+        for turn, layer, more in sorted(used, key=lambda one: one[0], reverse=True):
+            rows[turn:turn] = [(layer, row) for row in more]
+        return list(dict.fromkeys(rows))
+
+    async def _follow_all(self) -> None:
         found = [_File(place, path) for path, place in self._files.entry(self._entry)]
         if found:
             always = [(path, self._files.file(path)) for path in _ALWAYS]
@@ -107,33 +125,44 @@ class _Derivation:
 
     def _take(self, layer: LayerReader, rows: Sequence[int]) -> None:
         for row in rows:
-            if (layer, row) not in self.rows:
-                self.rows[layer, row] = None
+            if (layer, row) not in self._rows:
+                self._rows[layer, row] = None
                 self._bytes += layer.ref(row).frame_bytes
 
-    async def _follow_file(self, place: Place, path: bytes | None) -> None:
+    async def _follow_file(self, place: Place, path: bytes | None, *, is_used: bool = False) -> None:
         layer, offset = place
         head = await self._read(layer, offset, HEAD_BYTES)
         elf = parse_elf(head)
         if elf is None:
             self._take(layer, layer.rows_between(offset, offset + len(head)))
-            self._follow_script(place, path, parse_interpreter(head))
+            self._follow_script(place, path, head)
             return
-        self._take(layer, plan_rows(layer, offset, elf))
-        needed: list[_File | Module] = [
-            _File(found, None) for found in await find_needed(self._read, place, elf, self._files)
-        ]
+        plan = plan_rows(layer, offset, elf, is_used=is_used)
+        self._take(layer, plan.rows)
+        await self._used.note(place, head, elf, plan, turn=len(self._rows))
+        needed: list[_File | Module] = []
+        for name, found in await find_needed(self._read, place, elf, self._files):
+            needed += [_File(found, None), *self._read_by(_LIBRARIES, name)]
+        needed += self._read_by(_PROGRAMS, path or b"")
         if path is not None and _PYTHON.fullmatch(path.rpartition(b"/")[2]):
             needed += self._files.modules.of_interpreter(path, self._entry.words)
         self._wait_for(needed)
 
-    def _follow_script(self, place: Place, path: bytes | None, line: Sequence[bytes]) -> None:
-        needed: list[_File | Module] = []
-        words = [word.decode(errors="surrogateescape") for word in line]
+    def _read_by(self, begin: Sequence[tuple[re.Pattern[bytes], bytes]], path: bytes) -> list[_File]:
+        paths = [read for name, read in begin if name.fullmatch(path.rpartition(b"/")[2])]
+        return [_File(place, read) for read in paths if (place := self._files.file(read))]
+
+    def _follow_script(self, place: Place, path: bytes | None, head: bytes) -> None:
+        words = [word.decode(errors="surrogateescape") for word in parse_interpreter(head)]
         if words and words[0].endswith("/env") and len(words) > 1:
             words = words[1].split()
-        for found, where in self._files.entry(Entry(tuple(words[:1]), self._entry.path, "/")):
-            needed.append(_File(where, found))
+        names = words[:1]
+        if words and is_shell(words[0]):
+            names += [word.decode(errors="surrogateescape") for word in script_programs(head)]
+        needed: list[_File | Module] = []
+        for name in names:
+            program = Entry((name,), self._entry.path, self._entry.folder)
+            needed += [_File(where, found) for found, where in self._files.entry(program)]
         if path is not None and (path.endswith(b".py") or (words and "python" in words[0])):
             script = self._files.modules.script(path)
             if script is not None and (script.layer, script.offset) == place:
@@ -144,7 +173,7 @@ class _Derivation:
     async def _follow_module(self, module: Module) -> None:
         before = len(self._waiting)
         if module.is_extension:
-            await self._follow_file((module.layer, module.offset), None)
+            await self._follow_file((module.layer, module.offset), None, is_used=True)
         else:
             self._take(module.layer, module.layer.rows_between(module.offset, module.offset + module.size))
         if module.size > (EXTENSION_BYTES if module.is_extension else MODULE_BYTES):

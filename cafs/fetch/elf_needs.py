@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from cafs.core.elf import MAX_NAME_BYTES, Elf, parse_dynamic, parse_name
 from cafs.fetch.reader import LayerReader
@@ -12,6 +12,14 @@ Place = tuple[LayerReader, int]
 """A file by its layer and where it begins in the virtual image."""
 Read = Callable[[LayerReader, int, int], Awaitable[bytes]]
 """(layer, offset, size): bytes of a layer's virtual image."""
+
+
+class Needed(NamedTuple):
+    """A file that is loaded."""
+
+    name: bytes
+    """As the program gives it: of libraries mostly without a folder."""
+    place: Place
 
 
 class Finder(Protocol):
@@ -26,14 +34,14 @@ class Finder(Protocol):
         ...
 
 
-async def find_needed(read: Read, place: Place, elf: Elf, finder: Finder) -> list[Place]:
+async def find_needed(read: Read, place: Place, elf: Elf, finder: Finder) -> list[Needed]:
     """The loader and the libraries that a program at ``place`` names, as far as the image has them."""
     layer, offset = place
-    places: list[Place | None] = []
+    found: list[tuple[bytes, Place | None]] = []
     if elf.interpreter is not None:
         begin, size = elf.interpreter
         path = parse_name(await read(layer, offset + begin, size))
-        places.append(finder.file(path) if path else None)
+        found += [(path, finder.file(path))] if path else []
     names = strings = None
     if elf.dynamic is not None:
         begin, size = elf.dynamic
@@ -42,5 +50,5 @@ async def find_needed(read: Read, place: Place, elf: Elf, finder: Finder) -> lis
     if names is not None and strings is not None:
         for where in names[1]:
             name = parse_name(await read(layer, offset + strings + where, MAX_NAME_BYTES))
-            places.append(finder.library(name) if name else None)
-    return [found for found in places if found is not None]
+            found += [(name, finder.library(name))] if name else []
+    return [Needed(name, where) for name, where in found if where is not None]

@@ -261,6 +261,7 @@ class ChunkService:
     def note_touched(self, layer: LayerReader, row: int, ref: ChunkRef) -> None:
         """A reader reads this chunk for the first time."""
         self._ahead.note_touched(layer, row, ref)
+        self.programs.note_touched(layer, row)
         if self._recorder is not None:
             self._recorder.note(layer.name, ref.digest)
         self.prefetcher.note_touched(layer, ref.plain_bytes)

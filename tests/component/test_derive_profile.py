@@ -9,14 +9,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import trio
 
+from cafs.core.elf import HEAD_BYTES, parse_elf
 from cafs.core.profile import PREFIX_BYTES, Profile
 from cafs.fetch.derive_profile import derive_profile
 from cafs.fetch.image_files import ImageFiles
 from cafs.fetch.limits import FetchLimits
+from cafs.fetch.program_rows import CODE_BYTES, plan_rows
 from cafs.fetch.reader import LayerReader
 from cafs.fetch.service import ChunkService
+from cafs.fetch.used_code import UsedCode
 from cafs.oci.image import Entry
+from tests.support.elf_library import Library, build_library
 from tests.support.fetching import ScriptedSource
 from tests.support.raw_layer import open_layer
 
@@ -50,14 +55,28 @@ SOURCES = {
     VENV + b"of_venv.py": module("import json"),
     b"app/beside.py": module("import first"),
 }
+FUNCTIONS = [b"f%d" % number for number in range(CODE_BYTES * 2 >> 12)]
+DEEP_CODE = build_library(
+    CODE_BYTES * 2, functions={name: number << 12 for number, name in enumerate(FUNCTIONS)}, seed=2
+)
+"""Each page of its code is a function."""
+CALLER = build_library(4096, wanted=FUNCTIONS, interpreter=True, seed=3)
+INDIFFERENT = build_library(4096, wanted=[b"f1", b"f2"], interpreter=True, seed=4)
 PLAIN = {
     b"usr/bin/python3.%d" % MINOR: LIBRARY,
+    b"usr/bin/sh": build_library(64 << 10, interpreter=True, seed=7).content,
     b"app/start.sh": b"#!/usr/bin/env python3\nexec it\n",
     b"app/venv.py": b"from of_venv import *\n",
     b"app/main.py": b"#!/usr/bin/env python3\nimport beside\n",
     b"app/text.txt": b"import far\n",
+    b"app/serve": b"#!/bin/sh\nexec setpriv --reuid=me \\\n  /opt/server --option\nnothing\n",
+    b"usr/bin/setpriv": build_library(64 << 10, interpreter=True, seed=5).content,
+    b"opt/server": build_library(64 << 10, interpreter=True, seed=6).content,
     SITE + b"library.so": LIBRARY,
 }
+
+
+LINKS = {HOME + b"linked.py": b"json/decoder.py", b"usr/bin/python3": b"python3.%d" % MINOR}
 
 
 def cached_path(source: bytes) -> bytes:
@@ -79,9 +98,14 @@ def compiled(folder: Path) -> dict[bytes, bytes]:
 class Opened:
     """The image in a service."""
 
-    def __init__(self, service: ChunkService, folder: Path, files: Mapping[bytes, bytes]) -> None:
+    def __init__(
+        self,
+        service: ChunkService,
+        folder: Path,
+        files: Mapping[bytes, bytes],
+        links: Mapping[bytes, bytes] = LINKS,
+    ) -> None:
         self.content = files
-        links = {HOME + b"linked.py": b"json/decoder.py", b"usr/bin/python3": b"python3.%d" % MINOR}
         index, blob = open_layer(folder, files, links)
         self.service = service
         self.reader: LayerReader = service.add_layer(index, [ScriptedSource(blob)], "sha256:" + "0" * 64)
@@ -151,6 +175,37 @@ async def test_the_interpreter_of_a_script(tmp_path: Path) -> None:
         image = Opened(service, tmp_path, compiled(tmp_path))
         found = image.files_of(await image.derive("/app/start.sh", "--option"))
         assert found[0] == b"usr/bin/python3.%d" % MINOR
+
+
+async def test_the_programs_that_a_shell_script_runs(tmp_path: Path) -> None:
+    async with ChunkService(None, FetchLimits()) as service:
+        links = {b"bin": b"usr/bin"}
+        image = Opened(service, tmp_path, PLAIN, links)
+        names = [prefix for _, prefix in (await image.derive("/app/serve")).chunks]
+        turns = [
+            names.index(image.chunks(path)[2]) for path in (b"usr/bin/sh", b"usr/bin/setpriv", b"opt/server")
+        ]
+        assert turns == sorted(turns)
+
+
+@pytest.mark.parametrize(("caller", "is_used"), [(CALLER, True), (INDIFFERENT, False)])
+async def test_code_of_which_many_functions_are_wanted(
+    tmp_path: Path, caller: Library, is_used: bool
+) -> None:
+    files = {b"bin/caller": caller.content, b"lib/deep.so": DEEP_CODE.content}
+    async with ChunkService(None, FetchLimits()) as service:
+        image = Opened(service, tmp_path, files)
+
+        async def read(layer: LayerReader, offset: int, size: int) -> bytes:
+            return await service.peek(layer, offset, size, trio.current_time() + 10)
+
+        used = UsedCode(read)
+        for turn, (path, content) in enumerate(files.items()):
+            elf, begin = parse_elf(content[:HEAD_BYTES]), image.begin(path)
+            assert elf is not None
+            plan = plan_rows(image.reader, begin, elf)
+            await used.note((image.reader, begin), content[:HEAD_BYTES], elf, plan, turn)
+        assert used.found() == ([(1, image.reader, plan.later[0].rows)] if is_used else [])
 
 
 async def test_where_modules_are_not_compiled_their_source_is_read(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,17 +10,20 @@ import trio
 import trio.testing
 
 from cafs.core.elf import HEAD_BYTES, parse_dynamic, parse_elf, parse_name
+from cafs.fetch.elf_needs import Place
 from cafs.fetch.image_files import ImageFiles
 from cafs.fetch.limits import FetchLimits
-from cafs.fetch.programs import WHOLE_BYTES, Place, plan_rows
+from cafs.fetch.program_rows import BLOCK_BYTES, CODE_BYTES, WHOLE_BYTES, ProgramRows, plan_rows
 from cafs.fetch.reader import LayerReader
 from cafs.fetch.service import ChunkService
 from cafs.oci.image import Entry, parse_config
+from tests.support.elf_library import build_library
 from tests.support.fetching import ScriptedSource, joined
 from tests.support.raw_layer import CHUNK, open_layer
 
 LS = Path("/bin/ls").resolve().read_bytes()
 BLOCK = 4096
+BIG = b"/bin/big"
 
 
 def needed(content: bytes) -> list[bytes]:
@@ -68,7 +72,7 @@ class Opened:
         begin = self.place(path)
         return self.reader.rows_between(begin, begin + len(content))
 
-    async def fetched(self, service: ChunkService, rows: range) -> None:
+    async def fetched(self, service: ChunkService, rows: Sequence[int]) -> None:
         with trio.fail_after(10):
             while True:
                 if all(service.cached(self.reader.ref(row).digest) is not None for row in rows):
@@ -85,7 +89,7 @@ async def test_a_program_and_its_libraries(tmp_path: Path, path: bytes) -> None:
         if path == b"/bin/script":
             service.programs.note_begun(layer.reader, layer.place(path))  # as an entry point
         await layer.fetched(service, layer.rows(b"/usr/bin/ls", LS))
-        await layer.fetched(service, layer.rows(b"/lib/x86_64-linux-gnu/" + NAMES[0], LIBRARY))
+        await layer.fetched(service, plan_of(layer, LIBRARY, b"/lib/x86_64-linux-gnu/" + NAMES[0]).rows)
         last = layer.rows(b"/usr/share/doc", FILES[b"usr/share/doc"])[-1]
         assert service.cached(layer.reader.ref(last).digest) is None
         assert service.stats().touched_frame_bytes <= CHUNK, "nobody has read the rest"
@@ -102,23 +106,78 @@ async def test_layers_that_are_not_followed(tmp_path: Path) -> None:
         assert service.cached(layer.reader.ref(last).digest) is None
 
 
-async def test_a_large_program_without_its_code(tmp_path: Path) -> None:
-    """Code is known by its segment: what is appended here belongs to none, and makes the file a large one."""
-    elf = parse_elf(LS[:HEAD_BYTES])
+def plan_of(layer: Opened, content: bytes, path: bytes = BIG, *, is_used: bool = False) -> ProgramRows:
+    elf = parse_elf(content[:HEAD_BYTES])
     assert elf is not None
+    return plan_rows(layer.reader, layer.place(path), elf, is_used=is_used)
+
+
+async def test_which_rows_of_a_library(tmp_path: Path) -> None:
+    """Of one with little code, of one that is known to be used, and of a program: all but long tables."""
+    much = CODE_BYTES + 4 * CHUNK
+    small, library = build_library(CODE_BYTES // 2), build_library(much)
+    program = build_library(much, interpreter=True)
     async with ChunkService(None, FetchLimits()) as service:
-        layer = Opened(service, tmp_path, big=LS + bytes(WHOLE_BYTES))
-        begin = layer.place(b"/bin/big")
-        assert plan_rows(layer.reader, begin, elf) == list(layer.rows(b"/bin/big", LS))
-        longer = type(elf)(len(LS) + WHOLE_BYTES, elf.segments)
-        rows = plan_rows(layer.reader, begin, longer)
-        code = next(segment for segment in elf.segments if segment.is_code)
-        middle = layer.reader.rows_between(
-            begin + code.offset + code.size // 2, begin + code.offset + code.size // 2 + 1
-        )
-        assert middle[0] not in rows
-        for data_begin, data_end in elf.data_ranges():
-            assert set(layer.reader.rows_between(begin + data_begin, begin + data_end)) <= set(rows)
+        for number, (content, is_used) in enumerate(
+            ((small.content, False), (library.content, True), (program.content, False))
+        ):
+            (tmp_path / str(number)).mkdir()
+            layer = Opened(service, tmp_path / str(number), big=content)
+            plan = plan_of(layer, content, is_used=is_used)
+            assert list(plan.rows) == list(layer.rows(BIG, content[:-192]))
+            assert not plan.later
+
+
+async def test_the_code_of_a_library_follows_when_it_is_run(tmp_path: Path) -> None:
+    library = build_library(CODE_BYTES + 20 * CHUNK, constants_bytes=10 * CHUNK)
+    async with ChunkService(None, FetchLimits()) as service:
+        layer = Opened(service, tmp_path, big=library.content)
+        begin = layer.place(BIG)
+        plan = plan_of(layer, library.content)
+        (later,) = plan.later
+        everything = set(layer.rows(BIG, library.content[: library.data[1]]))
+        assert set(plan.rows) | set(later.rows) == everything
+        assert not set(plan.rows) & set(later.rows)
+        assert set(later.signs) < set(later.rows)
+        at_end = layer.reader.rows_between(begin + library.code[1] - 1, begin + library.code[1])
+        assert at_end[0] not in later.signs, "what constructors call may lie there"
+        service.programs.follow([layer.reader], layer.files)
+        await layer.reader.read(begin, BLOCK)
+        await layer.fetched(service, plan.rows)
+        middle = layer.reader.table.start(later.signs[len(later.signs) // 2])
+        assert service.cached(layer.reader.ref(later.rows[-1]).digest) is None
+        await layer.reader.read(middle, BLOCK)
+        await layer.fetched(service, later.rows)
+
+
+async def test_code_that_was_run_before_anybody_looked_is_noticed(tmp_path: Path) -> None:
+    library = build_library(CODE_BYTES + 20 * CHUNK)
+    async with ChunkService(None, FetchLimits()) as service:
+        layer = Opened(service, tmp_path, big=library.content)
+        (later,) = plan_of(layer, library.content).later
+        await layer.reader.read(layer.reader.table.start(later.signs[0]), BLOCK)
+        service.programs.follow([layer.reader], layer.files)
+        service.programs.note_begun(layer.reader, layer.place(BIG))
+        await layer.fetched(service, later.rows)
+
+
+async def test_the_code_of_a_large_program_follows_in_blocks(tmp_path: Path) -> None:
+    library = build_library(WHOLE_BYTES + 2 * CHUNK, interpreter=True)
+    async with ChunkService(None, FetchLimits()) as service:
+        layer = Opened(service, tmp_path, big=library.content)
+        plan = plan_of(layer, library.content)
+        code = set(layer.reader.rows_between(*(layer.place(BIG) + end for end in library.code)))
+        blocks = [set(later.rows) for later in plan.later]
+        assert set.union(*blocks) == code - set(plan.rows)
+        assert sum(map(len, blocks)) == len(set.union(*blocks))
+        assert all(BLOCK_BYTES <= CHUNK * len(block) < BLOCK_BYTES + CHUNK for block in blocks[:-1])
+        service.programs.follow([layer.reader], layer.files)
+        await layer.reader.read(layer.place(BIG), BLOCK)
+        await layer.reader.read(layer.reader.table.start(min(blocks[3])), BLOCK)
+        await layer.fetched(service, sorted(blocks[3]))
+        last = max(blocks[8])
+        assert service.cached(layer.reader.ref(last).digest) is None
+        service.programs.forget(layer.reader)
 
 
 async def test_what_is_found_in_the_tree(tmp_path: Path) -> None:

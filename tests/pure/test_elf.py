@@ -10,14 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cafs.core.elf import (
+    AROUND_BYTES,
     HEAD_BYTES,
     MAX_NAME_BYTES,
     MAX_NEEDED,
+    TABLES_BYTES,
+    UNWINDING_BYTES,
     parse_dynamic,
     parse_elf,
     parse_interpreter,
     parse_name,
 )
+from tests.support.elf_library import PAGE, build_library
 
 PROGRAM = Path("/bin/ls").resolve()
 
@@ -43,8 +47,53 @@ def test_a_real_program() -> None:
     code = sum(segment.size for segment in elf.segments if segment.is_code)
     data = sum(end - begin for begin, end in elf.data_ranges())
     assert code > 0
-    assert 0 < data <= len(content) - code
+    assert 0 < data <= len(content) - code + AROUND_BYTES
     assert elf.offset_of(1 << 50) is None
+
+
+def test_the_parts_of_a_library() -> None:
+    library = build_library(64 * PAGE, constants_bytes=16 * PAGE)
+    elf = parse_elf(library.content[:HEAD_BYTES])
+    assert elf is not None
+    assert elf.file_bytes == len(library.content)
+    assert not elf.is_program
+    assert elf.code_range() == library.code
+    around_data = library.data[0] - AROUND_BYTES, library.data[1]
+    assert elf.data_ranges() == [(0, library.code[0]), library.constants, around_data]
+    begin = library.constants[0]
+    few = elf.data_ranges(constants=False)
+    assert few == [(0, library.code[0]), (begin, begin + AROUND_BYTES), around_data]
+    program = parse_elf(build_library(PAGE, interpreter=True).content[:HEAD_BYTES])
+    assert program is not None
+    assert program.is_program
+
+
+def test_long_tables_for_unwinding_are_left_out() -> None:
+    def constants_end(unwinding_bytes: int) -> int:
+        library = build_library(PAGE, constants_bytes=2 * PAGE, unwinding_bytes=unwinding_bytes)
+        elf = parse_elf(library.content[:HEAD_BYTES])
+        assert elf is not None
+        return elf.data_ranges()[1][1] - library.constants[0]
+
+    assert constants_end(TABLES_BYTES // 2) == 2 * PAGE + TABLES_BYTES // 2
+    assert constants_end(UNWINDING_BYTES + PAGE) == 2 * PAGE + AROUND_BYTES
+
+
+def test_large_tables_beside_little_code_are_left_out() -> None:
+    for code_bytes, left_out in ((PAGE, True), (TABLES_BYTES + 2 * PAGE, False)):
+        library = build_library(code_bytes, constants_bytes=TABLES_BYTES + PAGE)
+        elf = parse_elf(library.content[:HEAD_BYTES])
+        assert elf is not None
+        begin, end = elf.data_ranges()[1]
+        assert end == (begin + AROUND_BYTES if left_out else library.constants[1])
+
+
+def test_code_whose_segment_holds_everything_is_not_told_apart() -> None:
+    head = bytearray(build_library(PAGE).content[:HEAD_BYTES])
+    head[64 + 4] = 5  # the flags of the first segment
+    elf = parse_elf(bytes(head))
+    assert elf is not None
+    assert elf.code_range() is None
 
 
 def test_what_is_no_program() -> None:
