@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cafs.control_socket.protocol import Reason, RefusedError
@@ -25,7 +26,7 @@ from cafs.snapshotter.metadata import Metadata, Row
 from cafs.snapshotter.mounts import Paths, plan_mounts
 from cafs.snapshotter.remote import IMAGE, LAYER, TARGET, asks_for_layer, wanted_layer
 from cafs.snapshotter.rules import check_key, kept_labels
-from cafs.snapshotter.snapshot import Info, Kind, Mount, Stack, Usage
+from cafs.snapshotter.snapshot import Info, Kind, Mount, Place, Stack, Usage
 from cafs.snapshotter.tally import Tally
 from cafs.snapshotter.workers import Workers
 
@@ -53,6 +54,8 @@ class Snapshotter:
     index_off: bool
     """See ``plan_mounts``."""
     tally: Tally
+    prepared: dict[str, Place] = field(default_factory=dict)
+    """Where active snapshots are that were prepared since we began: Commit need not look that up."""
 
     async def prepare(self, key: str, parent: str, labels: Mapping[str, str]) -> tuple[Mount, ...]:
         """A new active snapshot; or, if the layer that it is for can be had lazily, that, committed.
@@ -62,6 +65,7 @@ class Snapshotter:
         """
         why_not = await self._prepare_lazily(key, parent, labels) if asks_for_layer(labels) else None
         stack = await self._create(Kind.ACTIVE, key, parent, labels)
+        self.prepared[key] = stack.place
         if why_not is not None:
             self._tell_why(labels, why_not)
         return await self._mounts(stack)
@@ -130,11 +134,16 @@ class Snapshotter:
         """Make an active snapshot a committed one, whatever is mounted where."""
         check_key(name, "name")
         labels = kept_labels(labels)
+        place, usage = await self._place_and_usage(key)
+        await self.workers.ledger(self.ledger.commit, name, key, parent, labels, place=place, usage=usage)
+
+    async def _place_and_usage(self, key: str) -> tuple[Place, Usage]:
+        place = self.prepared.pop(key, None)
+        if place is not None:
+            with suppress(FileNotFoundError):  # it was removed
+                return place, await self.workers.slow(disk_usage, self.paths.files(place.id))
         row = await self.workers.reader(self.reader.get, key)
-        usage = Usage()
-        if row.info.kind is Kind.ACTIVE:
-            usage = await self._count(row)
-        await self.workers.ledger(self.ledger.commit, name, key, parent, labels, place=row.place, usage=usage)
+        return row.place, await self._count(row) if row.info.kind is Kind.ACTIVE else Usage()
 
     async def _count(self, row: Row) -> Usage:
         """What the files of an active one take.
@@ -153,6 +162,7 @@ class Snapshotter:
     async def remove(self, key: str) -> None:
         """Take a snapshot away. Its files are deleted after the answer; Cleanup waits for that."""
         await self.workers.ledger(self.ledger.remove, key)
+        self.prepared.pop(key, None)
         self.deleter.request()
 
     async def stat(self, key: str) -> Info:

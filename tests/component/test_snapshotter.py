@@ -214,6 +214,26 @@ def test_list_comes_in_parts(client: SnapshotsClient) -> None:
     assert client.names("name==v001", "name==v003,kind==view", "kind==active") == ["v001", "v003"]
 
 
+def test_commit_counts_the_latest_snapshot_of_a_key(client: SnapshotsClient, short_tmp_path: Path) -> None:
+    """Also after others of that key were removed, and after a commit that was refused."""
+    client.prepare("key")
+    client.remove("key")
+    with mounted(client.prepare("key"), short_tmp_path / "t") as root:
+        (root / "one").write_bytes(bytes(4096))
+    expected = client.usage("key")
+    client.prepare("other")
+    client.commit("taken", "other")
+    with pytest.raises(RefusedError, match="already exists"):
+        client.commit("taken", "key")
+    client.commit("name", "key")
+    assert client.usage("name") == expected
+    client.prepare("key")
+    client.remove("key")
+    with pytest.raises(RefusedError) as caught:
+        client.commit("nothing", "key")
+    assert _code(caught) == "NOT_FOUND"
+
+
 def test_usage_counts_the_upper_directory(client: SnapshotsClient, short_tmp_path: Path) -> None:
     (mount,) = client.prepare("a")
     assert client.usage("a")[1] == 1
