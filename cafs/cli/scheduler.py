@@ -54,7 +54,8 @@ def command(  # noqa: PLR0917  click calls it, by keyword
         # Loads grpc, which nothing else needs.
         import asyncio  # noqa: PLC0415
 
-        from cafs.scheduler.program import Options, Tls, run  # noqa: PLC0415
+        from cafs.daemon.grpc_server import Tls  # noqa: PLC0415
+        from cafs.scheduler.program import Options, run  # noqa: PLC0415
     except ModuleNotFoundError as e:
         raise StateError(f"{e.name} is missing: pip install 'cafs[snapshotter]'") from e
     tls = Tls(certificate=tls_cert, key=tls_key, authority=tls_ca) if tls_cert and tls_key else None

@@ -1,8 +1,7 @@
-"""What a peer has to itself on its machine: the run directory's lock, its name, its two listening sockets."""
+"""What a peer has to itself on its machine: its name, its two listening sockets."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import socket
@@ -16,23 +15,6 @@ from cafs.errors import StateError, StorageError, UsageError
 
 _BACKLOG = 512
 _MAX_SOCKET_BYTES = 107
-
-
-@contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """One peer for a run directory."""
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as e:
-        raise StorageError(f"cannot use {directory}: {e.strerror}") from e
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as e:
-        raise StateError(f"another cafs peer runs on {directory}") from e
-    finally:
-        os.close(lock)
 
 
 def keep_host_id(directory: Path) -> HostId:

@@ -24,6 +24,7 @@ from cafs.core.settings import Settings
 from cafs.core.swarm.ids import HostId
 from cafs.core.swarm.peer_limits import PeerLimits
 from cafs.core.tracing import Tracer
+from cafs.daemon.directory_lock import locked
 from cafs.daemon.service_manager import ServiceManager
 from cafs.errors import CafsError, StateError, UsageError
 from cafs.fetch.local_peer import peer_socket
@@ -52,7 +53,7 @@ from cafs.p2p.mutual_tls import HostTls, load_host_tls
 from cafs.p2p.node_server import NodeParts, NodeServer
 from cafs.p2p.parent_client import ParentClient
 from cafs.p2p.peer_figures import PeerFigures
-from cafs.p2p.places import keep_host_id, listen_tcp, listen_unix, locked
+from cafs.p2p.places import keep_host_id, listen_tcp, listen_unix
 from cafs.p2p.schedulers import Schedulers
 from cafs.p2p.source import Limits, Sources
 from cafs.p2p.task_store import TaskStore, open_task_store
@@ -111,7 +112,7 @@ async def run(settings: Settings, options: Options) -> None:
     systemd = ServiceManager(os.environ)
     keep_freed_memory()
     with (
-        locked(settings.run_dir / "peer"),
+        locked(settings.run_dir / "peer", "cafs peer"),
         trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals,
     ):
         async with _served(settings, options) as limits:

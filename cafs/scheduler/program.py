@@ -13,17 +13,16 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import grpc
 
 from cafs.core.scheduling.limits import Limits
+from cafs.daemon.grpc_health import HealthService
+from cafs.daemon.grpc_server import Tls, listen, new_server
 from cafs.daemon.metrics_server import metrics_served
 from cafs.daemon.service_manager import ServiceManager
-from cafs.errors import StateError, UsageError
 from cafs.scheduler.collector import collect_rarely
-from cafs.scheduler.health import HealthService
-from cafs.scheduler.service import SchedulerService
+from cafs.scheduler.service import SERVICE, SchedulerService
 from cafs.scheduler.streams import Hub
 from cafs.scheduler.tally import Tally
 
@@ -32,16 +31,6 @@ log = logging.getLogger(__name__)
 _GRACE_S = 3.0
 _MESSAGE_BYTES = 64 << 20
 """A hello of 4,096 tasks with all digests would be larger: such a host tells of fewer digests."""
-_KEEPALIVE_MS = 20_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tls:
-    """Files of this server; with ``authority`` clients need a certificate that it signed."""
-
-    certificate: Path
-    key: Path
-    authority: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,20 +73,12 @@ async def served(options: Options) -> AsyncIterator[int]:
         CafsError: the address cannot be had, or a file of TLS cannot be read.
     """
     hub = Hub(options.limits, Tally(), queue_bytes=options.queue_bytes)
-    health = HealthService()
-    mutual = options.tls is not None and options.tls.authority is not None
-    server = grpc.aio.server(
-        options=[
-            ("grpc.so_reuseport", 0),
-            ("grpc.max_receive_message_length", _MESSAGE_BYTES),
-            ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", _KEEPALIVE_MS // 4),
-            ("grpc.keepalive_permit_without_calls", 1),
-        ]
-    )
+    health = HealthService(SERVICE)
+    mutual = options.tls is not None and options.tls.mutual
+    server = new_server(_MESSAGE_BYTES)
     service = SchedulerService(hub, mutual_tls=mutual)
     server.add_generic_rpc_handlers((service.handlers(), health.handlers()))
-    port = _listen(server, options)
+    port = listen(server, options.host, options.port, options.tls)
     await server.start()
     ticks = asyncio.create_task(hub.run_ticks())
     try:
@@ -118,25 +99,3 @@ async def served(options: Options) -> AsyncIterator[int]:
             async with asyncio.timeout(_GRACE_S):
                 await service.drained()
         await server.stop(_GRACE_S)
-
-
-def _listen(server: grpc.aio.Server, options: Options) -> int:
-    host = f"[{options.host}]" if ":" in options.host else options.host
-    address = f"{host}:{options.port}"
-    try:
-        if options.tls is None:
-            return server.add_insecure_port(address)
-        return server.add_secure_port(address, _credentials(options.tls))
-    except RuntimeError as e:
-        raise StateError(f"cannot serve on {address}: {e}") from e
-
-
-def _credentials(tls: Tls) -> grpc.ServerCredentials:
-    try:
-        pair = (tls.key.read_bytes(), tls.certificate.read_bytes())
-        authority = tls.authority.read_bytes() if tls.authority is not None else None
-    except OSError as e:
-        raise UsageError(f"cannot read {e.filename}: {e.strerror}") from e
-    return grpc.ssl_server_credentials(
-        [pair], root_certificates=authority, require_client_auth=authority is not None
-    )

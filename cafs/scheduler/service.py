@@ -9,16 +9,17 @@ from typing import Any
 
 import grpc
 
+from cafs.daemon.host_certificate import mismatch
 from cafs.errors import ProtocolError
 from cafs.proto import p2p_pb2
 from cafs.proto.services import methods_of
 from cafs.scheduler.answers import explain, list_hosts, list_tasks
-from cafs.scheduler.identity import mismatch
 from cafs.scheduler.incoming import parse_event, parse_hello
 from cafs.scheduler.streams import Hub, Stream
 
 log = logging.getLogger(__name__)
 
+SERVICE = "cafs.p2p.v1.Scheduler"
 _HELLO_S = 10.0
 """For the first message to come."""
 _LAST_WRITE_S = 1.0
@@ -55,8 +56,7 @@ class SchedulerService:
             table[name] = grpc.unary_unary_rpc_method_handler(
                 handler, method.parse_request, method.serialize_response
             )
-        service = p2p_pb2.DESCRIPTOR.services_by_name["Scheduler"].full_name
-        return grpc.method_handlers_generic_handler(service, table)
+        return grpc.method_handlers_generic_handler(SERVICE, table)
 
     async def drained(self) -> None:
         """When no stream is left."""
@@ -101,7 +101,8 @@ class SchedulerService:
         except TimeoutError:
             raise ProtocolError(f"no HostHello within {_HELLO_S:g} s") from None
         hello = parse_hello(first)
-        if self._mutual_tls and (wrong := mismatch(hello, context.auth_context())):
+        wrong = mismatch(hello.host_id, hello.address, context.auth_context()) if self._mutual_tls else ""
+        if wrong:
             await self._reject(context, grpc.StatusCode.UNAUTHENTICATED, wrong)
         log.info("host %s (%s, %s) is here", hello.host_id, hello.hostname, hello.address)
         return self._hub.open(hello)

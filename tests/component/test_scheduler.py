@@ -20,8 +20,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from prometheus_client.parser import text_string_to_metric_families
 
 from cafs.core.scheduling.limits import Limits
+from cafs.daemon.grpc_server import Tls
 from cafs.proto import health_pb2, p2p_pb2
-from cafs.scheduler.program import Options, Tls, served
+from cafs.scheduler.program import Options, served
 from tests.support.logs import ExpectedLogs
 from tests.support.program import cafs_command
 from tests.support.scheduler_client import HostStream, ask, open_channel

@@ -11,7 +11,7 @@ import grpc
 from cafs.proto import health_pb2
 from cafs.proto.services import methods_of
 
-_SERVICES = frozenset({"", "cafs.p2p.v1.Scheduler", "grpc.health.v1.Health"})
+_ITS_OWN = "grpc.health.v1.Health"
 _Context = grpc.aio.ServicerContext[Any, Any]
 _Status = health_pb2.HealthCheckResponse
 
@@ -19,7 +19,9 @@ _Status = health_pb2.HealthCheckResponse
 class HealthService:
     """Answers for the server as a whole and each service of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *services: str) -> None:
+        """``services``: their full names, as ``cafs.p2p.v1.Scheduler``."""
+        self._services = frozenset({"", _ITS_OWN, *services})
         self._ending = asyncio.Event()
 
     def end(self) -> None:
@@ -38,20 +40,20 @@ class HealthService:
                 self._watch, watch.parse_request, watch.serialize_response
             ),
         }
-        return grpc.method_handlers_generic_handler("grpc.health.v1.Health", table)
+        return grpc.method_handlers_generic_handler(_ITS_OWN, table)
 
     def _now(self) -> _Status:
         return _Status(status=_Status.NOT_SERVING if self._ending.is_set() else _Status.SERVING)
 
     async def _check(self, request: health_pb2.HealthCheckRequest, context: _Context) -> _Status:
-        if request.service not in _SERVICES:
+        if request.service not in self._services:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
         return self._now()
 
     async def _watch(
         self, request: health_pb2.HealthCheckRequest, context: _Context
     ) -> AsyncIterator[_Status]:
-        if request.service not in _SERVICES:
+        if request.service not in self._services:
             yield _Status(status=_Status.SERVICE_UNKNOWN)
         else:
             yield self._now()

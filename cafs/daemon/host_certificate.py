@@ -11,24 +11,23 @@ import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 
-from cafs.core.scheduling.events import HostHello
-
 _HOST_ID = re.compile(r"[0-9a-f]{32}")
 
 
-def mismatch(hello: HostHello, auth: Mapping[str, Iterable[bytes]]) -> str:
+def mismatch(host_id: str, address: str, auth: Mapping[str, Iterable[bytes]]) -> str:
     """What is wrong; empty: nothing.
 
     Args:
-        hello: What the host says of itself.
+        host_id: What the host calls itself.
+        address: IP:PORT at which it says that others reach it.
         auth: gRPC's authentication context of a connection with a verified client certificate.
     """
     for name in _texts(auth, "x509_common_name"):
-        if _HOST_ID.fullmatch(name) and name != hello.host_id:
+        if _HOST_ID.fullmatch(name) and name != host_id:
             return "the certificate is another host's"
-    host = hello.address.rpartition(":")[0].strip("[]")
-    address = ipaddress.ip_address(host)
-    if any(_is_address(name, address) for name in _texts(auth, "x509_subject_alternative_name")):
+    host = address.rpartition(":")[0].strip("[]")
+    reached = ipaddress.ip_address(host)
+    if any(_is_address(name, reached) for name in _texts(auth, "x509_subject_alternative_name")):
         return ""
     return f"the certificate is not good for {host}"
 
