@@ -11,7 +11,7 @@ cd "$(dirname "$0")"
 # PACKAGE/UNIT each.
 units="docker-registry/docker-registry.service nginx-light/nginx.service podman/podman.socket
     podman/podman.service podman/podman-restart.service podman/podman-auto-update.service
-    podman/podman-auto-update.timer"
+    podman/podman-auto-update.timer postgresql/postgresql.service"
 
 wanted=$(sed 's/#.*//' debian-packages.txt)
 if ! command -v dpkg-query >/dev/null; then

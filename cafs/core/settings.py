@@ -197,6 +197,14 @@ class Settings:
         default=(),
         metadata=_about(Kind.NAMES, "HOST:PORT of the schedulers that this node's peer may use"),
     )
+    manager_database: str = field(
+        default="",
+        metadata=_about(
+            Kind.TEXT,
+            "where the manager keeps everything: sqlite:////PATH or postgresql://USER:PASSWORD@HOST/NAME;"
+            " empty: SQLite in `cache_dir`/manager",
+        ),
+    )
     peer_listen: str = field(
         default="127.0.0.1:65002",
         metadata=_about(Kind.TEXT, "where the peer serves other hosts: HOST:PORT"),

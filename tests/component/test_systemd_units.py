@@ -14,7 +14,7 @@ from tests.support.snapshotter import RunningSnapshotter
 
 ROOT = Path(__file__).resolve().parents[2]
 MOUNTING = ("cafs-mountd.service", "cafs-snapshotter.service")
-UNITS = (*MOUNTING, "cafs-peer.service")
+UNITS = (*MOUNTING, "cafs-peer.service", "cafs-manager.service")
 PRIVATE = ("PrivateTmp", "ProtectSystem", "ProtectHome", "ReadOnlyPaths", "TemporaryFileSystem", "BindPaths")
 """Each gives a unit mounts of its own, which no container would see."""
 

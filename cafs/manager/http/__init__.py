@@ -1,0 +1,1 @@
+"""REST: requests in, answers and problem documents out (FastAPI)."""

@@ -1,0 +1,1 @@
+"""One module for each step. One that was released is never changed."""
