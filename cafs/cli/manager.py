@@ -27,6 +27,8 @@ _SERVICES, _REST = 65003, 65004
               help="Its key.")  # fmt: skip
 @click.option("--tls-ca", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Services need a certificate of this authority, good for their address.")  # fmt: skip
+@click.option("--new-admin", is_flag=True,
+              help="Print a link for one more administrator, as at the first start.")  # fmt: skip
 @click.pass_obj
 def command(  # noqa: PLR0917  click calls it, by keyword
     context: Context,
@@ -36,10 +38,12 @@ def command(  # noqa: PLR0917  click calls it, by keyword
     tls_cert: Path | None,
     tls_key: Path | None,
     tls_ca: Path | None,
+    new_admin: bool,
 ) -> None:
     """Keep what operators decide, in SQLite or PostgreSQL (manager_database).
 
-    Runs until SIGTERM. Several managers on one PostgreSQL work side by side. docs/manager.md
+    The first start prints a link at which the first administrator is made. Runs until SIGTERM. Several
+    managers on one PostgreSQL work side by side. docs/manager.md
     """
     if (tls_cert is None) != (tls_key is None) or (tls_ca is not None and tls_cert is None):
         raise UsageError("--tls-cert and --tls-key go together, and --tls-ca needs both")
@@ -58,4 +62,14 @@ def command(  # noqa: PLR0917  click calls it, by keyword
         raise StateError(f"{e.name} is missing: pip install 'cafs[manager]'") from e
     url = parse_database(settings.manager_database, settings.cache_dir / "manager" / "manager.db")
     tls = Tls(certificate=tls_cert, key=tls_key, authority=tls_ca) if tls_cert and tls_key else None
-    asyncio.run(run(Options(database=url, services=services, rest=people, tls=tls, metrics=place)))
+    options = Options(
+        database=url,
+        services=services,
+        rest=people,
+        tls=tls,
+        metrics=place,
+        site=settings.manager_site.rstrip("/"),
+        new_admin=new_admin,
+        say=context.note,
+    )
+    asyncio.run(run(options))

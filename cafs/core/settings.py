@@ -205,6 +205,13 @@ class Settings:
             " empty: SQLite in `cache_dir`/manager",
         ),
     )
+    manager_site: str = field(
+        default="",
+        metadata=_about(
+            Kind.TEXT,
+            "where people reach the manager, for links: https://HOST[:PORT]; empty: where it listens",
+        ),
+    )
     peer_listen: str = field(
         default="127.0.0.1:65002",
         metadata=_about(Kind.TEXT, "where the peer serves other hosts: HOST:PORT"),

@@ -10,9 +10,9 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy.engine import URL
 
@@ -22,11 +22,14 @@ from cafs.daemon.metrics_server import metrics_served
 from cafs.daemon.service_manager import ServiceManager
 from cafs.errors import CafsError
 from cafs.manager.database import Database
-from cafs.manager.http.app import Parts, make_app
-from cafs.manager.http.server import http_served, site_of
+from cafs.manager.http.app import make_app
+from cafs.manager.http.parts import Parts, link_to
+from cafs.manager.http.server import http_served, listening, site_of
 from cafs.manager.migrate import upgrade
 from cafs.manager.replica import ThisReplica
 from cafs.manager.tally import Tally
+from cafs.manager.users.accounts import add_link, is_new
+from cafs.manager.users.passwords import Passwords
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +47,13 @@ class Options:
     rest: tuple[str, int]
     tls: Tls | None = None
     metrics: tuple[str, int] | None = None
+    site: str = ""
+    """Where people reach REST, for links; empty: where it listens."""
+    new_admin: bool = False
+    """Make a link for one more administrator."""
+    passwords: Passwords = field(default_factory=Passwords)
+    say: Callable[[str], None] = log.info
+    """Tells whoever started it something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +62,8 @@ class Ports:
 
     services: int
     rest: int
+    site: str
+    """Of REST, for people."""
 
 
 async def run(options: Options) -> None:
@@ -68,7 +80,7 @@ async def run(options: Options) -> None:
     async with served(options) as ports:
         systemd.tell("READY=1")
         log.info("services on %s:%d", options.services[0], ports.services)
-        log.info("REST on %s", site_of(options.rest[0], ports.rest, options.tls))
+        log.info("REST on %s", ports.site)
         await stop.wait()
         systemd.tell("STOPPING=1")
 
@@ -85,10 +97,16 @@ async def served(options: Options) -> AsyncIterator[Ports]:
         database = stack.enter_context(Database(options.database))
         await asyncio.to_thread(upgrade, database)
         replica = ThisReplica(database, tally)
-        _, served_app = make_app(Parts(database=database, tally=tally))
-        rest = await stack.enter_async_context(http_served(served_app, *options.rest, options.tls))
+        listener = stack.enter_context(listening(*options.rest))
+        own_site = site_of(listener, options.tls)
+        parts = Parts(
+            database=database, tally=tally, site=options.site or own_site, passwords=options.passwords
+        )
+        _, served_app = make_app(parts)
+        await stack.enter_async_context(http_served(served_app, listener, options.tls))
         services = await stack.enter_async_context(_services_served(options))
-        await stack.enter_async_context(_living(replica, site_of(options.rest[0], rest, options.tls)))
+        await stack.enter_async_context(_living(replica, own_site))
+        await asyncio.to_thread(_invite, parts, options)
         if options.metrics is not None:
 
             async def render() -> bytes:
@@ -96,7 +114,17 @@ async def served(options: Options) -> AsyncIterator[Ports]:
 
             place = await stack.enter_async_context(metrics_served(*options.metrics, render))
             log.info("metrics on port %d", place)
-        yield Ports(services, rest)
+        yield Ports(services, listener.getsockname()[1], own_site)
+
+
+def _invite(parts: Parts, options: Options) -> None:
+    """Nobody can sign in yet, or one more administrator is wanted: say how."""
+    with parts.database.writing() as session:
+        if not options.new_admin and not is_new(session):
+            return
+        secret = add_link(session, None)
+    link = link_to(parts.site, secret)
+    options.say(f"within a day, choose name and password of an administrator at {link}")
 
 
 @asynccontextmanager

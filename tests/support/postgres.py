@@ -77,7 +77,7 @@ def running_postgres() -> Iterator[Postgres]:
             yield server
         finally:
             if server.process.poll() is None:
-                server.stop()
+                server.stop(signal.SIGQUIT)  # at once: nothing of it is kept
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI
 from pydantic import BaseModel
 from sqlalchemy import text
 from starlette.types import ASGIApp
 
 from cafs import __version__
-from cafs.manager.database import Database
-from cafs.manager.http import problems
+from cafs.manager.http import problems, routes_audit, routes_sessions, routes_setup, routes_users
 from cafs.manager.http.envelope import Envelope
-from cafs.manager.tally import Tally
+from cafs.manager.http.parts import Here, Parts
 
 API = "/api/v1"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """What requests are answered from."""
-
-    database: Database
-    tally: Tally
+_ROUTES = (routes_setup.routes, routes_sessions.routes, routes_users.routes, routes_audit.routes)
 
 
 class Health(BaseModel):
@@ -37,9 +27,8 @@ open_to_all = APIRouter(tags=["health"])
 
 
 @open_to_all.get("/healthz", responses=problems.declared(503))
-def health(request: Request) -> Health:
+def health(parts: Here) -> Health:
     """Whether this replica serves, and its database answers."""
-    parts: Parts = request.app.state.parts
     with parts.database.reading() as session:
         session.execute(text("SELECT 1"))
     return Health(status="serving", version=__version__)
@@ -56,8 +45,12 @@ def make_app(parts: Parts) -> tuple[FastAPI, ASGIApp]:
         openapi_url=f"{API}/openapi.json",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
     )
     app.state.parts = parts
     problems.install(app)
     app.include_router(open_to_all)
+    app.include_router(routes_setup.page)
+    for routes in _ROUTES:
+        app.include_router(routes, prefix=API)
     return app, Envelope(app, parts.tally)

@@ -17,6 +17,7 @@ PROBLEM_TYPE = "application/problem+json"
 INTERNAL = Problem(
     HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "a mistake in the manager: its log says more"
 )
+_OF_BODIES = (400, 408, 413)
 _KINDS = {400: "bad_request", 404: "unknown", 405: "method"}
 _IN_DOCUMENT = {
     "type": "object",
@@ -47,10 +48,11 @@ def refuse(problem: Problem) -> JSONResponse:
 
 
 def declared(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """For ``responses=`` of a route: what else than success may come."""
+    """For ``responses=`` of a route: what else than success may come. 422 brings what any body may get."""
     content = {PROBLEM_TYPE: {"schema": _IN_DOCUMENT}}
+    found = {*statuses, *(_OF_BODIES if 422 in statuses else ())}
     return {
-        status: {"description": HTTPStatus(status).phrase, "content": content} for status in sorted(statuses)
+        status: {"description": HTTPStatus(status).phrase, "content": content} for status in sorted(found)
     }
 
 

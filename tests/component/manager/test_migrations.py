@@ -67,12 +67,14 @@ def test_the_steps_make_what_the_classes_say(database_address: str, file: Path) 
     with Database(parse_database(database_address, file)) as database:
         upgrade(database)
         with database.reading() as session:
-            found = inspect(session.connection())
+            found, dialect = inspect(session.connection()), session.get_bind().dialect
             made = {
-                name: {column["name"]: (str(column["type"]), column["nullable"]) for column in columns}
+                name: {
+                    column["name"]: (column["type"].compile(dialect), column["nullable"])
+                    for column in columns
+                }
                 for name, columns in ((name, found.get_columns(name)) for name in found.get_table_names())
             }
-            dialect = session.get_bind().dialect
         wanted = {
             name: {
                 column.name: (column.type.compile(dialect), bool(column.nullable)) for column in table.columns

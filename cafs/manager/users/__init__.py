@@ -1,0 +1,1 @@
+"""Who may do what: accounts, roles, passwords, tokens, and what was changed by whom."""

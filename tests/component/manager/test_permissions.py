@@ -1,0 +1,104 @@
+"""Each role, and each token, against each route of REST. A route that is not in the table fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from cafs.manager.http.app import API
+from cafs.manager.users.roles import Scope
+from tests.support.manager import Manager, options_for, running_manager
+
+EVERYBODY, ANYBODY, SESSION = "everybody", "anybody", "a session"
+ADMIN = "admin everywhere"
+ROUTES = {
+    ("GET", "/healthz"): (EVERYBODY, None),
+    ("POST", f"{API}/setup"): (EVERYBODY, None),
+    ("POST", f"{API}/sessions"): (EVERYBODY, None),
+    ("GET", f"{API}/me"): (ANYBODY, None),
+    ("PUT", f"{API}/me/password"): (SESSION, None),
+    ("GET", f"{API}/me/tokens"): (SESSION, None),
+    ("POST", f"{API}/me/tokens"): (SESSION, None),
+    ("DELETE", f"{API}/me/tokens/{{token_id}}"): (SESSION, None),
+    ("GET", f"{API}/users"): (ADMIN, "users:read"),
+    ("POST", f"{API}/users"): (ADMIN, "users:write"),
+    ("GET", f"{API}/users/{{user_id}}"): (ADMIN, "users:read"),
+    ("PATCH", f"{API}/users/{{user_id}}"): (ADMIN, "users:write"),
+    ("DELETE", f"{API}/users/{{user_id}}"): (ADMIN, "users:write"),
+    ("POST", f"{API}/users/{{user_id}}/link"): (ADMIN, "users:write"),
+    ("GET", f"{API}/users/{{user_id}}/tokens"): (ADMIN, "users:read"),
+    ("DELETE", f"{API}/users/{{user_id}}/tokens/{{token_id}}"): (ADMIN, "users:write"),
+    ("GET", f"{API}/audit"): (ADMIN, "audit:read"),
+    ("DELETE", f"{API}/sessions/current"): (SESSION, None),  # last: it ends what the others are asked with
+}
+"""Who may, and the scope that a token needs."""
+LEVELS = {None: 0, "viewer": 1, "operator": 2, "admin": 3}
+
+
+@dataclass(frozen=True)
+class Who:
+    """Somebody who asks."""
+
+    name: str
+    token: str
+    role: str | None = None
+    scopes: frozenset[str] | None = None
+
+    def may(self, least: str, scope: str | None) -> bool:
+        """By the table above, said in other words than the program says it."""
+        if least == EVERYBODY:
+            return True
+        if not self.token:
+            return False
+        if least == ANYBODY:
+            return True
+        if self.scopes is not None and scope not in self.scopes:
+            return False
+        if least == SESSION:
+            return True
+        role, _, _where = least.partition(" ")
+        return LEVELS[self.role] >= LEVELS[role]
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Manager]:
+    with running_manager(options_for(tmp_path_factory.mktemp("manager"))) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def people(asked: Manager) -> list[Who]:
+    """A session of each role; of an administrator a token of each scope, and one of all."""
+    admin = asked.administrator()
+    found = [Who("nobody", "")]
+    for role in LEVELS:
+        token = asked.person(admin, f"the-{role}".lower(), role=role)
+        found.append(Who(f"the {role}", token, role))
+    owner = found[-1]
+    for scopes in [*[[scope.value] for scope in Scope], [scope.value for scope in Scope]]:
+        body = {"name": "t", "scopes": scopes, "days": 1}
+        token = asked.call("POST", "/me/tokens", owner.token, 201, json=body)["token"]
+        found.append(Who(f"token {scopes}", token, owner.role, frozenset(scopes)))
+    return found
+
+
+def test_every_route_is_in_the_table(asked: Manager) -> None:
+    document = asked.client.get(f"{API}/openapi.json").json()
+    found = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    assert found == set(ROUTES)
+
+
+def test_each_may_what_the_table_says_and_nothing_else(asked: Manager, people: list[Who]) -> None:
+    """With numbers that nothing has: who may is told that there is none, or that a field is missing."""
+    wrong = []
+    for (method, pattern), (least, scope) in ROUTES.items():
+        path = pattern.replace("{user_id}", "999999").replace("{token_id}", "999999")
+        for who in people:
+            headers = {"Authorization": f"Bearer {who.token}", "If-Match": "*"} if who.token else {}
+            status = asked.client.request(method, path, headers=headers, json={}).status_code
+            refused = status in {401, 403}
+            if refused == who.may(least, scope) or status >= 500:
+                wrong.append((who.name, method, path, status))
+    assert wrong == []
