@@ -55,11 +55,20 @@ def command(  # noqa: PLR0917  click calls it, by keyword
         import asyncio  # noqa: PLC0415
 
         from cafs.daemon.grpc_server import Tls  # noqa: PLC0415
-        from cafs.scheduler.program import Options, run  # noqa: PLC0415
+        from cafs.scheduler.program import Managers, Options, run  # noqa: PLC0415
     except ModuleNotFoundError as e:
         raise StateError(f"{e.name} is missing: pip install 'cafs[snapshotter]'") from e
     tls = Tls(certificate=tls_cert, key=tls_key, authority=tls_ca) if tls_cert and tls_key else None
-    asyncio.run(run(Options(host=host, port=port, limits=limits, tls=tls, metrics=place)))
+    managers = None
+    if context.settings.managers:
+        managers = Managers(
+            addresses=context.settings.managers,
+            reached_at=context.settings.scheduler_address,
+            idc=context.settings.idc,
+            location=context.settings.location,
+        )
+    options = Options(host=host, port=port, limits=limits, tls=tls, metrics=place, managers=managers)
+    asyncio.run(run(options))
 
 
 def _limits(settings: Settings) -> Limits:

@@ -212,6 +212,20 @@ class Settings:
             "where people reach the manager, for links: https://HOST[:PORT]; empty: where it listens",
         ),
     )
+    managers: tuple[str, ...] = field(
+        default=(),
+        metadata=_about(
+            Kind.NAMES,
+            "HOST:PORT of the manager's replicas, of which scheduler, seed and peer use one; none: they do"
+            " without",
+        ),
+    )
+    scheduler_address: str = field(
+        default="",
+        metadata=_about(
+            Kind.TEXT, "HOST:PORT at which others reach the scheduler, if that is not where it listens"
+        ),
+    )
     peer_listen: str = field(
         default="127.0.0.1:65002",
         metadata=_about(Kind.TEXT, "where the peer serves other hosts: HOST:PORT"),

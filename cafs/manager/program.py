@@ -13,11 +13,11 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from sqlalchemy.engine import URL
 
-from cafs.daemon.grpc_health import HealthService
-from cafs.daemon.grpc_server import Tls, listen, new_server
+from cafs.daemon.grpc_server import Tls
 from cafs.daemon.metrics_server import metrics_served
 from cafs.daemon.service_manager import ServiceManager
 from cafs.errors import CafsError
@@ -25,16 +25,16 @@ from cafs.manager.database import Database
 from cafs.manager.http.app import make_app
 from cafs.manager.http.parts import Parts, link_to
 from cafs.manager.http.server import http_served, listening, site_of
+from cafs.manager.in_thread import in_thread
 from cafs.manager.migrate import upgrade
-from cafs.manager.replica import ThisReplica
+from cafs.manager.replica import Pace, ThisReplica
+from cafs.manager.services.roll import Roll
+from cafs.manager.services.serving import cancelled_at_end, services_served
 from cafs.manager.tally import Tally
 from cafs.manager.users.accounts import add_link, is_new
 from cafs.manager.users.passwords import Passwords
 
 log = logging.getLogger(__name__)
-
-_GRACE_S = 3.0
-_MESSAGE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +51,7 @@ class Options:
     """Where people reach REST, for links; empty: where it listens."""
     new_admin: bool = False
     """Make a link for one more administrator."""
+    pace: Pace = field(default_factory=Pace)
     passwords: Passwords = field(default_factory=Passwords)
     say: Callable[[str], None] = log.info
     """Tells whoever started it something."""
@@ -95,26 +96,32 @@ async def served(options: Options) -> AsyncIterator[Ports]:
     tally = Tally()
     async with AsyncExitStack() as stack:
         database = stack.enter_context(Database(options.database))
-        await asyncio.to_thread(upgrade, database)
-        replica = ThisReplica(database, tally)
+        await in_thread(partial(upgrade, database))
         listener = stack.enter_context(listening(*options.rest))
-        own_site = site_of(listener, options.tls)
+        site = site_of(listener, options.tls)
+        replica = ThisReplica(database, tally, options.pace)
+        services = await stack.enter_async_context(
+            services_served(database, tally, replica, options.services, tls=options.tls, pace=options.pace)
+        )
+        await stack.enter_async_context(_living(replica, site, services.roll))
         parts = Parts(
-            database=database, tally=tally, site=options.site or own_site, passwords=options.passwords
+            database=database,
+            tally=tally,
+            site=options.site or site,
+            passwords=options.passwords,
+            changed=services.watch.wake,
         )
         _, served_app = make_app(parts)
         await stack.enter_async_context(http_served(served_app, listener, options.tls))
-        services = await stack.enter_async_context(_services_served(options))
-        await stack.enter_async_context(_living(replica, own_site))
-        await asyncio.to_thread(_invite, parts, options)
+        await in_thread(partial(_invite, parts, options))
         if options.metrics is not None:
 
             async def render() -> bytes:
-                return tally.render(replica.alive)
+                return tally.render(replica.alive, services.roll.connected)
 
             place = await stack.enter_async_context(metrics_served(*options.metrics, render))
             log.info("metrics on port %d", place)
-        yield Ports(services, listener.getsockname()[1], own_site)
+        yield Ports(services.port, listener.getsockname()[1], site)
 
 
 def _invite(parts: Parts, options: Options) -> None:
@@ -128,28 +135,9 @@ def _invite(parts: Parts, options: Options) -> None:
 
 
 @asynccontextmanager
-async def _services_served(options: Options) -> AsyncIterator[int]:
-    health = HealthService()
-    server = new_server(_MESSAGE_BYTES)
-    server.add_generic_rpc_handlers((health.handlers(),))
-    port = listen(server, *options.services, options.tls)
-    await server.start()
-    try:
-        yield port
-    finally:
-        health.end()
-        await server.stop(_GRACE_S)
-
-
-@asynccontextmanager
-async def _living(replica: ThisReplica, address: str) -> AsyncIterator[None]:
-    await asyncio.to_thread(replica.join, address)
-    living = asyncio.create_task(replica.live(lambda _session, _gone: None, lambda: None))
-    try:
+async def _living(replica: ThisReplica, address: str, roll: Roll) -> AsyncIterator[None]:
+    await in_thread(partial(replica.join, address))
+    async with cancelled_at_end(replica.live(roll.say_all_again)):
         yield
-    finally:
-        living.cancel()
-        with suppress(asyncio.CancelledError):
-            await living
-        with suppress(CafsError):
-            await asyncio.to_thread(replica.leave)
+    with suppress(CafsError):
+        await in_thread(replica.leave)

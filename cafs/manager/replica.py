@@ -1,7 +1,8 @@
 """This manager among those on the same database: it says that it lives, and sees who does and who does not.
 
-A row's ``beats`` counts up every few seconds. A replica whose count stands still for ``GONE_S``, by the clock
-of whoever looks, is gone, and whoever sees it first removes its row. So no two clocks need agree.
+A row's ``beats`` counts up every few seconds. A replica whose count stands still for ``gone_after_s``, by the
+clock of whoever looks, is gone, and whoever sees it first removes its row, and writes down that its hosts
+are not here any more. So no two clocks need agree.
 """
 
 from __future__ import annotations
@@ -12,27 +13,37 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from sqlalchemy import delete, select, update
-from sqlalchemy.orm import Session
 
 from cafs import __version__
 from cafs.errors import CafsError
+from cafs.manager.clusters.hosts import all_gone
 from cafs.manager.database import Database
+from cafs.manager.in_thread import in_thread
 from cafs.manager.tables import Replica
 from cafs.manager.tally import Tally
 
 log = logging.getLogger(__name__)
 
-BEAT_S = 3.0
-GONE_S = 15.0
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How often who says that he lives, and how long silence is believed to be none."""
+
+    beat_s: float = 3.0
+    """Of replicas."""
+    gone_after_s: float = 15.0
+    alive_every_s: float = 20.0
+    """Of services; after three times as long they are inactive."""
 
 
 @dataclass
 class Heartbeats:
     """What was seen of the others, and when. Pure."""
 
-    gone_after_s: float = GONE_S
+    gone_after_s: float
     _seen: dict[str, tuple[int, float]] = field(default_factory=dict)
 
     def note(self, beats: dict[str, int], now: float) -> list[str]:
@@ -47,16 +58,14 @@ class Heartbeats:
 class ThisReplica:
     """See the module."""
 
-    def __init__(
-        self, database: Database, tally: Tally, beat_s: float = BEAT_S, gone_after_s: float = GONE_S
-    ) -> None:
+    def __init__(self, database: Database, tally: Tally, pace: Pace) -> None:
         self.id = secrets.token_hex(16)
         self.alive = 1
         """Replicas, this one included, when last looked."""
         self._database = database
         self._tally = tally
-        self._beat_s = beat_s
-        self._others = Heartbeats(gone_after_s)
+        self._beat_s = pace.beat_s
+        self._others = Heartbeats(pace.gone_after_s)
         self._beats = 0
         self._failing = False
 
@@ -65,6 +74,7 @@ class ThisReplica:
         with self._database.writing() as session:
             if self._database.is_sqlite:
                 session.execute(delete(Replica))  # whoever had the file before has it no more
+                all_gone(session, None)
             session.add(Replica(id=self.id, address=address[:255], version=__version__, beats=0))
         self._address = address
 
@@ -72,20 +82,18 @@ class ThisReplica:
         """And no more. In a thread."""
         with self._database.writing() as session:
             session.execute(delete(Replica).where(Replica.id == self.id))
+            all_gone(session, [self.id])
 
-    async def live(
-        self, on_gone: Callable[[Session, list[str]], None], on_removed: Callable[[], None]
-    ) -> None:
+    async def live(self, on_removed: Callable[[], None]) -> None:
         """Beat until cancelled.
 
         Args:
-            on_gone: Told in the same transaction, in a thread, which replicas are removed.
-            on_removed: Others took this one for gone, and wrote that down.
+            on_removed: Others took this one for gone, and wrote down that its hosts are.
         """
         while True:
             await asyncio.sleep(self._beat_s)
             try:
-                known = await asyncio.to_thread(self._beat, on_gone)
+                known = await in_thread(self._beat)
             except CafsError as e:
                 self._tally.database_failures += 1
                 (log.debug if self._failing else log.warning)("no beat: %s", e)
@@ -96,10 +104,10 @@ class ThisReplica:
             self._failing = False
             if not known:
                 log.warning("another replica took this one for gone")
-                await asyncio.to_thread(self.join, self._address)
+                await in_thread(partial(self.join, self._address))
                 on_removed()
 
-    def _beat(self, on_gone: Callable[[Session, list[str]], None]) -> bool:
+    def _beat(self) -> bool:
         self._beats += 1
         with self._database.writing() as session:
             mine = update(Replica).where(Replica.id == self.id).values(beats=self._beats)
@@ -109,6 +117,6 @@ class ThisReplica:
             if gone:
                 log.info("replicas that are gone: %s", ", ".join(gone))
                 session.execute(delete(Replica).where(Replica.id.in_(gone)))
-                on_gone(session, gone)
+                all_gone(session, gone)
         self.alive = 1 + len(others) - len(gone)
         return known

@@ -114,3 +114,53 @@ class Change(Table):
     """As ``user 3 alice``."""
     before: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     after: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+
+
+class Cluster(Table):
+    """Hosts with one configuration."""
+
+    __tablename__ = "cluster"
+    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012 - as above
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    """``scheduler``: of schedulers and peers; ``seed``: of seeds."""
+    name: Mapped[str] = mapped_column(String(64))
+    description: Mapped[str] = mapped_column(String(1000), default="")
+    scopes: Mapped[dict[str, list[str]]] = mapped_column(JSON)
+    is_default: Mapped[bool] = mapped_column(default=False)
+    """At most one of a kind."""
+    version: Mapped[int] = mapped_column(default=1)
+    """Counts changes: its ETag."""
+    created_at: Mapped[datetime] = mapped_column(Moment)
+
+
+class ClusterRole(Table):
+    """What an account may do in one cluster."""
+
+    __tablename__ = "cluster_role"
+
+    cluster_id: Mapped[int] = mapped_column(ForeignKey("cluster.id", ondelete="CASCADE"), primary_key=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("account.id", ondelete="CASCADE"), primary_key=True)
+    role: Mapped[str] = mapped_column(String(16))
+
+
+class Host(Table):
+    """A scheduler, seed or peer that was here at least once."""
+
+    __tablename__ = "host"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    hostname: Mapped[str] = mapped_column(String(255))
+    address: Mapped[str] = mapped_column(String(64))
+    idc: Mapped[str] = mapped_column(String(255))
+    location: Mapped[str] = mapped_column(String(255))
+    cafs_version: Mapped[str] = mapped_column(String(255))
+    cluster_id: Mapped[int | None] = mapped_column(ForeignKey("cluster.id", ondelete="SET NULL"), index=True)
+    replica_id: Mapped[str | None] = mapped_column(String(32), index=True)
+    """With whom its stream is, or was."""
+    active: Mapped[bool] = mapped_column()
+    since: Mapped[datetime] = mapped_column(Moment)
+    """For so long it is active, or is not."""
+    first_seen_at: Mapped[datetime] = mapped_column(Moment)

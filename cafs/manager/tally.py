@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cafs.core.exposition import Histogram, Labels, MetricsText, labels
@@ -15,6 +16,10 @@ class Tally:
     requests: Counter[Labels] = field(default_factory=Counter)
     seconds: Histogram = field(default_factory=Histogram)
     database_failures: int = 0
+    arrivals: int = 0
+    """Streams of services that began."""
+    rejected: int = 0
+    """And that were refused, or ended because of what came."""
 
     def note_request(self, method: str, route: str, status: int, took_s: float) -> None:
         """One was answered. ``route`` is the pattern, so that names of things do not become labels."""
@@ -22,15 +27,20 @@ class Tally:
         self.requests[labels(method=known, route=route, status=str(status))] += 1
         self.seconds.note(took_s)
 
-    def render(self, replicas: int) -> bytes:
+    def render(self, replicas: int, connected: Mapping[str, int]) -> bytes:
         """As Prometheus text.
 
         Args:
             replicas: Managers that live on this database.
+            connected: Services with a stream to this one, by kind.
         """
         text = MetricsText("cafs_manager")
         text.counter("requests_total", "Requests of REST that were answered.", self.requests)
         text.histogram("request_seconds", "How long they took.", self.seconds)
         text.counter("database_failures_total", "Beats that found no database.", self.database_failures)
+        text.counter("arrivals_total", "Streams of services that began.", self.arrivals)
+        text.counter("rejected_total", "Streams refused, or ended because of what came.", self.rejected)
+        hosts = {labels(kind=kind): count for kind, count in sorted(connected.items())}
+        text.gauge("connected_hosts", "Services with a stream to this replica.", hosts)
         text.gauge("replicas", "Managers on this database, this one included.", replicas)
         return text.render()

@@ -23,7 +23,8 @@ def explain_task(settings: Settings, task: str, peer: str) -> tuple[dict[str, An
     if not settings.schedulers:
         raise UsageError("no scheduler is configured: set schedulers")
     try:
-        from cafs.p2p.scheduler_link import LinkTls, ask_scheduler  # noqa: PLC0415
+        from cafs.daemon.grpc_client import LinkTls  # noqa: PLC0415
+        from cafs.p2p.scheduler_link import ask_scheduler  # noqa: PLC0415
     except ModuleNotFoundError as e:
         raise StateError(f"{e.name} is missing: pip install 'cafs[snapshotter]'") from e
     files = settings.peer_certificate, settings.peer_key, settings.peer_ca

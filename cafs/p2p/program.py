@@ -48,6 +48,7 @@ from cafs.p2p.engine import Engine
 from cafs.p2p.host import ScheduledHost
 from cafs.p2p.live_limits import LiveLimits
 from cafs.p2p.live_quotas import keep_quotas
+from cafs.p2p.manager import manager_attached
 from cafs.p2p.means import Means
 from cafs.p2p.mutual_tls import HostTls, load_host_tls
 from cafs.p2p.node_server import NodeParts, NodeServer
@@ -191,6 +192,7 @@ async def _served(settings: Settings, options: Options) -> AsyncIterator[LiveLim
         nursery.start_soon(_tell_of_lost, tasks, schedulers)
         nursery.start_soon(keep_quotas, limits, tasks, chunks)
         nursery.start_soon(_keep_house)
+        stack.enter_context(manager_attached(settings, host.facts()))
         yield limits
         await _say_goodbye(schedulers)
         nursery.cancel_scope.cancel()
@@ -257,7 +259,8 @@ def _schedulers(settings: Settings, host: ScheduledHost) -> Schedulers:
     if not settings.schedulers:
         return Schedulers((), host, None, None)
     try:
-        from cafs.p2p.scheduler_link import LinkTls, Outbox, converse  # noqa: PLC0415
+        from cafs.daemon.grpc_client import LinkTls  # noqa: PLC0415
+        from cafs.p2p.scheduler_link import Outbox, converse  # noqa: PLC0415
     except ModuleNotFoundError as e:
         raise StateError(f"{e.name} is missing: pip install 'cafs[snapshotter]'") from e
     files = settings.peer_certificate, settings.peer_key, settings.peer_ca
@@ -270,7 +273,7 @@ def _reached_at(settings: Settings, listener: socket.socket) -> str:
     if settings.peer_address:
         return settings.peer_address
     host, port = listener.getsockname()[:2]
-    if settings.schedulers and ip_address(host).is_unspecified:
+    if (settings.schedulers or settings.managers) and ip_address(host).is_unspecified:
         raise UsageError("peer_listen is every address of this host: peer_address must say which others use")
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 

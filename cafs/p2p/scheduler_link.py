@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
 import trio
 from google.protobuf.message import Message
 
-from cafs.errors import NotFoundError, RemoteError, StorageError
+from cafs.daemon.grpc_client import LinkTls, open_channel
+from cafs.errors import NotFoundError, RemoteError
 from cafs.p2p.link_trouble import why_unreachable
 from cafs.proto import p2p_pb2
 from cafs.proto.services import methods_of
 
-_MESSAGE_BYTES = 64 << 20
-_KEEPALIVE_MS, _KEEPALIVE_TIMEOUT_MS = 20_000, 10_000
 CONNECT_S = 5.0
 MAX_WAITING = 8192
 """Messages that the scheduler has not taken: then the stream is given up, and begun anew."""
@@ -33,28 +30,6 @@ _CONNECT = _METHODS["Connect"]
 
 class LinkEndedError(RemoteError):
     """The stream ended; the message says how."""
-
-
-@dataclass(frozen=True, slots=True)
-class LinkTls:
-    """Files, as in ``Settings``."""
-
-    certificate: Path
-    key: Path
-    authority: Path
-
-    def credentials(self) -> grpc.ChannelCredentials:
-        """Read them.
-
-        Raises:
-            StorageError: they cannot be read.
-        """
-        try:
-            return grpc.ssl_channel_credentials(
-                self.authority.read_bytes(), self.key.read_bytes(), self.certificate.read_bytes()
-            )
-        except OSError as e:
-            raise StorageError(f"cannot read {e.filename}: {e.strerror}") from e
 
 
 class Outbox:
@@ -100,7 +75,7 @@ async def converse(
         LinkEndedError: always, unless cancelled.
         StorageError: a file of ``tls`` cannot be read.
     """
-    with _open_channel(address, tls) as channel:
+    with open_channel(address, tls) as channel:
         open_stream = channel.stream_stream(
             _CONNECT.path, _CONNECT.serialize_request, _CONNECT.parse_response
         )
@@ -142,7 +117,7 @@ def ask_scheduler(address: str, tls: LinkTls | None, method: str, request: Messa
         StorageError: a file of ``tls`` cannot be read.
     """
     asked = _METHODS[method]
-    with _open_channel(address, tls) as channel:
+    with open_channel(address, tls) as channel:
         call = channel.unary_unary(asked.path, asked.serialize_request, asked.parse_response)
         try:
             return call(request, timeout=CONNECT_S)
@@ -151,16 +126,3 @@ def ask_scheduler(address: str, tls: LinkTls | None, method: str, request: Messa
             if code is grpc.StatusCode.NOT_FOUND:
                 raise NotFoundError(f"scheduler {address} does not know it") from None
             raise LinkEndedError(f"scheduler {address}: {code.name}") from None
-
-
-def _open_channel(address: str, tls: LinkTls | None) -> grpc.Channel:
-    options = [
-        ("grpc.max_receive_message_length", _MESSAGE_BYTES),
-        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
-        ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
-        ("grpc.enable_http_proxy", 0),
-        ("grpc.use_local_subchannel_pool", 1),
-    ]
-    if tls is None:
-        return grpc.insecure_channel(address, options)
-    return grpc.secure_channel(address, tls.credentials(), options)

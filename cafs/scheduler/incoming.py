@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from cafs.core.host_address import parse_address
 from cafs.core.scheduling.events import (
     Event,
     FailReason,
@@ -93,23 +93,6 @@ def parse_event(host_id: str, message: p2p_pb2.FromHost) -> Event | None:
     if kind is None:
         return None
     return _PARSERS[kind](host_id, getattr(message, kind))
-
-
-def parse_address(address: str) -> str:
-    """An ip address and a port, as others are to reach them.
-
-    Raises:
-        ProtocolError: it is none, or nobody else could reach it.
-    """
-    host, _, port = address.rpartition(":")
-    try:
-        ip = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
-    except ValueError:
-        raise ProtocolError("address: expected ip:port") from None
-    bracketed = host.startswith("[") == (ip.version == 6)
-    _need(bracketed and port.isascii() and port.isdecimal() and 0 < int(port) < 1 << 16, "address: bad port")
-    _need(not (ip.is_unspecified or ip.is_multicast or ip.is_link_local), "address: nobody can reach it")
-    return f"[{ip}]:{int(port)}" if ip.version == 6 else f"{ip}:{int(port)}"
 
 
 def _held(held: p2p_pb2.HeldTask) -> Held:

@@ -82,13 +82,18 @@ def running_postgres() -> Iterator[Postgres]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _as_nobody() -> dict[str, Any]:
-    """PostgreSQL refuses to run as root."""
-    environment = {name: value for name, value in os.environ.items() if name != MARK}
-    environment |= {"LC_ALL": "C.UTF-8"}
-    if os.geteuid() == 0:
-        return {"user": _NOBODY, "group": _NOBODY, "extra_groups": [], "env": environment}
-    return {"env": environment}
+def _as_nobody() -> list[str]:
+    """What begins a command: PostgreSQL refuses to run as root.
+
+    A program, and not Popen's ``user``: with that Popen forks, which gRPC's threads do not survive.
+    """
+    if os.geteuid():
+        return []
+    return ["setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups"]
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != MARK} | {"LC_ALL": "C.UTF-8"}
 
 
 def _program(name: str) -> str:
@@ -106,9 +111,9 @@ def _make(folder: Path, password: str) -> None:
         os.chown(folder, _NOBODY, _NOBODY)
         os.chown(word, _NOBODY, _NOBODY)
     subprocess.run(
-        [_program("initdb"), "--pgdata", folder / "data", "--username=cafs", f"--pwfile={word}",
-         "--auth=scram-sha-256", "--encoding=UTF8", "--no-sync"],
-        cwd=folder, check=True, capture_output=True, timeout=60, **_as_nobody(),
+        [*_as_nobody(), _program("initdb"), "--pgdata", folder / "data", "--username=cafs",
+         f"--pwfile={word}", "--auth=scram-sha-256", "--encoding=UTF8", "--no-sync"],
+        cwd=folder, check=True, capture_output=True, timeout=60, env=_environment(),
     )  # fmt: skip
 
 
@@ -130,9 +135,9 @@ def _start(folder: Path, port: int) -> subprocess.Popen[bytes]:
     log = folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [_program("postgres"), "-D", folder / "data", "-p", str(port), "-k", folder,
+            [*_as_nobody(), _program("postgres"), "-D", folder / "data", "-p", str(port), "-k", folder,
              "-c", "listen_addresses=127.0.0.1", *options],
-            cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output, **_as_nobody(),
+            cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=_environment(),
         )  # fmt: skip
     status = folder / "data" / "postmaster.pid"
     give_up = 20 * 50

@@ -8,12 +8,29 @@ from sqlalchemy import text
 from starlette.types import ASGIApp
 
 from cafs import __version__
-from cafs.manager.http import problems, routes_audit, routes_sessions, routes_setup, routes_users
+from cafs.manager.http import (
+    problems,
+    routes_audit,
+    routes_clusters,
+    routes_hosts,
+    routes_members,
+    routes_sessions,
+    routes_setup,
+    routes_users,
+)
 from cafs.manager.http.envelope import Envelope
 from cafs.manager.http.parts import Here, Parts
 
 API = "/api/v1"
-_ROUTES = (routes_setup.routes, routes_sessions.routes, routes_users.routes, routes_audit.routes)
+_ROUTES = (
+    routes_setup.routes,
+    routes_sessions.routes,
+    routes_users.routes,
+    routes_clusters.routes,
+    routes_members.routes,
+    routes_hosts.routes,
+    routes_audit.routes,
+)
 
 
 class Health(BaseModel):

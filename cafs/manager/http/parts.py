@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -22,6 +23,8 @@ class Parts:
     site: str
     """Where people reach REST, for links: ``https://HOST[:PORT]``."""
     passwords: Passwords
+    changed: Callable[[], None]
+    """Called after clusters were changed, so that services hear of it at once. From any thread."""
     throttle: Throttle = field(default_factory=Throttle)
 
 

@@ -25,6 +25,8 @@ class Role(StrEnum):
 class Scope(StrEnum):
     """What a personal access token may be used for."""
 
+    CLUSTERS_READ = "clusters:read"
+    CLUSTERS_WRITE = "clusters:write"
     USERS_READ = "users:read"
     USERS_WRITE = "users:write"
     AUDIT_READ = "audit:read"

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from cafs.errors import NotFoundError, StateError
 from cafs.manager.refusals import UnauthenticatedError
-from cafs.manager.tables import Account, Token
+from cafs.manager.tables import Account, ClusterRole, Token
 from cafs.manager.users.roles import Caller, Role
 from cafs.manager.users.secret import PERSONAL, SESSION, hash_secret, make_secret
 
@@ -103,11 +103,12 @@ def find_caller(session: Session, secret: str, address: str) -> Caller:
     if found is None or found.Token.expires_at <= datetime.now(UTC) or found.Account.disabled:
         raise UnauthenticatedError("the token is none of ours, or holds no more")
     token, account = found.Token, found.Account
+    roles = session.scalars(select(ClusterRole).where(ClusterRole.account_id == account.id))
     return Caller(
         account_id=account.id,
         name=account.name,
         role=Role(account.role) if account.role is not None else None,
-        cluster_roles={},
+        cluster_roles={held.cluster_id: Role(held.role) for held in roles},
         token_id=token.id,
         by="session" if token.name is None else f"token {token.name}",
         scopes=None if token.scopes is None else frozenset(token.scopes),

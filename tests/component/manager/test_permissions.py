@@ -31,9 +31,24 @@ ROUTES = {
     ("GET", f"{API}/users/{{user_id}}/tokens"): (ADMIN, "users:read"),
     ("DELETE", f"{API}/users/{{user_id}}/tokens/{{token_id}}"): (ADMIN, "users:write"),
     ("GET", f"{API}/audit"): (ADMIN, "audit:read"),
+    ("GET", f"{API}/clusters"): ("viewer somewhere", "clusters:read"),
+    ("POST", f"{API}/clusters"): (ADMIN, "clusters:write"),
+    ("GET", f"{API}/clusters/fit"): ("viewer everywhere", "clusters:read"),
+    ("GET", f"{API}/clusters/{{cluster_id}}"): ("viewer there", "clusters:read"),
+    ("PATCH", f"{API}/clusters/{{cluster_id}}"): (ADMIN, "clusters:write"),
+    ("DELETE", f"{API}/clusters/{{cluster_id}}"): (ADMIN, "clusters:write"),
+    ("GET", f"{API}/clusters/{{cluster_id}}/members"): ("admin there", "users:read"),
+    ("PUT", f"{API}/clusters/{{cluster_id}}/members/{{name}}"): ("admin there", "users:write"),
+    ("DELETE", f"{API}/clusters/{{cluster_id}}/members/{{name}}"): ("admin there", "users:write"),
+    ("GET", f"{API}/hosts"): ("viewer somewhere", "clusters:read"),
+    ("GET", f"{API}/hosts/{{host_id}}"): ("viewer somewhere", "clusters:read"),
+    ("DELETE", f"{API}/hosts/{{host_id}}"): ("operator somewhere", "clusters:write"),
     ("DELETE", f"{API}/sessions/current"): (SESSION, None),  # last: it ends what the others are asked with
 }
 """Who may, and the scope that a token needs."""
+THERE = 3
+"""The cluster of the address."""
+NOT_THERE = {"{user_id}": "999999", "{token_id}": "999999", "{name}": "nobody", "{host_id}": "0" * 32}
 LEVELS = {None: 0, "viewer": 1, "operator": 2, "admin": 3}
 
 
@@ -44,6 +59,10 @@ class Who:
     name: str
     token: str
     role: str | None = None
+    there: str | None = None
+    """The role in the cluster of the address."""
+    elsewhere: str | None = None
+    """The role in another one."""
     scopes: frozenset[str] | None = None
 
     def may(self, least: str, scope: str | None) -> bool:
@@ -58,8 +77,11 @@ class Who:
             return False
         if least == SESSION:
             return True
-        role, _, _where = least.partition(" ")
-        return LEVELS[self.role] >= LEVELS[role]
+        role, _, where = least.partition(" ")
+        held = [self.role]
+        held += [self.there] if where != "everywhere" else []
+        held += [self.elsewhere] if where == "somewhere" else []
+        return max(LEVELS[each] for each in held) >= LEVELS[role]
 
 
 @pytest.fixture(scope="module")
@@ -77,10 +99,18 @@ def people(asked: Manager) -> list[Who]:
         token = asked.person(admin, f"the-{role}".lower(), role=role)
         found.append(Who(f"the {role}", token, role))
     owner = found[-1]
+    asked.call("POST", "/clusters", admin, 201, json={"kind": "seed", "name": "there"})
+    for role in ("viewer", "operator", "admin"):
+        token = asked.person(admin, f"{role}-there")
+        asked.call("PUT", f"/clusters/{THERE}/members/{role}-there", admin, 204, json={"role": role})
+        found.append(Who(f"{role} there", token, there=role))
+        token = asked.person(admin, f"{role}-elsewhere")
+        asked.call("PUT", f"/clusters/1/members/{role}-elsewhere", admin, 204, json={"role": role})
+        found.append(Who(f"{role} elsewhere", token, elsewhere=role))
     for scopes in [*[[scope.value] for scope in Scope], [scope.value for scope in Scope]]:
         body = {"name": "t", "scopes": scopes, "days": 1}
         token = asked.call("POST", "/me/tokens", owner.token, 201, json=body)["token"]
-        found.append(Who(f"token {scopes}", token, owner.role, frozenset(scopes)))
+        found.append(Who(f"token {scopes}", token, owner.role, scopes=frozenset(scopes)))
     return found
 
 
@@ -94,9 +124,11 @@ def test_each_may_what_the_table_says_and_nothing_else(asked: Manager, people: l
     """With numbers that nothing has: who may is told that there is none, or that a field is missing."""
     wrong = []
     for (method, pattern), (least, scope) in ROUTES.items():
-        path = pattern.replace("{user_id}", "999999").replace("{token_id}", "999999")
+        path = pattern.replace("{cluster_id}", str(THERE))
+        for name, value in NOT_THERE.items():
+            path = path.replace(name, value)
         for who in people:
-            headers = {"Authorization": f"Bearer {who.token}", "If-Match": "*"} if who.token else {}
+            headers = {"If-Match": '"0"'} | ({"Authorization": f"Bearer {who.token}"} if who.token else {})
             status = asked.client.request(method, path, headers=headers, json={}).status_code
             refused = status in {401, 403}
             if refused == who.may(least, scope) or status >= 500:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import signal
 import socket
@@ -20,9 +19,9 @@ from cafs.manager.replica import Heartbeats
 from cafs.proto import health_pb2
 from tests.support.logs import ExpectedLogs
 from tests.support.manager import Manager, options_for, running_manager
+from tests.support.manager_client import ask_health, channel_to
 from tests.support.postgres import Postgres, running_postgres
 from tests.support.program import cafs_command, run_cafs
-from tests.support.scheduler_client import ask, open_channel
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
@@ -31,13 +30,10 @@ def test_health_over_both(manager: Manager) -> None:
     answer = manager.ask("GET", "/healthz")
     assert (answer.status_code, answer.json()["status"]) == (200, "serving")
 
-    async def over_grpc() -> None:
-        async with open_channel(manager.ports.services) as channel:
-            assert (await ask(channel, "Check", health_pb2.HealthCheckRequest())).status == SERVING
-            with pytest.raises(grpc.aio.AioRpcError):
-                await ask(channel, "Check", health_pb2.HealthCheckRequest(service="other"))
-
-    asyncio.run(over_grpc())
+    with channel_to(manager.ports.services) as channel:
+        assert ask_health(channel) == SERVING
+        with pytest.raises(grpc.RpcError):
+            ask_health(channel, "other")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,179 @@
+"""A service's stream to the manager: it says who it is and that it lives, and hears what is decided for it.
+
+A thread of its own carries the stream, so that programs in trio and in asyncio use the same; what is heard
+is handed on in that thread. The stream is begun anew whenever it ends, with the next of the addresses,
+after a pause that grows. Nobody waits for it: a manager that is away costs a line in the log.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from random import SystemRandom
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+
+from cafs.daemon.grpc_client import LinkTls, open_channel
+from cafs.errors import CafsError
+from cafs.proto import manager_pb2
+from cafs.proto.services import methods_of
+
+log = logging.getLogger(__name__)
+
+_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
+_END_S = 5.0
+_FIRST_ALIVE_S = 10.0
+"""Until the manager has said how often."""
+_ALIVE = manager_pb2.FromService(alive=manager_pb2.Alive())
+(_ATTACH,) = methods_of(manager_pb2.DESCRIPTOR, "Manager")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceFacts:
+    """Who this is: see ``Hello`` in proto/manager.proto."""
+
+    host_id: str
+    kind: int
+    hostname: str
+    address: str
+    idc: str
+    location: str
+    version: str
+
+    def hello(self) -> manager_pb2.FromService:
+        """As a message."""
+        hello = manager_pb2.Hello(
+            protocol_version=1,
+            host_id=self.host_id,
+            kind=self.kind,  # type: ignore[arg-type]  # an enum's number
+            hostname=self.hostname[:255],
+            address=self.address,
+            idc=self.idc,
+            location=self.location,
+            version=self.version,
+        )
+        return manager_pb2.FromService(hello=hello)
+
+
+class ManagerLink:
+    """See the module. A context manager: the stream is kept up while it lasts."""
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        facts: ServiceFacts,
+        tls: LinkTls | None,
+        heard: Callable[[manager_pb2.ToService], None] = lambda _message: None,
+    ) -> None:
+        """
+        Args:
+            addresses: HOST:PORT of the manager's replicas.
+            facts: Who this is.
+            tls: For mTLS; None: plain.
+            heard: Called in the link's thread with each message. What it raises ends the stream.
+        """
+        self._addresses = addresses
+        self._facts = facts
+        self._tls = tls
+        self._heard = heard
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="manager-link", daemon=True)
+        self._lock = threading.Lock()
+        self._outbox: queue.SimpleQueue[manager_pb2.FromService | None] = queue.SimpleQueue()
+        self._abort: Callable[[], Any] = lambda: None
+        self._alive_every_s = _FIRST_ALIVE_S
+        self._up = False
+        self._told = False
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        """Say goodbye, as far as that goes at once, and end."""
+        self._stop.set()
+        self.say(manager_pb2.FromService(leaving=manager_pb2.Leaving()))
+        self._outbox.put(None)
+        self._thread.join(1.0 if self._up else 0.0)
+        with self._lock:
+            self._abort()
+        self._thread.join(_END_S)
+
+    def say(self, message: manager_pb2.FromService) -> None:
+        """On the present stream; without one it is lost, and never waits."""
+        self._outbox.put(message)
+
+    def _run(self) -> None:
+        pause_s, turn = _PAUSE_S, 0
+        while not self._stop.is_set():
+            address = self._addresses[turn % len(self._addresses)]
+            turn += 1
+            why = self._one_stream(address)
+            if self._stop.is_set():
+                return
+            was_up, self._up = self._up, False
+            if was_up:
+                pause_s = _PAUSE_S
+            (log.warning if was_up or not self._told else log.debug)("manager %s: %s", address, why)
+            self._told = True
+            self._stop.wait(pause_s * (0.5 + SystemRandom().random()))
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def _one_stream(self, address: str) -> str:
+        """Until it ends; why it did."""
+        outbox: queue.SimpleQueue[manager_pb2.FromService | None] = queue.SimpleQueue()
+        self._outbox = outbox
+        try:
+            with open_channel(address, self._tls) as channel:
+                self._carry(channel, outbox)
+        except grpc.RpcError as e:
+            return f"{e.code().name} {e.details()}" if isinstance(e, grpc.Call) else type(e).__name__
+        except CafsError as e:
+            return str(e)
+        except Exception:
+            log.exception("a mistake in the link to the manager")
+            return "the stream was ended"
+        finally:
+            outbox.put(None)
+        return "the stream ended"
+
+    def _carry(
+        self, channel: grpc.Channel, outbox: queue.SimpleQueue[manager_pb2.FromService | None]
+    ) -> None:
+        attach = channel.stream_stream(_ATTACH.path, _ATTACH.serialize_request, _ATTACH.parse_response)
+        call = attach(self._messages(outbox))
+        self._abort_with(call.cancel)
+        for message in call:
+            if message.WhichOneof("message") == "welcome":
+                self._alive_every_s = max(0.05, message.welcome.alive_every_ms / 1000)
+                self._up = self._told = True
+                outbox.put(_ALIVE)  # the next one comes as often as it wants
+                log.info("the manager has us: replica %s", message.welcome.replica_id)
+            self._heard(message)
+
+    def _abort_with(self, abort: Callable[[], Any]) -> None:
+        with self._lock:
+            self._abort = abort
+            if self._stop.is_set():
+                abort()
+
+    def _messages(
+        self, outbox: queue.SimpleQueue[manager_pb2.FromService | None]
+    ) -> Iterator[manager_pb2.FromService]:
+        """In gRPC's own thread. What is said is a sign of life; in between there is ``Alive``."""
+        yield self._facts.hello()
+        while True:
+            message: manager_pb2.FromService | None = _ALIVE
+            with suppress(queue.Empty):
+                message = outbox.get(timeout=self._alive_every_s)
+            if message is None:
+                return
+            yield message

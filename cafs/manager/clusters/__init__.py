@@ -1,0 +1,1 @@
+"""Clusters, the hosts in them, and how a host finds its own."""

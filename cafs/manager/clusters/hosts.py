@@ -1,0 +1,121 @@
+"""Hosts in the database: who is here, who was."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Dialect, delete, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from cafs.errors import NotFoundError, StateError
+from cafs.manager.tables import Host
+
+FORGOTTEN_AFTER = timedelta(days=30)
+_AT_ONCE = 500
+"""Rows in one statement: SQLite takes 32,766 values."""
+_KEPT = frozenset({"id", "first_seen_at"})
+
+
+def write_arrivals(session: Session, rows: Iterable[dict[str, Any]]) -> None:
+    """They are here, with all that ``rows`` say of them; known ones are replaced."""
+    found = list(rows)
+    for first in range(0, len(found), _AT_ONCE):
+        part = found[first : first + _AT_ONCE]
+        statement: Any = _insert(session.get_bind().dialect).values(part)
+        changes = {name: statement.excluded[name] for name in part[0] if name not in _KEPT}
+        session.execute(statement.on_conflict_do_update(index_elements=[Host.id], set_=changes))
+
+
+def _insert(dialect: Dialect) -> Any:
+    return (sqlite if dialect.name == "sqlite" else postgresql).insert(Host)
+
+
+def write_departures(session: Session, host_ids: Iterable[str], replica_id: str) -> None:
+    """They are not here any more, unless they came back by another replica."""
+    found = list(host_ids)
+    for first in range(0, len(found), _AT_ONCE):
+        part = found[first : first + _AT_ONCE]
+        gone = update(Host).where(Host.id.in_(part), Host.replica_id == replica_id, Host.active)
+        session.execute(gone.values(active=False, since=datetime.now(UTC)))
+
+
+def write_moves(session: Session, moves: Iterable[tuple[str, int | None]]) -> None:
+    """They belong to other clusters now."""
+    by_cluster: dict[int | None, list[str]] = {}
+    for host_id, cluster_id in moves:
+        by_cluster.setdefault(cluster_id, []).append(host_id)
+    for cluster_id, found in by_cluster.items():
+        for first in range(0, len(found), _AT_ONCE):
+            part = found[first : first + _AT_ONCE]
+            session.execute(update(Host).where(Host.id.in_(part)).values(cluster_id=cluster_id))
+
+
+def all_gone(session: Session, replicas: Collection[str] | None) -> None:
+    """Nobody is here by these replicas any more; None: by any."""
+    gone = update(Host).where(Host.active).values(active=False, since=datetime.now(UTC))
+    session.execute(gone if replicas is None else gone.where(Host.replica_id.in_(replicas)))
+
+
+def forget_old(session: Session) -> None:
+    """Hosts that were not here for so long are removed."""
+    old = datetime.now(UTC) - FORGOTTEN_AFTER
+    session.execute(delete(Host).where(~Host.active, Host.since < old))
+
+
+def list_hosts(
+    session: Session,
+    *,
+    clusters: Collection[int] | None,
+    cluster_id: int | None = None,
+    kind: str | None = None,
+    active: bool | None = None,
+    after: str = "",
+    limit: int = 100,
+) -> list[Host]:
+    """In the order of their ids.
+
+    Args:
+        session: Where to look.
+        clusters: Only in these; None: in any, and in none.
+        cluster_id: Only in this one.
+        kind: Only of this kind.
+        active: Only those that are, or are not.
+        after: Behind this id.
+        limit: How many at most.
+    """
+    query = select(Host).where(Host.id > after).order_by(Host.id).limit(limit)
+    if clusters is not None:
+        query = query.where(Host.cluster_id.in_(clusters))
+    if cluster_id is not None:
+        query = query.where(Host.cluster_id == cluster_id)
+    if kind is not None:
+        query = query.where(Host.kind == kind)
+    if active is not None:
+        query = query.where(Host.active if active else ~Host.active)
+    return list(session.scalars(query))
+
+
+def get_host(session: Session, host_id: str) -> Host:
+    """One of them.
+
+    Raises:
+        NotFoundError: it was never here, or is forgotten.
+    """
+    host = session.get(Host, host_id)
+    if host is None:
+        raise NotFoundError("there is no such host")
+    return host
+
+
+def forget_host(session: Session, host: Host) -> None:
+    """Remove one that is not here; it may come again.
+
+    Raises:
+        StateError: it is here.
+    """
+    if host.active:
+        raise StateError("it is active: only hosts that are gone can be forgotten")
+    session.delete(host)

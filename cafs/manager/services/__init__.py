@@ -1,0 +1,1 @@
+"""What schedulers, seeds and peers say and hear: gRPC."""

@@ -1,0 +1,86 @@
+"""What services send, checked: nothing malformed gets further. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from cafs.core.host_address import parse_address
+from cafs.errors import ProtocolError
+from cafs.manager.clusters.placing import Place
+from cafs.proto import manager_pb2
+
+PROTOCOL_VERSION = 1
+_ID = re.compile(r"[0-9a-f]{32}")
+_TEXT_BYTES, _LOCATION_PARTS = 255, 5
+
+
+class Kind(StrEnum):
+    """Of a service."""
+
+    SCHEDULER = "scheduler"
+    SEED = "seed"
+    PEER = "peer"
+
+    @property
+    def cluster_kind(self) -> str:
+        """Of the clusters that it may belong to."""
+        return "seed" if self is Kind.SEED else "scheduler"
+
+
+_KINDS = {manager_pb2.SCHEDULER: Kind.SCHEDULER, manager_pb2.SEED: Kind.SEED, manager_pb2.PEER: Kind.PEER}
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A service, by its own words."""
+
+    host_id: str
+    kind: Kind
+    address: str
+    idc: str
+    location: str
+    cafs_version: str
+    place: Place
+
+
+def parse_hello(message: manager_pb2.FromService) -> Arrival:
+    """The first message of a stream.
+
+    Raises:
+        ProtocolError: it is something else, or malformed.
+    """
+    if message.WhichOneof("message") != "hello":
+        raise ProtocolError("the first message must be Hello")
+    hello = message.hello
+    if hello.protocol_version != PROTOCOL_VERSION:
+        raise ProtocolError(f"protocol version {hello.protocol_version}: this manager speaks 1")
+    kind = _KINDS.get(hello.kind)
+    if kind is None:
+        raise ProtocolError("kind: neither scheduler nor seed nor peer")
+    if not _ID.fullmatch(hello.host_id):
+        raise ProtocolError("host_id: expected 32 hex digits")
+    address = parse_address(hello.address)
+    location = tuple(part for part in _text(hello.location, "location").split("|") if part)
+    return Arrival(
+        host_id=hello.host_id,
+        kind=kind,
+        address=address,
+        idc=_text(hello.idc, "idc"),
+        location="|".join(location[:_LOCATION_PARTS]),
+        cafs_version=_text(hello.version, "version"),
+        place=Place(
+            address=ipaddress.ip_address(address.rpartition(":")[0].strip("[]")),
+            hostname=_text(hello.hostname, "hostname"),
+            idc=hello.idc,
+            location=location[:_LOCATION_PARTS],
+        ),
+    )
+
+
+def _text(text: str, name: str) -> str:
+    if len(text.encode()) > _TEXT_BYTES or not text.isprintable():
+        raise ProtocolError(f"{name}: longer than {_TEXT_BYTES} bytes, or not printable")
+    return text

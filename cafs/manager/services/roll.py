@@ -1,0 +1,244 @@
+"""Who is here: the services with a stream to this replica, and what the database says of them.
+
+Belongs to the event loop's thread. Arrivals, departures and moves are written in batches, one transaction
+after the other: ten thousand hosts that come back at once cost a few dozen. Clusters are kept in memory, so
+that a host is placed without a question to the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import grpc
+
+from cafs.errors import CafsError, UnavailableError
+from cafs.manager.clusters.catalogue import candidates, hold_clusters
+from cafs.manager.clusters.hosts import (
+    forget_old,
+    write_arrivals,
+    write_departures,
+    write_moves,
+)
+from cafs.manager.clusters.placing import Candidate, find_cluster
+from cafs.manager.database import Database
+from cafs.manager.in_thread import in_thread
+from cafs.manager.services.incoming import Arrival
+
+log = logging.getLogger(__name__)
+
+_MOST_STREAMS = 100_000
+_AGAIN_S = 2.0
+_SWEEP_S = 3600.0
+
+
+class Attached:
+    """One service with a stream."""
+
+    def __init__(self, arrival: Arrival) -> None:
+        self.arrival = arrival
+        self.cluster: Candidate | None = None
+        self.ended = asyncio.Event()
+        self.code = grpc.StatusCode.OK
+        self.why = ""
+        self.news = asyncio.Event()
+        """It has to be told something."""
+
+    def end(self, code: grpc.StatusCode, why: str = "") -> None:
+        """The first reason counts."""
+        if not self.ended.is_set():
+            self.code, self.why = code, why
+            self.ended.set()
+            self.news.set()
+
+
+@dataclass
+class _Batch:
+    """To be written."""
+
+    arrivals: dict[str, Attached] = field(default_factory=dict)
+    departures: dict[str, None] = field(default_factory=dict)
+    moves: dict[str, int | None] = field(default_factory=dict)
+    written: asyncio.Future[None] | None = None
+
+
+class Roll:
+    """See the module."""
+
+    def __init__(self, database: Database, replica_id: str) -> None:
+        self._database = database
+        self._replica_id = replica_id
+        self._here: dict[str, Attached] = {}
+        self._clusters: dict[str, list[Candidate]] = {}
+        self._batch = _Batch()
+        self._filled = asyncio.Event()
+
+    @property
+    def connected(self) -> Counter[str]:
+        """Streams by kind."""
+        return Counter(attached.arrival.kind.value for attached in self._here.values())
+
+    def clusters(self, kind: str) -> list[Candidate]:
+        """That a host of such a kind may belong to."""
+        return self._clusters.get(kind, [])
+
+    async def load(self) -> None:
+        """Read the clusters anew, and move whoever belongs to another one now.
+
+        Raises:
+            UnavailableError: the database does not answer.
+        """
+        self._clusters = await in_thread(self._read)
+        for host_id, attached in self._here.items():
+            cluster = self._place(attached.arrival)
+            if cluster != attached.cluster:
+                attached.cluster = cluster
+                attached.news.set()
+                self._batch.moves[host_id] = cluster.id if cluster is not None else None
+        self._filled.set()
+
+    def _read(self) -> dict[str, list[Candidate]]:
+        with self._database.reading() as session:
+            return candidates(session)
+
+    def _place(self, arrival: Arrival) -> Candidate | None:
+        return find_cluster(self.clusters(arrival.kind.cluster_kind), arrival.place)
+
+    async def arrive(self, arrival: Arrival) -> Attached:
+        """A stream begins; one that the host had before ends. Returns when it is written.
+
+        Raises:
+            UnavailableError: the database does not answer.
+        """
+        attached = Attached(arrival)
+        if len(self._here) >= _MOST_STREAMS and arrival.host_id not in self._here:
+            attached.end(grpc.StatusCode.RESOURCE_EXHAUSTED, "no room for more hosts")
+            return attached
+        if (before := self._here.get(arrival.host_id)) is not None:
+            before.end(grpc.StatusCode.ALREADY_EXISTS, "a newer stream of this host took over")
+        attached.cluster = self._place(arrival)
+        self._here[arrival.host_id] = attached
+        self._batch.departures.pop(arrival.host_id, None)
+        self._batch.moves.pop(arrival.host_id, None)
+        self._batch.arrivals[arrival.host_id] = attached
+        try:
+            await self._written()
+        except UnavailableError:
+            self.leave(attached)
+            raise
+        return attached
+
+    def leave(self, attached: Attached) -> None:
+        """A stream ended, for whatever reason."""
+        host_id = attached.arrival.host_id
+        if self._here.get(host_id) is attached:
+            del self._here[host_id]
+            self._batch.arrivals.pop(host_id, None)
+            self._batch.departures[host_id] = None
+            self._filled.set()
+
+    def say_all_again(self) -> None:
+        """The database was told that nobody is here: everybody is."""
+        self._batch.arrivals.update(self._here)
+        self._filled.set()
+
+    def end_all(self, code: grpc.StatusCode, why: str) -> None:
+        """All streams end."""
+        for attached in list(self._here.values()):
+            attached.end(code, why)
+
+    async def _written(self) -> None:
+        batch = self._batch
+        if batch.written is None:
+            batch.written = asyncio.get_running_loop().create_future()
+        self._filled.set()
+        await asyncio.shield(batch.written)
+
+    async def run(self) -> None:
+        """Write what is to be written, until cancelled; what is left then is the caller's: ``flush``."""
+        loop = asyncio.get_running_loop()
+        sweep_at = loop.time() + _SWEEP_S
+        while True:
+            await self._filled.wait()
+            self._filled.clear()
+            if not await self._write_one():
+                await asyncio.sleep(_AGAIN_S)
+                self._filled.set()
+            if loop.time() > sweep_at:
+                sweep_at = loop.time() + _SWEEP_S
+                await in_thread(self._sweep)
+
+    async def flush(self) -> None:
+        """Write what there is, at the end."""
+        await self._write_one()
+
+    async def _write_one(self) -> bool:
+        batch, self._batch = self._batch, _Batch()
+        if not (batch.arrivals or batch.departures or batch.moves):
+            return True
+        try:
+            await in_thread(partial(self._write, batch))
+        except Exception as e:
+            if not isinstance(e, CafsError):
+                log.exception("a mistake in what is written of hosts")
+            self._take_back(batch)
+            if batch.written is not None:
+                batch.written.set_exception(UnavailableError("the database does not answer"))
+                batch.written.exception()  # who waited may be gone, and that is no mistake
+            return False
+        if batch.written is not None:
+            batch.written.set_result(None)
+        return True
+
+    def _take_back(self, batch: _Batch) -> None:
+        """What could not be written is written later, but for what is not so any more."""
+        self._batch.departures = {
+            host_id: None
+            for host_id in (*batch.departures, *self._batch.departures)
+            if host_id not in self._here
+        }
+        self._batch.moves = {**batch.moves, **self._batch.moves}
+        self._batch.arrivals = {
+            host_id: attached
+            for host_id, attached in {**batch.arrivals, **self._batch.arrivals}.items()
+            if self._here.get(host_id) is attached
+        }
+
+    def _write(self, batch: _Batch) -> None:
+        now = datetime.now(UTC)
+        with self._database.writing() as session:
+            there = hold_clusters(session)
+            rows = [self._row(attached, there, now) for attached in batch.arrivals.values()]
+            write_arrivals(session, rows)
+            write_departures(session, batch.departures, self._replica_id)
+            write_moves(session, [move for move in batch.moves.items() if move[1] in {None, *there}])
+
+    def _row(self, attached: Attached, there: Collection[int], now: datetime) -> dict[str, Any]:
+        arrival, cluster = attached.arrival, attached.cluster
+        return {
+            "id": arrival.host_id,
+            "kind": arrival.kind.value,
+            "hostname": arrival.place.hostname,
+            "address": arrival.address,
+            "idc": arrival.idc,
+            "location": arrival.location,
+            "cafs_version": arrival.cafs_version,
+            "cluster_id": cluster.id if cluster is not None and cluster.id in there else None,
+            "replica_id": self._replica_id,
+            "active": True,
+            "since": now,
+            "first_seen_at": now,
+        }
+
+    def _sweep(self) -> None:
+        try:
+            with self._database.writing() as session:
+                forget_old(session)
+        except CafsError as e:
+            log.info("old hosts are still there: %s", e)

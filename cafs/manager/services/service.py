@@ -1,0 +1,163 @@
+"""The Manager service over grpc.aio: a stream for each scheduler, seed and peer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from cafs.daemon.host_certificate import mismatch
+from cafs.errors import ProtocolError, UnavailableError
+from cafs.manager.services.incoming import Arrival, parse_hello
+from cafs.manager.services.roll import Attached, Roll
+from cafs.manager.tally import Tally
+from cafs.proto import manager_pb2
+from cafs.proto.services import methods_of
+
+log = logging.getLogger(__name__)
+
+SERVICE = "cafs.manager.v1.Manager"
+_HELLO_S = 10.0
+"""For the first message to come."""
+_LAST_WRITE_S = 1.0
+"""For a service to take what is being sent when its stream ends."""
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class ManagerService:
+    """The handlers of the service."""
+
+    def __init__(
+        self,
+        roll: Roll,
+        tally: Tally,
+        replica_id: str,
+        *,
+        mutual_tls: bool,
+        alive_every_s: float,
+    ) -> None:
+        self._roll = roll
+        self._tally = tally
+        self._replica_id = replica_id
+        self._mutual_tls = mutual_tls
+        self._alive_every_s = alive_every_s
+        self._running = 0
+        self._drained = asyncio.Event()
+        self._drained.set()
+
+    def handlers(self) -> grpc.GenericRpcHandler[Any, Any]:
+        """For ``grpc.aio.Server.add_generic_rpc_handlers``."""
+        (attach,) = methods_of(manager_pb2.DESCRIPTOR, "Manager")
+        handler = grpc.stream_stream_rpc_method_handler(
+            self._attach, attach.parse_request, attach.serialize_response
+        )
+        return grpc.method_handlers_generic_handler(SERVICE, {attach.name: handler})
+
+    async def drained(self) -> None:
+        """When no stream is left."""
+        await self._drained.wait()
+
+    async def _attach(self, requests: AsyncIterator[manager_pb2.FromService], context: _Context) -> None:
+        self._running += 1
+        self._drained.clear()
+        try:
+            await self._serve(requests, context)
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._drained.set()
+
+    async def _serve(self, requests: AsyncIterator[manager_pb2.FromService], context: _Context) -> None:
+        try:
+            arrival = await self._greet(requests)
+        except ProtocolError as e:
+            await self._reject(context, grpc.StatusCode.INVALID_ARGUMENT, str(e))
+            return
+        if self._mutual_tls:
+            wrong = mismatch(arrival.host_id, arrival.address, context.auth_context())
+            if wrong:
+                await self._reject(context, grpc.StatusCode.UNAUTHENTICATED, wrong)
+                return
+        try:
+            attached = await self._roll.arrive(arrival)
+        except UnavailableError as e:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(e))
+            return
+        self._tally.arrivals += 1
+        log.info("%s %s (%s) is here", arrival.kind, arrival.host_id, arrival.address)
+        await self._converse(attached, requests, context)
+
+    async def _converse(
+        self, attached: Attached, requests: AsyncIterator[manager_pb2.FromService], context: _Context
+    ) -> None:
+        speaking = asyncio.create_task(self._speak(attached, context))
+        listening = asyncio.create_task(self._listen(attached, requests))
+        try:
+            await attached.ended.wait()
+        finally:
+            self._roll.leave(attached)
+            # A write that was cancelled leaves a call whose end cannot be told any more.
+            await asyncio.wait([speaking], timeout=_LAST_WRITE_S)
+            for task in (speaking, listening):
+                task.cancel()
+            await asyncio.gather(speaking, listening, return_exceptions=True)
+        if attached.code is not grpc.StatusCode.OK:
+            await context.abort(attached.code, attached.why)
+
+    async def _greet(self, requests: AsyncIterator[manager_pb2.FromService]) -> Arrival:
+        try:
+            async with asyncio.timeout(_HELLO_S):
+                first = await anext(requests)
+        except StopAsyncIteration:
+            raise ProtocolError("the stream ended before Hello") from None
+        except TimeoutError:
+            raise ProtocolError(f"no Hello within {_HELLO_S:g} s") from None
+        return parse_hello(first)
+
+    async def _reject(self, context: _Context, code: grpc.StatusCode, why: str) -> None:
+        self._tally.rejected += 1
+        log.info("a stream of %s was rejected: %s", context.peer(), why)
+        await context.abort(code, why)
+
+    async def _listen(self, attached: Attached, requests: AsyncIterator[manager_pb2.FromService]) -> None:
+        """Until the service ends the stream, falls silent, or sends nonsense."""
+        host_id = attached.arrival.host_id
+        try:
+            while True:
+                async with asyncio.timeout(3 * self._alive_every_s):
+                    message = await anext(requests)
+                if message.WhichOneof("message") == "hello":
+                    self._tally.rejected += 1
+                    attached.end(grpc.StatusCode.INVALID_ARGUMENT, "a second Hello on one stream")
+                elif message.WhichOneof("message") == "leaving":
+                    attached.end(grpc.StatusCode.OK)
+        except StopAsyncIteration:
+            pass
+        except TimeoutError:
+            log.info("host %s: nothing was heard for too long", host_id)
+            attached.end(grpc.StatusCode.DEADLINE_EXCEEDED, "nothing was heard for too long: connect again")
+        except Exception as e:  # the transport's: whatever it is, this stream is over
+            log.info("host %s: its stream broke: %s", host_id, type(e).__name__)
+        attached.end(grpc.StatusCode.OK)
+
+    async def _speak(self, attached: Attached, context: _Context) -> None:
+        welcome = manager_pb2.Welcome(
+            replica_id=self._replica_id, alive_every_ms=round(self._alive_every_s * 1000)
+        )
+        try:
+            await context.write(manager_pb2.ToService(welcome=welcome))
+            while not attached.ended.is_set():
+                attached.news.clear()
+                cluster = attached.cluster
+                placed = manager_pb2.Placed(
+                    cluster_id=cluster.id if cluster is not None else 0,
+                    cluster_name=cluster.name if cluster is not None else "",
+                )
+                await context.write(manager_pb2.ToService(placed=placed))
+                await attached.news.wait()
+        except Exception as e:  # the transport's, as above
+            log.info("host %s: its stream broke: %s", attached.arrival.host_id, type(e).__name__)
+            attached.end(grpc.StatusCode.OK)

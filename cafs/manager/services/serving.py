@@ -1,0 +1,88 @@
+"""The services' side of the manager, composed: the roll, the watch over changes, and gRPC on its port.
+
+At the end health says so, services are told to come again, and what is not written yet is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from cafs.daemon.grpc_health import HealthService
+from cafs.daemon.grpc_server import Tls, listen, new_server
+from cafs.manager.database import Database
+from cafs.manager.replica import Pace, ThisReplica
+from cafs.manager.services.roll import Roll
+from cafs.manager.services.service import SERVICE, ManagerService
+from cafs.manager.services.watch import Watch
+from cafs.manager.tally import Tally
+
+_GRACE_S = 3.0
+_MESSAGE_BYTES = 64 << 10
+"""That a service may send."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What runs."""
+
+    port: int
+    roll: Roll
+    watch: Watch
+
+
+@asynccontextmanager
+async def services_served(
+    database: Database,
+    tally: Tally,
+    replica: ThisReplica,
+    place: tuple[str, int],
+    *,
+    tls: Tls | None,
+    pace: Pace,
+) -> AsyncIterator[Services]:
+    """Serve while the context lasts.
+
+    Raises:
+        CafsError: the address cannot be had, a file of TLS cannot be read, or the database does not answer.
+    """
+    roll = Roll(database, replica.id)
+    watch = Watch(database, roll.load)
+    await watch.look()
+    mutual = tls is not None and tls.mutual
+    service = ManagerService(roll, tally, replica.id, mutual_tls=mutual, alive_every_s=pace.alive_every_s)
+    health = HealthService(SERVICE)
+    server = new_server(_MESSAGE_BYTES)
+    server.add_generic_rpc_handlers((service.handlers(), health.handlers()))
+    port = listen(server, *place, tls)
+    await server.start()
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(roll.flush)
+        await stack.enter_async_context(cancelled_at_end(roll.run()))
+        await stack.enter_async_context(cancelled_at_end(watch.run()))
+        try:
+            yield Services(port, roll, watch)
+        finally:
+            health.end()
+            roll.end_all(grpc.StatusCode.UNAVAILABLE, "this manager ends: come again")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_GRACE_S):
+                    await service.drained()
+            await server.stop(_GRACE_S)
+
+
+@asynccontextmanager
+async def cancelled_at_end(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run it beside what is in the context."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
