@@ -41,7 +41,7 @@ def command(  # noqa: PLR0917  click calls it, by keyword
 ) -> None:
     """Tell peers whom to ask for what, and who goes to the source.
 
-    Runs until SIGTERM. Keeps nothing: after a restart hosts tell what they hold. Several schedulers need not
+    Runs until SIGTERM. Keeps no tasks: after a restart hosts tell what they hold. Several schedulers need not
     know each other: peers share tasks among those they are given.
     """
     if (tls_cert is None) != (tls_key is None) or (tls_ca is not None and tls_cert is None):
@@ -55,7 +55,8 @@ def command(  # noqa: PLR0917  click calls it, by keyword
         import asyncio  # noqa: PLC0415
 
         from cafs.daemon.grpc_server import Tls  # noqa: PLC0415
-        from cafs.scheduler.program import Managers, Options, run  # noqa: PLC0415
+        from cafs.scheduler.manager import Managers  # noqa: PLC0415
+        from cafs.scheduler.program import Options, run  # noqa: PLC0415
     except ModuleNotFoundError as e:
         raise StateError(f"{e.name} is missing: pip install 'cafs[snapshotter]'") from e
     tls = Tls(certificate=tls_cert, key=tls_key, authority=tls_ca) if tls_cert and tls_key else None
@@ -63,6 +64,7 @@ def command(  # noqa: PLR0917  click calls it, by keyword
     if context.settings.managers:
         managers = Managers(
             addresses=context.settings.managers,
+            kept_in=context.settings.cache_dir / "scheduler",
             reached_at=context.settings.scheduler_address,
             idc=context.settings.idc,
             location=context.settings.location,

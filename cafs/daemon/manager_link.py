@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from random import SystemRandom
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +21,7 @@ from typing import Any, Self
 import grpc
 
 from cafs.daemon.grpc_client import LinkTls, open_channel
+from cafs.daemon.live_configuration import LiveConfiguration
 from cafs.errors import CafsError
 from cafs.proto import manager_pb2
 from cafs.proto.services import methods_of
@@ -46,7 +48,7 @@ class ServiceFacts:
     location: str
     version: str
 
-    def hello(self) -> manager_pb2.FromService:
+    def hello(self, running: manager_pb2.Running) -> manager_pb2.FromService:
         """As a message."""
         hello = manager_pb2.Hello(
             protocol_version=1,
@@ -57,6 +59,7 @@ class ServiceFacts:
             idc=self.idc,
             location=self.location,
             version=self.version,
+            running=running,
         )
         return manager_pb2.FromService(hello=hello)
 
@@ -69,19 +72,22 @@ class ManagerLink:
         addresses: Sequence[str],
         facts: ServiceFacts,
         tls: LinkTls | None,
-        heard: Callable[[manager_pb2.ToService], None] = lambda _message: None,
+        configuration: LiveConfiguration,
+        hand_over: Callable[[Callable[[], None]], object],
     ) -> None:
         """
         Args:
             addresses: HOST:PORT of the manager's replicas.
             facts: Who this is.
             tls: For mTLS; None: plain.
-            heard: Called in the link's thread with each message. What it raises ends the stream.
+            configuration: What obeys.
+            hand_over: Has something called in the program's own thread, soon; does not wait for it.
         """
         self._addresses = addresses
         self._facts = facts
         self._tls = tls
-        self._heard = heard
+        self._configuration = configuration
+        self._hand_over = hand_over
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="manager-link", daemon=True)
         self._lock = threading.Lock()
@@ -157,7 +163,21 @@ class ManagerLink:
                 self._up = self._told = True
                 outbox.put(_ALIVE)  # the next one comes as often as it wants
                 log.info("the manager has us: replica %s", message.welcome.replica_id)
-            self._heard(message)
+            elif message.WhichOneof("message") == "configuration":
+                self._hand_over(partial(self._obey, message.configuration, outbox))
+
+    def _obey(
+        self,
+        told: manager_pb2.Configuration,
+        outbox: queue.SimpleQueue[manager_pb2.FromService | None],
+    ) -> None:
+        """In the program's thread."""
+        try:
+            running = self._configuration.take(told)
+        except Exception:
+            log.exception("a mistake at configuration %d of cluster %d", told.version, told.cluster_id)
+            running = self._configuration.running("a mistake in the service: its log says more")
+        outbox.put(manager_pb2.FromService(running=running))
 
     def _abort_with(self, abort: Callable[[], Any]) -> None:
         with self._lock:
@@ -169,7 +189,7 @@ class ManagerLink:
         self, outbox: queue.SimpleQueue[manager_pb2.FromService | None]
     ) -> Iterator[manager_pb2.FromService]:
         """In gRPC's own thread. What is said is a sign of life; in between there is ``Alive``."""
-        yield self._facts.hello()
+        yield self._facts.hello(self._configuration.running())
         while True:
             message: manager_pb2.FromService | None = _ALIVE
             with suppress(queue.Empty):

@@ -132,7 +132,26 @@ class Cluster(Table):
     """At most one of a kind."""
     version: Mapped[int] = mapped_column(default=1)
     """Counts changes: its ETag."""
+    configuration: Mapped[int] = mapped_column(default=0)
+    """The newest version of its configuration; 0: there is none, and services have their own."""
     created_at: Mapped[datetime] = mapped_column(Moment)
+
+
+class Configuration(Table):
+    """A version of a cluster's configuration. Rows are only added."""
+
+    __tablename__ = "configuration"
+
+    cluster_id: Mapped[int] = mapped_column(ForeignKey("cluster.id", ondelete="CASCADE"), primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True)
+    """1, 2, 3..."""
+    document: Mapped[dict[str, Any]] = mapped_column(JSON)
+    note: Mapped[str] = mapped_column(String(1000))
+    """Why, for people."""
+    who: Mapped[str] = mapped_column(String(64))
+    at: Mapped[datetime] = mapped_column(Moment)
+    restored: Mapped[int | None] = mapped_column()
+    """The version that it says again."""
 
 
 class ClusterRole(Table):
@@ -164,3 +183,7 @@ class Host(Table):
     since: Mapped[datetime] = mapped_column(Moment)
     """For so long it is active, or is not."""
     first_seen_at: Mapped[datetime] = mapped_column(Moment)
+    running: Mapped[int | None] = mapped_column()
+    """The version of its cluster's configuration that it runs, as it said last; None: it said nothing."""
+    refused: Mapped[str] = mapped_column(String(1000), default="")
+    """Why it does not run a newer one; empty: it does not refuse any."""

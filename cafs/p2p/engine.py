@@ -18,7 +18,6 @@ from cafs.core.swarm.demand import Demand
 from cafs.core.swarm.freshness import is_fresh
 from cafs.core.swarm.ids import TaskId, is_private, task_id, tellable_url
 from cafs.core.swarm.messages import ForgetReason
-from cafs.core.swarm.priorities import policy_of
 from cafs.core.swarm.task import TaskSpec
 from cafs.errors import CafsError, RemoteError, StateError
 from cafs.p2p.content import OriginError, Wish
@@ -54,8 +53,7 @@ class Engine:
 
     async def open(self, wish: Wish) -> TaskContent:
         """See ``Distributor``."""
-        if policy_of(wish.priority).blocked:
-            raise StateError("blocked: its priority is 0")
+        wish = self._means.policy.judge(wish)
         origin = Origin(url=wish.url, headers=wish.headers)
         spec = await self._accepted(wish, spec_of(wish), origin)
         task = await self._means.tasks.take(spec)

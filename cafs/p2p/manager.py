@@ -1,25 +1,66 @@
-"""A peer's or seed's link to the manager, as configured; grpc is loaded for it only."""
+"""A peer's or seed's link to the manager, and what it has the peer obey. grpc is loaded for it only.
+
+Limits: what the manager says lies on top of what the peer's own configuration says, also after that was
+read anew. What ``PATCH /v1/limits`` or a scheduler changed holds until one of the two changes. Belongs to
+the trio thread.
+"""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import trio
+
+from cafs.core.live.document import LiveConfig
 from cafs.core.settings import Settings
+from cafs.core.swarm.peer_limits import PeerLimits
 from cafs.errors import StateError
+from cafs.p2p.live_limits import LiveLimits
 from cafs.p2p.scheduler_messages import HostFacts
+from cafs.p2p.wish_policy import WishPolicy
 
 
-def manager_attached(settings: Settings, facts: HostFacts) -> AbstractContextManager[object]:
-    """The manager knows of this host while the context lasts.
+class Obedience:
+    """What the peer's own configuration and the manager's come to."""
+
+    def __init__(self, own: PeerLimits, limits: LiveLimits, policy: WishPolicy) -> None:
+        self._own = own
+        self._limits = limits
+        self._policy = policy
+        self._live = LiveConfig()
+
+    def obey(self, live: LiveConfig) -> None:
+        """The manager says otherwise.
+
+        Raises:
+            UsageError: it asks what cannot be; nothing is changed.
+        """
+        limits = live.peer_limits(self._own)
+        self._live = live
+        self._policy.rules = live.wishes
+        self._limits.change(limits)
+
+    def read_anew(self, own: PeerLimits) -> None:
+        """The peer's own configuration says otherwise."""
+        self._own = own
+        self._limits.change(self._live.peer_limits(own))
+
+
+@contextmanager
+def manager_attached(settings: Settings, facts: HostFacts, obedience: Obedience) -> Iterator[None]:
+    """The manager knows of this host, and the host obeys it, while the context lasts.
 
     Raises:
         StateError: a library is missing.
     """
     if not settings.managers:
-        return nullcontext()
+        yield
+        return
     try:
         from cafs.daemon.grpc_client import LinkTls  # noqa: PLC0415
+        from cafs.daemon.live_configuration import LiveConfiguration  # noqa: PLC0415
         from cafs.daemon.manager_link import ManagerLink, ServiceFacts  # noqa: PLC0415
         from cafs.proto import manager_pb2  # noqa: PLC0415
     except ModuleNotFoundError as e:
@@ -34,4 +75,10 @@ def manager_attached(settings: Settings, facts: HostFacts) -> AbstractContextMan
         location=facts.location,
         version=facts.version,
     )
-    return ManagerLink(settings.managers, service, LinkTls(*map(Path, files)) if all(files) else None)
+    kept = settings.cache_dir / "peer" / "configuration.json"
+    live = LiveConfiguration(kept, "seed" if facts.seed else "scheduler", obedience.obey)
+    live.recall()
+    tls = LinkTls(*map(Path, files)) if all(files) else None
+    hand_over = trio.lowlevel.current_trio_token().run_sync_soon
+    with ManagerLink(settings.managers, service, tls, live, hand_over):
+        yield

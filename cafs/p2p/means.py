@@ -13,6 +13,7 @@ from cafs.p2p.schedulers import Schedulers
 from cafs.p2p.source import Sources
 from cafs.p2p.task_store import TaskStore
 from cafs.p2p.traffic import Traffic
+from cafs.p2p.wish_policy import WishPolicy
 
 IN_FLIGHT_BYTES = 48 << 20
 """Of pieces that are being received or verified, of all downloads together."""
@@ -86,6 +87,7 @@ class Means:
     sources: Sources
     schedulers: Schedulers
     limits: LiveLimits
+    policy: WishPolicy = field(default_factory=WishPolicy)
     tracer: Tracer = UNTRACED
     figures: DownloadFigures = field(default_factory=DownloadFigures)
     flights: Flights = field(default_factory=Flights)

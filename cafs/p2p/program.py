@@ -48,7 +48,7 @@ from cafs.p2p.engine import Engine
 from cafs.p2p.host import ScheduledHost
 from cafs.p2p.live_limits import LiveLimits
 from cafs.p2p.live_quotas import keep_quotas
-from cafs.p2p.manager import manager_attached
+from cafs.p2p.manager import Obedience, manager_attached
 from cafs.p2p.means import Means
 from cafs.p2p.mutual_tls import HostTls, load_host_tls
 from cafs.p2p.node_server import NodeParts, NodeServer
@@ -116,20 +116,20 @@ async def run(settings: Settings, options: Options) -> None:
         locked(settings.run_dir / "peer", "cafs peer"),
         trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals,
     ):
-        async with _served(settings, options) as limits:
+        async with _served(settings, options) as (limits, obedience):
             systemd.tell("READY=1")
             options.note(f"peer ready on {peer_socket(settings.run_dir)}, others on {settings.peer_listen}")
             async for number in signals:
                 if number != signal.SIGHUP:
                     break
-                _reload(options, limits)
+                _reload(options, limits, obedience)
             systemd.tell("STOPPING=1")
 
 
-def _reload(options: Options, limits: LiveLimits) -> None:
+def _reload(options: Options, limits: LiveLimits, obedience: Obedience) -> None:
     before = limits.now
     try:
-        limits.change(limits_of(options.reload()))
+        obedience.read_anew(limits_of(options.reload()))
     except CafsError as e:
         log.warning("the limits stay as they are: %s", e)
     else:
@@ -137,7 +137,7 @@ def _reload(options: Options, limits: LiveLimits) -> None:
 
 
 @asynccontextmanager
-async def _served(settings: Settings, options: Options) -> AsyncIterator[LiveLimits]:
+async def _served(settings: Settings, options: Options) -> AsyncIterator[tuple[LiveLimits, Obedience]]:
     tls, path = load_host_tls(settings), peer_socket(settings.run_dir)
     limits = LiveLimits(limits_of(settings))
     uploads = Uploads(limits)
@@ -192,8 +192,9 @@ async def _served(settings: Settings, options: Options) -> AsyncIterator[LiveLim
         nursery.start_soon(_tell_of_lost, tasks, schedulers)
         nursery.start_soon(keep_quotas, limits, tasks, chunks)
         nursery.start_soon(_keep_house)
-        stack.enter_context(manager_attached(settings, host.facts()))
-        yield limits
+        obedience = Obedience(limits_of(settings), limits, means.policy)
+        stack.enter_context(manager_attached(settings, host.facts(), obedience))
+        yield limits, obedience
         await _say_goodbye(schedulers)
         nursery.cancel_scope.cancel()
 

@@ -114,7 +114,7 @@ class SchedulerWord:
             case "unknown_peer":
                 session.register_anew()
             case "blocked":
-                raise StateError("blocked: its priority is 0")
+                raise StateError("blocked: its priority is 0, or the cluster's configuration says so")
             case "quarantined":
                 raise IntegrityError("the content was not what its digest says: try again later")
             case "no_source":

@@ -10,26 +10,19 @@ import asyncio
 import logging
 import os
 import signal
-import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import grpc
-from blake3 import blake3
 
-from cafs import __version__
-from cafs.core.host_address import parse_address
 from cafs.core.scheduling.limits import Limits
-from cafs.daemon.grpc_client import LinkTls
 from cafs.daemon.grpc_health import HealthService
 from cafs.daemon.grpc_server import Tls, listen, new_server
-from cafs.daemon.manager_link import ManagerLink, ServiceFacts
 from cafs.daemon.metrics_server import metrics_served
 from cafs.daemon.service_manager import ServiceManager
-from cafs.errors import ProtocolError, UsageError
-from cafs.proto import manager_pb2
 from cafs.scheduler.collector import collect_rarely
+from cafs.scheduler.manager import Managers, manager_attached
 from cafs.scheduler.service import SERVICE, SchedulerService
 from cafs.scheduler.streams import Hub
 from cafs.scheduler.tally import Tally
@@ -39,17 +32,6 @@ log = logging.getLogger(__name__)
 _GRACE_S = 3.0
 _MESSAGE_BYTES = 64 << 20
 """A hello of 4,096 tasks with all digests would be larger: such a host tells of fewer digests."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Managers:
-    """Where the manager is, and what it is told of this scheduler."""
-
-    addresses: Sequence[str]
-    reached_at: str
-    """HOST:PORT; empty: where it listens."""
-    idc: str
-    location: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +93,9 @@ async def served(options: Options) -> AsyncIterator[int]:
                 place = await stack.enter_async_context(metrics_served(*options.metrics, render))
                 log.info("metrics on port %d", place)
             if options.managers is not None:
-                stack.enter_context(_manager_attached(options, options.managers, port))
+                stack.enter_context(
+                    manager_attached(options.managers, hub, (options.host, port), options.tls)
+                )
             yield port
     finally:
         health.end()
@@ -121,27 +105,3 @@ async def served(options: Options) -> AsyncIterator[int]:
             async with asyncio.timeout(_GRACE_S):
                 await service.drained()
         await server.stop(_GRACE_S)
-
-
-def _manager_attached(options: Options, managers: Managers, port: int) -> ManagerLink:
-    hostname, host = socket.gethostname()[:255], options.host
-    address = managers.reached_at or (f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
-    try:
-        parse_address(address)
-    except ProtocolError as e:
-        raise UsageError(
-            f"{address}: others cannot reach this scheduler there: scheduler_address ({e})"
-        ) from e
-    facts = ServiceFacts(
-        # It has no place to keep a random one, and needs none: another one there would be the same to hosts.
-        host_id=blake3(f"scheduler|{hostname}|{address}".encode()).hexdigest(length=16),
-        kind=manager_pb2.SCHEDULER,
-        hostname=hostname,
-        address=address,
-        idc=managers.idc,
-        location=managers.location,
-        version=__version__,
-    )
-    tls = options.tls
-    link = LinkTls(tls.certificate, tls.key, tls.authority) if tls and tls.authority else None
-    return ManagerLink(managers.addresses, facts, link)

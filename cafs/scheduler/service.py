@@ -14,6 +14,7 @@ from cafs.errors import ProtocolError
 from cafs.proto import p2p_pb2
 from cafs.proto.services import methods_of
 from cafs.scheduler.answers import explain, list_hosts, list_tasks
+from cafs.scheduler.blocking import judged
 from cafs.scheduler.incoming import parse_event, parse_hello
 from cafs.scheduler.streams import Hub, Stream
 
@@ -117,7 +118,7 @@ class SchedulerService:
         try:
             async for message in requests:
                 if (event := parse_event(stream.host_id, message)) is not None:
-                    self._hub.handle(event)
+                    self._hub.handle(judged(event, self._hub.wishes))
         except ProtocolError as e:
             self._hub.tally.rejected += 1
             log.info("host %s: %s", stream.host_id, e)

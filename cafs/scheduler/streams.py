@@ -16,6 +16,7 @@ from random import Random, SystemRandom
 
 import grpc
 
+from cafs.core.live.wishes import WishRules
 from cafs.core.scheduling.core import Scheduling
 from cafs.core.scheduling.decisions import Decision, Disconnect
 from cafs.core.scheduling.events import Event, HostHello, HostLost, Tick
@@ -82,6 +83,8 @@ class Hub:
     ) -> None:
         self.tally = tally
         self.scheduler_id = ""
+        self.wishes = WishRules()
+        """What is scheduled at all."""
         self._limits = limits
         self._clock = clock
         self._queue_bytes = queue_bytes
@@ -91,6 +94,17 @@ class Hub:
     def _begin(self) -> None:
         self.scheduler_id = f"{SystemRandom().getrandbits(128):032x}"
         self.core = Scheduling(self._limits, Random())  # noqa: S311  mixes swarms, keeps no secrets
+
+    @property
+    def limits(self) -> Limits:
+        """The numbers that count now."""
+        return self._limits
+
+    def change(self, limits: Limits, wishes: WishRules) -> None:
+        """From now on these count, also when the scheduler begins anew."""
+        self._limits = limits
+        self.wishes = wishes
+        self.core.change(limits)
 
     @property
     def connected(self) -> int:

@@ -58,6 +58,12 @@ class ServiceStream:
                 return getattr(message, kind)
         raise AssertionError(f"ended while {kind} was awaited")
 
+    def configured(self, version: int) -> Any:
+        """The configuration of this version; the manager may send an older one first."""
+        while (told := self.hear("configuration")).version != version:
+            pass
+        return told
+
     def ended(self) -> tuple[grpc.StatusCode, str]:
         """How the manager ended the stream."""
         with suppress(grpc.RpcError):

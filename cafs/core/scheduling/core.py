@@ -68,6 +68,10 @@ class Scheduling:
     def __init__(self, limits: Limits, rng: Random) -> None:
         self.state = State(limits, rng)
 
+    def change(self, limits: Limits) -> None:
+        """From now on these numbers count; what was decided by others stays until it is decided anew."""
+        self.state.limits = limits
+
     def handle(self, event: Event, now: float) -> list[Decision]:
         """What follows from ``event``, in the order in which it is to be told.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from cafs.errors import UsageError
 
-_LARGEST = 1 << 50
+LARGEST = 1 << 50
 _LEAST_QUOTA = 16 << 20
 
 
@@ -60,7 +60,7 @@ class PeerLimits:
         for name, value in document.items():
             if name not in known:
                 raise UsageError(f"there is no limit {name[:40]!r}; there are {', '.join(sorted(known))}")
-            if type(value) is not int or not known[name] <= value <= _LARGEST:
+            if type(value) is not int or not known[name] <= value <= LARGEST:
                 raise UsageError(f"{name} must be a whole number, {known[name]} or more")
         return replace(self, **document)
 

@@ -42,7 +42,9 @@ def add_cluster(session: Session, kind: str, name: str, fields: Mapping[str, Any
     Raises:
         ExistsError: the name is taken, or another one is the default.
     """
-    cluster = Cluster(kind=kind, name=name, version=1, created_at=datetime.now(UTC), **fields)
+    cluster = Cluster(
+        kind=kind, name=name, version=1, configuration=0, created_at=datetime.now(UTC), **fields
+    )
     session.add(cluster)
     _flush(session)
     note_change(session)

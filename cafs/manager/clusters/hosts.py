@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Dialect, delete, select, update
+from sqlalchemy import Dialect, bindparam, delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -51,6 +51,21 @@ def write_moves(session: Session, moves: Iterable[tuple[str, int | None]]) -> No
         for first in range(0, len(found), _AT_ONCE):
             part = found[first : first + _AT_ONCE]
             session.execute(update(Host).where(Host.id.in_(part)).values(cluster_id=cluster_id))
+
+
+def write_runs(session: Session, rows: Iterable[dict[str, Any]]) -> None:
+    """Which configurations they run: ``id``, ``running``, ``refused`` of each."""
+    found = list(rows)
+    if found:
+        known = update(Host).where(Host.id == bindparam("host_id"))
+        told = known.values(running=bindparam("now_running"), refused=bindparam("now_refused"))
+        session.connection().execute(
+            told,
+            [
+                {"host_id": row["id"], "now_running": row["running"], "now_refused": row["refused"]}
+                for row in found
+            ],
+        )
 
 
 def all_gone(session: Session, replicas: Collection[str] | None) -> None:

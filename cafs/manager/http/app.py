@@ -12,6 +12,7 @@ from cafs.manager.http import (
     problems,
     routes_audit,
     routes_clusters,
+    routes_configuration,
     routes_hosts,
     routes_members,
     routes_sessions,
@@ -28,6 +29,7 @@ _ROUTES = (
     routes_users.routes,
     routes_clusters.routes,
     routes_members.routes,
+    routes_configuration.routes,
     routes_hosts.routes,
     routes_audit.routes,
 )

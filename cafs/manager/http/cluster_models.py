@@ -91,6 +91,7 @@ class ClusterTold(Told):
     scopes: ScopesTold
     is_default: bool
     created_at: datetime
+    configuration: int = Field(description="The version of its configuration that holds; 0: none.")
     active_hosts: int
     inactive_hosts: int
 
@@ -112,6 +113,7 @@ def told(cluster: Cluster, counts: dict[tuple[int | None, bool], int]) -> Cluste
         id=cluster.id,
         kind=cluster.kind,  # type: ignore[arg-type]
         created_at=cluster.created_at,
+        configuration=cluster.configuration,
         active_hosts=counts.get((cluster.id, True), 0),
         inactive_hosts=counts.get((cluster.id, False), 0),
     )

@@ -35,6 +35,10 @@ class HostTold(Told):
     location: str
     cafs_version: str
     cluster_id: int | None
+    running: int | None = Field(
+        description="The version of its cluster's configuration that it runs; null: it did not say."
+    )
+    refused: str = Field(description="Why it does not run a newer one; empty: it refuses none.")
     active: bool
     since: datetime = Field(description="For so long it is active, or is not.")
     first_seen_at: datetime

@@ -14,7 +14,8 @@ from cafs.proto import manager_pb2
 
 PROTOCOL_VERSION = 1
 _ID = re.compile(r"[0-9a-f]{32}")
-_TEXT_BYTES, _LOCATION_PARTS = 255, 5
+_TEXT_BYTES, _REFUSED_BYTES, _LOCATION_PARTS = 255, 1000, 5
+_MOST_NUMBER = (1 << 31) - 1
 
 
 class Kind(StrEnum):
@@ -34,6 +35,15 @@ _KINDS = {manager_pb2.SCHEDULER: Kind.SCHEDULER, manager_pb2.SEED: Kind.SEED, ma
 
 
 @dataclass(frozen=True, slots=True)
+class Runs:
+    """Which configuration holds in a service."""
+
+    cluster_id: int = 0
+    version: int = 0
+    refused: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Arrival:
     """A service, by its own words."""
 
@@ -44,6 +54,7 @@ class Arrival:
     location: str
     cafs_version: str
     place: Place
+    runs: Runs
 
 
 def parse_hello(message: manager_pb2.FromService) -> Arrival:
@@ -77,10 +88,22 @@ def parse_hello(message: manager_pb2.FromService) -> Arrival:
             idc=hello.idc,
             location=location[:_LOCATION_PARTS],
         ),
+        runs=parse_running(hello.running),
     )
 
 
-def _text(text: str, name: str) -> str:
-    if len(text.encode()) > _TEXT_BYTES or not text.isprintable():
-        raise ProtocolError(f"{name}: longer than {_TEXT_BYTES} bytes, or not printable")
+def parse_running(running: manager_pb2.Running) -> Runs:
+    """What a service says that it runs.
+
+    Raises:
+        ProtocolError: it is malformed.
+    """
+    if max(running.cluster_id, running.version) > _MOST_NUMBER:
+        raise ProtocolError("running: no such numbers")
+    return Runs(running.cluster_id, running.version, _text(running.refused, "refused", _REFUSED_BYTES))
+
+
+def _text(text: str, name: str, most: int = _TEXT_BYTES) -> str:
+    if len(text.encode()) > most or not text.isprintable():
+        raise ProtocolError(f"{name}: longer than {most} bytes, or not printable")
     return text

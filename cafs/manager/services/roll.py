@@ -8,6 +8,7 @@ that a host is placed without a question to the database.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections import Counter
 from collections.abc import Collection
@@ -20,16 +21,18 @@ import grpc
 
 from cafs.errors import CafsError, UnavailableError
 from cafs.manager.clusters.catalogue import candidates, hold_clusters
+from cafs.manager.clusters.configurations import newest
 from cafs.manager.clusters.hosts import (
     forget_old,
     write_arrivals,
     write_departures,
     write_moves,
+    write_runs,
 )
 from cafs.manager.clusters.placing import Candidate, find_cluster
 from cafs.manager.database import Database
 from cafs.manager.in_thread import in_thread
-from cafs.manager.services.incoming import Arrival
+from cafs.manager.services.incoming import Arrival, Runs
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +41,20 @@ _AGAIN_S = 2.0
 _SWEEP_S = 3600.0
 
 
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """The configuration of a cluster, as it is sent."""
+
+    version: int = 0
+    document: bytes = b""
+
+
 class Attached:
     """One service with a stream."""
 
     def __init__(self, arrival: Arrival) -> None:
         self.arrival = arrival
+        self.runs = arrival.runs
         self.cluster: Candidate | None = None
         self.ended = asyncio.Event()
         self.code = grpc.StatusCode.OK
@@ -65,6 +77,8 @@ class _Batch:
     arrivals: dict[str, Attached] = field(default_factory=dict)
     departures: dict[str, None] = field(default_factory=dict)
     moves: dict[str, int | None] = field(default_factory=dict)
+    runs: dict[str, Attached] = field(default_factory=dict)
+    """Who runs another configuration now."""
     written: asyncio.Future[None] | None = None
 
 
@@ -76,6 +90,7 @@ class Roll:
         self._replica_id = replica_id
         self._here: dict[str, Attached] = {}
         self._clusters: dict[str, list[Candidate]] = {}
+        self._configurations: dict[int, Configured] = {}
         self._batch = _Batch()
         self._filled = asyncio.Event()
 
@@ -94,18 +109,42 @@ class Roll:
         Raises:
             UnavailableError: the database does not answer.
         """
-        self._clusters = await in_thread(self._read)
+        self._clusters, configurations = await in_thread(self._read)
+        before, self._configurations = self._configurations, configurations
+        changed = {
+            number
+            for number in {*before, *configurations}
+            if before.get(number) != configurations.get(number)
+        }
         for host_id, attached in self._here.items():
             cluster = self._place(attached.arrival)
             if cluster != attached.cluster:
                 attached.cluster = cluster
                 attached.news.set()
                 self._batch.moves[host_id] = cluster.id if cluster is not None else None
+            elif cluster is not None and cluster.id in changed:
+                attached.news.set()
         self._filled.set()
 
-    def _read(self) -> dict[str, list[Candidate]]:
+    def configured(self, cluster: Candidate | None) -> Configured:
+        """What holds in a cluster."""
+        return self._configurations.get(cluster.id if cluster is not None else 0, Configured())
+
+    def note_running(self, attached: Attached, runs: Runs) -> None:
+        """A service says what it runs."""
+        attached.runs = runs
+        host_id = attached.arrival.host_id
+        if self._here.get(host_id) is attached:
+            self._batch.runs[host_id] = attached
+            self._filled.set()
+
+    def _read(self) -> tuple[dict[str, list[Candidate]], dict[int, Configured]]:
         with self._database.reading() as session:
-            return candidates(session)
+            found = {
+                cluster_id: Configured(version, json.dumps(document).encode())
+                for cluster_id, (version, document) in newest(session).items()
+            }
+            return candidates(session), found
 
     def _place(self, arrival: Arrival) -> Candidate | None:
         return find_cluster(self.clusters(arrival.kind.cluster_kind), arrival.place)
@@ -180,7 +219,7 @@ class Roll:
 
     async def _write_one(self) -> bool:
         batch, self._batch = self._batch, _Batch()
-        if not (batch.arrivals or batch.departures or batch.moves):
+        if not (batch.arrivals or batch.departures or batch.moves or batch.runs):
             return True
         try:
             await in_thread(partial(self._write, batch))
@@ -204,6 +243,7 @@ class Roll:
             if host_id not in self._here
         }
         self._batch.moves = {**batch.moves, **self._batch.moves}
+        self._batch.runs = {**batch.runs, **self._batch.runs}
         self._batch.arrivals = {
             host_id: attached
             for host_id, attached in {**batch.arrivals, **self._batch.arrivals}.items()
@@ -218,6 +258,13 @@ class Roll:
             write_arrivals(session, rows)
             write_departures(session, batch.departures, self._replica_id)
             write_moves(session, [move for move in batch.moves.items() if move[1] in {None, *there}])
+            write_runs(session, [{"id": host_id, **self._runs(told)} for host_id, told in batch.runs.items()])
+
+    def _runs(self, attached: Attached) -> dict[str, Any]:
+        """The version counts only for the cluster that it is of."""
+        runs, cluster = attached.runs, attached.cluster
+        ours = runs.cluster_id == (cluster.id if cluster is not None else 0)
+        return {"running": runs.version if ours else None, "refused": runs.refused if ours else ""}
 
     def _row(self, attached: Attached, there: Collection[int], now: datetime) -> dict[str, Any]:
         arrival, cluster = attached.arrival, attached.cluster
@@ -230,6 +277,7 @@ class Roll:
             "location": arrival.location,
             "cafs_version": arrival.cafs_version,
             "cluster_id": cluster.id if cluster is not None and cluster.id in there else None,
+            **self._runs(attached),
             "replica_id": self._replica_id,
             "active": True,
             "since": now,

@@ -11,8 +11,9 @@ import grpc
 
 from cafs.daemon.host_certificate import mismatch
 from cafs.errors import ProtocolError, UnavailableError
-from cafs.manager.services.incoming import Arrival, parse_hello
-from cafs.manager.services.roll import Attached, Roll
+from cafs.manager.clusters.placing import Candidate
+from cafs.manager.services.incoming import Arrival, parse_hello, parse_running
+from cafs.manager.services.roll import Attached, Configured, Roll
 from cafs.manager.tally import Tally
 from cafs.proto import manager_pb2
 from cafs.proto.services import methods_of
@@ -134,8 +135,13 @@ class ManagerService:
                     attached.end(grpc.StatusCode.INVALID_ARGUMENT, "a second Hello on one stream")
                 elif message.WhichOneof("message") == "leaving":
                     attached.end(grpc.StatusCode.OK)
+                elif message.WhichOneof("message") == "running":
+                    self._roll.note_running(attached, parse_running(message.running))
         except StopAsyncIteration:
             pass
+        except ProtocolError as e:
+            self._tally.rejected += 1
+            attached.end(grpc.StatusCode.INVALID_ARGUMENT, str(e))
         except TimeoutError:
             log.info("host %s: nothing was heard for too long", host_id)
             attached.end(grpc.StatusCode.DEADLINE_EXCEEDED, "nothing was heard for too long: connect again")
@@ -147,17 +153,34 @@ class ManagerService:
         welcome = manager_pb2.Welcome(
             replica_id=self._replica_id, alive_every_ms=round(self._alive_every_s * 1000)
         )
+        placed: Candidate | str | None = "not yet"
+        sent: tuple[int, int] | None = None
         try:
             await context.write(manager_pb2.ToService(welcome=welcome))
             while not attached.ended.is_set():
                 attached.news.clear()
                 cluster = attached.cluster
-                placed = manager_pb2.Placed(
-                    cluster_id=cluster.id if cluster is not None else 0,
-                    cluster_name=cluster.name if cluster is not None else "",
-                )
-                await context.write(manager_pb2.ToService(placed=placed))
+                configured = self._roll.configured(cluster)
+                now = cluster.id if cluster is not None else 0, configured.version
+                if cluster != placed:
+                    await context.write(manager_pb2.ToService(placed=_placed(cluster)))
+                if now != sent:
+                    told = _configuration(now[0], configured)
+                    await context.write(manager_pb2.ToService(configuration=told))
+                placed, sent = cluster, now
                 await attached.news.wait()
         except Exception as e:  # the transport's, as above
             log.info("host %s: its stream broke: %s", attached.arrival.host_id, type(e).__name__)
             attached.end(grpc.StatusCode.OK)
+
+
+def _placed(cluster: Candidate | None) -> manager_pb2.Placed:
+    if cluster is None:
+        return manager_pb2.Placed()
+    return manager_pb2.Placed(cluster_id=cluster.id, cluster_name=cluster.name)
+
+
+def _configuration(cluster_id: int, configured: Configured) -> manager_pb2.Configuration:
+    return manager_pb2.Configuration(
+        cluster_id=cluster_id, version=configured.version, document=configured.document
+    )

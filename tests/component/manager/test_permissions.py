@@ -40,6 +40,19 @@ ROUTES = {
     ("GET", f"{API}/clusters/{{cluster_id}}/members"): ("admin there", "users:read"),
     ("PUT", f"{API}/clusters/{{cluster_id}}/members/{{name}}"): ("admin there", "users:write"),
     ("DELETE", f"{API}/clusters/{{cluster_id}}/members/{{name}}"): ("admin there", "users:write"),
+    ("GET", f"{API}/clusters/{{cluster_id}}/configuration"): ("viewer there", "clusters:read"),
+    ("PUT", f"{API}/clusters/{{cluster_id}}/configuration"): ("operator there", "clusters:write"),
+    ("POST", f"{API}/clusters/{{cluster_id}}/configuration/check"): ("viewer there", "clusters:read"),
+    ("POST", f"{API}/clusters/{{cluster_id}}/configuration/restore"): ("operator there", "clusters:write"),
+    ("GET", f"{API}/clusters/{{cluster_id}}/configuration/versions"): ("viewer there", "clusters:read"),
+    ("GET", f"{API}/clusters/{{cluster_id}}/configuration/versions/{{version}}"): (
+        "viewer there",
+        "clusters:read",
+    ),
+    ("GET", f"{API}/clusters/{{cluster_id}}/configuration/versions/{{version}}/changes"): (
+        "viewer there",
+        "clusters:read",
+    ),
     ("GET", f"{API}/hosts"): ("viewer somewhere", "clusters:read"),
     ("GET", f"{API}/hosts/{{host_id}}"): ("viewer somewhere", "clusters:read"),
     ("DELETE", f"{API}/hosts/{{host_id}}"): ("operator somewhere", "clusters:write"),
@@ -48,7 +61,13 @@ ROUTES = {
 """Who may, and the scope that a token needs."""
 THERE = 3
 """The cluster of the address."""
-NOT_THERE = {"{user_id}": "999999", "{token_id}": "999999", "{name}": "nobody", "{host_id}": "0" * 32}
+NOT_THERE = {
+    "{user_id}": "999999",
+    "{token_id}": "999999",
+    "{name}": "nobody",
+    "{host_id}": "0" * 32,
+    "{version}": "999",
+}
 LEVELS = {None: 0, "viewer": 1, "operator": 2, "admin": 3}
 
 

@@ -15,8 +15,10 @@ from typing import Any
 import grpc
 import pytest
 
+from cafs.core.live.document import LiveConfig
 from cafs.daemon.grpc_client import LinkTls
 from cafs.daemon.grpc_server import Tls
+from cafs.daemon.live_configuration import Held, LiveConfiguration
 from cafs.daemon.manager_link import ManagerLink, ServiceFacts
 from cafs.manager.replica import Pace
 from cafs.proto import health_pb2, manager_pb2
@@ -299,6 +301,20 @@ def test_hosts_are_active_again_after_the_database_was_away(
             run(manager.ports.services, work)
 
 
+def linked(
+    where: list[str],
+    who: ServiceFacts,
+    tls: LinkTls | None,
+    folder: Path,
+    heard: list[LiveConfig] | None = None,
+) -> ManagerLink:
+    """A link of a peer that obeys by writing down what it hears."""
+    heard = [] if heard is None else heard
+    configuration = LiveConfiguration(folder / "kept.json", "scheduler", heard.append)
+    configuration.held = Held(9, 9)  # of another cluster, so that whatever comes is news
+    return ManagerLink(where, who, tls, configuration, lambda call: call())
+
+
 def facts(**changes: Any) -> ServiceFacts:
     usual: dict[str, Any] = {
         "host_id": A, "kind": manager_pb2.PEER, "hostname": "h", "address": "127.0.0.1:7000",
@@ -314,7 +330,7 @@ def test_a_link_is_kept_up_and_says_that_it_lives(tmp_path: Path, expected_logs:
     with running_manager(options) as manager:
         admin = manager.administrator()
         again = replace(options, services=("127.0.0.1", manager.ports.services))
-        link = ManagerLink([f"127.0.0.1:{manager.ports.services}"], facts(), None)
+        link = linked([f"127.0.0.1:{manager.ports.services}"], facts(), None, tmp_path)
         link.__enter__()
         until(lambda: manager.ask("GET", f"/hosts/{A}", admin).status_code == 200)
         time.sleep(4 * QUICK.alive_every_s)  # it would be inactive by now, were it silent
@@ -342,18 +358,13 @@ def test_certificates_are_held_to_host_and_address(
         certificate=tmp_path / "manager.pem", key=tmp_path / "manager.key", authority=tmp_path / "ca.pem"
     )
     ours = LinkTls(tmp_path / f"{name}.pem", tmp_path / f"{name}.key", tmp_path / "ca.pem")
-    heard: list[str] = []
+    heard: list[LiveConfig] = []
 
     with running_manager(options_for(tmp_path, tls=tls)) as manager:
         where = [f"127.0.0.1:{manager.ports.services}"]
-        with ManagerLink(
-            where,
-            facts(address=address),
-            ours,
-            lambda message: heard.append(message.WhichOneof("message")),
-        ):
+        with linked(where, facts(address=address), ours, tmp_path, heard):
             if comes_in:
-                until(lambda: "placed" in heard)
+                until(lambda: bool(heard))
         with channel_to(manager.ports.services) as channel:
             stream = ServiceStream(channel)
             with pytest.raises(grpc.RpcError):  # plain

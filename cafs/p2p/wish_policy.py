@@ -1,0 +1,33 @@
+"""Which wishes this peer fulfils, and how urgently: the rules that hold now."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cafs.core.live.wishes import WishRules
+from cafs.core.swarm.priorities import policy_of
+from cafs.errors import StateError
+from cafs.p2p.content import Wish
+
+
+class WishPolicy:
+    """Made once per program; ``rules`` are replaced while it runs."""
+
+    def __init__(self) -> None:
+        self.rules = WishRules()
+
+    def judge(self, wish: Wish) -> Wish:
+        """The wish with the priority that counts.
+
+        Raises:
+            StateError: it is blocked.
+        """
+        why = self.rules.why_blocked(
+            url=wish.url, application=wish.application, tag=wish.tag, priority=wish.priority
+        )
+        if why:
+            raise StateError(f"blocked by the cluster's configuration: {why}")
+        priority = self.rules.priority_of(wish.application, wish.priority)
+        if policy_of(priority).blocked:
+            raise StateError("blocked: its priority is 0")
+        return wish if priority == wish.priority else replace(wish, priority=priority)
