@@ -11,7 +11,7 @@ import asyncio
 import json
 import logging
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -50,24 +50,33 @@ class Configured:
 
 
 class Attached:
-    """One service with a stream."""
+    """One service with a stream. There are many: no task, lock or event of its own."""
+
+    __slots__ = ("arrival", "cluster", "code", "ended", "heard_at", "on_end", "on_news", "runs", "why")
 
     def __init__(self, arrival: Arrival) -> None:
         self.arrival = arrival
         self.runs = arrival.runs
         self.cluster: Candidate | None = None
-        self.ended = asyncio.Event()
+        self.heard_at = 0.0
+        """By the loop's clock."""
+        self.ended = False
         self.code = grpc.StatusCode.OK
         self.why = ""
-        self.news = asyncio.Event()
-        """It has to be told something."""
+        self.on_news: Callable[[], object] = _nothing
+        """Called when it may have to be told something."""
+        self.on_end: Callable[[], object] = _nothing
+        """Called once it has ended."""
 
     def end(self, code: grpc.StatusCode, why: str = "") -> None:
         """The first reason counts."""
-        if not self.ended.is_set():
-            self.code, self.why = code, why
-            self.ended.set()
-            self.news.set()
+        if not self.ended:
+            self.ended, self.code, self.why = True, code, why
+            self.on_end()
+
+
+def _nothing() -> None:
+    pass
 
 
 @dataclass
@@ -120,10 +129,10 @@ class Roll:
             cluster = self._place(attached.arrival)
             if cluster != attached.cluster:
                 attached.cluster = cluster
-                attached.news.set()
+                attached.on_news()
                 self._batch.moves[host_id] = cluster.id if cluster is not None else None
             elif cluster is not None and cluster.id in changed:
-                attached.news.set()
+                attached.on_news()
         self._filled.set()
 
     def configured(self, cluster: Candidate | None) -> Configured:
@@ -156,6 +165,7 @@ class Roll:
             UnavailableError: the database does not answer.
         """
         attached = Attached(arrival)
+        attached.heard_at = asyncio.get_running_loop().time()
         if len(self._here) >= _MOST_STREAMS and arrival.host_id not in self._here:
             attached.end(grpc.StatusCode.RESOURCE_EXHAUSTED, "no room for more hosts")
             return attached
@@ -198,6 +208,15 @@ class Roll:
             batch.written = asyncio.get_running_loop().create_future()
         self._filled.set()
         await asyncio.shield(batch.written)
+
+    def end_silent(self, since: float) -> None:
+        """Those of whom nothing was heard since then."""
+        for attached in list(self._here.values()):
+            if attached.heard_at < since:
+                log.info("host %s: nothing was heard for too long", attached.arrival.host_id)
+                attached.end(
+                    grpc.StatusCode.DEADLINE_EXCEEDED, "nothing was heard for too long: connect again"
+                )
 
     async def run(self) -> None:
         """Write what is to be written, until cancelled; what is left then is the caller's: ``flush``."""

@@ -42,9 +42,9 @@ class ManagerService:
     ) -> None:
         self._roll = roll
         self._tally = tally
-        self._replica_id = replica_id
         self._mutual_tls = mutual_tls
         self._alive_every_s = alive_every_s
+        self._welcome = manager_pb2.Welcome(replica_id=replica_id, alive_every_ms=round(alive_every_s * 1000))
         self._running = 0
         self._drained = asyncio.Event()
         self._drained.set()
@@ -60,6 +60,13 @@ class ManagerService:
     async def drained(self) -> None:
         """When no stream is left."""
         await self._drained.wait()
+
+    async def end_silent(self) -> None:
+        """End streams on which nothing is heard for three times as long as should be, until cancelled."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            await asyncio.sleep(self._alive_every_s / 2)
+            self._roll.end_silent(clock() - 3 * self._alive_every_s)
 
     async def _attach(self, requests: AsyncIterator[manager_pb2.FromService], context: _Context) -> None:
         self._running += 1
@@ -94,18 +101,25 @@ class ManagerService:
     async def _converse(
         self, attached: Attached, requests: AsyncIterator[manager_pb2.FromService], context: _Context
     ) -> None:
-        speaking = asyncio.create_task(self._speak(attached, context))
-        listening = asyncio.create_task(self._listen(attached, requests))
+        voice, reading = _Voice(attached, context, self._roll), asyncio.current_task()
+        assert reading is not None
         try:
-            await attached.ended.wait()
+            await context.write(manager_pb2.ToService(welcome=self._welcome))
+            await voice.speak()
+            attached.on_news = voice.on_news
+            # Only a read may be cut short: a write that was leaves a call whose end cannot be told any more.
+            attached.on_end = reading.cancel
+            await self._listen(attached, requests)
+        except asyncio.CancelledError:  # noqa: ASYNC103 - it was ended: there is something to say yet
+            if not attached.ended:
+                raise
+        except Exception as e:  # the transport's: whatever it is, this stream is over
+            log.info("host %s: its stream broke: %s", attached.arrival.host_id, type(e).__name__)
         finally:
+            attached.on_end = attached.on_news = _nothing
             self._roll.leave(attached)
-            # A write that was cancelled leaves a call whose end cannot be told any more.
-            await asyncio.wait([speaking], timeout=_LAST_WRITE_S)
-            for task in (speaking, listening):
-                task.cancel()
-            await asyncio.gather(speaking, listening, return_exceptions=True)
-        if attached.code is not grpc.StatusCode.OK:
+            await voice.end()
+        if attached.ended and attached.code is not grpc.StatusCode.OK:
             await context.abort(attached.code, attached.why)
 
     async def _greet(self, requests: AsyncIterator[manager_pb2.FromService]) -> Arrival:
@@ -124,54 +138,77 @@ class ManagerService:
         await context.abort(code, why)
 
     async def _listen(self, attached: Attached, requests: AsyncIterator[manager_pb2.FromService]) -> None:
-        """Until the service ends the stream, falls silent, or sends nonsense."""
-        host_id = attached.arrival.host_id
-        try:
-            while True:
-                async with asyncio.timeout(3 * self._alive_every_s):
-                    message = await anext(requests)
-                if message.WhichOneof("message") == "hello":
-                    self._tally.rejected += 1
-                    attached.end(grpc.StatusCode.INVALID_ARGUMENT, "a second Hello on one stream")
-                elif message.WhichOneof("message") == "leaving":
-                    attached.end(grpc.StatusCode.OK)
-                elif message.WhichOneof("message") == "running":
-                    self._roll.note_running(attached, parse_running(message.running))
-        except StopAsyncIteration:
-            pass
-        except ProtocolError as e:
-            self._tally.rejected += 1
-            attached.end(grpc.StatusCode.INVALID_ARGUMENT, str(e))
-        except TimeoutError:
-            log.info("host %s: nothing was heard for too long", host_id)
-            attached.end(grpc.StatusCode.DEADLINE_EXCEEDED, "nothing was heard for too long: connect again")
-        except Exception as e:  # the transport's: whatever it is, this stream is over
-            log.info("host %s: its stream broke: %s", host_id, type(e).__name__)
-        attached.end(grpc.StatusCode.OK)
+        """Until the service ends the stream, or sends nonsense."""
+        clock = asyncio.get_running_loop().time
+        while not attached.ended:
+            try:
+                message = await anext(requests)
+                attached.heard_at = clock()
+                if message.WhichOneof("message") == "leaving":
+                    return
+                self._heed(attached, message)
+            except StopAsyncIteration:
+                return
+            except ProtocolError as e:
+                self._tally.rejected += 1
+                attached.end(grpc.StatusCode.INVALID_ARGUMENT, str(e))
 
-    async def _speak(self, attached: Attached, context: _Context) -> None:
-        welcome = manager_pb2.Welcome(
-            replica_id=self._replica_id, alive_every_ms=round(self._alive_every_s * 1000)
-        )
-        placed: Candidate | str | None = "not yet"
-        sent: tuple[int, int] | None = None
+    def _heed(self, attached: Attached, message: manager_pb2.FromService) -> None:
+        if message.WhichOneof("message") == "hello":
+            raise ProtocolError("a second Hello on one stream")
+        if message.WhichOneof("message") == "running":
+            self._roll.note_running(attached, parse_running(message.running))
+
+
+class _Voice:
+    """Tells one service where it belongs and what holds there, whenever that is not what it was told last."""
+
+    __slots__ = ("_attached", "_context", "_placed", "_roll", "_sent", "_speaking")
+
+    def __init__(self, attached: Attached, context: _Context, roll: Roll) -> None:
+        self._attached = attached
+        self._context = context
+        self._roll = roll
+        self._placed: Candidate | str | None = "not yet"
+        self._sent: tuple[int, int] | None = None
+        self._speaking: asyncio.Task[None] | None = None
+
+    def on_news(self) -> None:
+        """Say it, in a task that lasts as long as that takes."""
+        if self._speaking is None or self._speaking.done():
+            self._speaking = asyncio.create_task(self._speak_or_end())
+
+    async def end(self) -> None:
+        """Let what is being said be said, for a moment."""
+        if self._speaking is not None and not self._speaking.done():
+            await asyncio.wait([self._speaking], timeout=_LAST_WRITE_S)
+            self._speaking.cancel()
+
+    async def _speak_or_end(self) -> None:
         try:
-            await context.write(manager_pb2.ToService(welcome=welcome))
-            while not attached.ended.is_set():
-                attached.news.clear()
-                cluster = attached.cluster
-                configured = self._roll.configured(cluster)
-                now = cluster.id if cluster is not None else 0, configured.version
-                if cluster != placed:
-                    await context.write(manager_pb2.ToService(placed=_placed(cluster)))
-                if now != sent:
-                    told = _configuration(now[0], configured)
-                    await context.write(manager_pb2.ToService(configuration=told))
-                placed, sent = cluster, now
-                await attached.news.wait()
+            await self.speak()
         except Exception as e:  # the transport's, as above
-            log.info("host %s: its stream broke: %s", attached.arrival.host_id, type(e).__name__)
-            attached.end(grpc.StatusCode.OK)
+            log.info("host %s: its stream broke: %s", self._attached.arrival.host_id, type(e).__name__)
+            self._attached.end(grpc.StatusCode.OK)
+
+    async def speak(self) -> None:
+        """Until nothing is new."""
+        while not self._attached.ended:
+            cluster = self._attached.cluster
+            configured = self._roll.configured(cluster)
+            now = cluster.id if cluster is not None else 0, configured.version
+            if cluster == self._placed and now == self._sent:
+                return
+            if cluster != self._placed:
+                await self._context.write(manager_pb2.ToService(placed=_placed(cluster)))
+            if now != self._sent:
+                told = _configuration(now[0], configured)
+                await self._context.write(manager_pb2.ToService(configuration=told))
+            self._placed, self._sent = cluster, now
+
+
+def _nothing() -> None:
+    pass
 
 
 def _placed(cluster: Candidate | None) -> manager_pb2.Placed:

@@ -65,6 +65,7 @@ async def services_served(
         stack.push_async_callback(roll.flush)
         await stack.enter_async_context(cancelled_at_end(roll.run()))
         await stack.enter_async_context(cancelled_at_end(watch.run()))
+        await stack.enter_async_context(cancelled_at_end(service.end_silent()))
         try:
             yield Services(port, roll, watch)
         finally:
