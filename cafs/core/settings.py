@@ -216,8 +216,8 @@ class Settings:
         default=(),
         metadata=_about(
             Kind.NAMES,
-            "HOST:PORT of the manager's replicas, of which scheduler, seed and peer use one; none: they do"
-            " without",
+            "HOST:PORT of the manager's replicas, of which scheduler, seed, peer and proxy use one; none:"
+            " they do without",
         ),
     )
     scheduler_address: str = field(

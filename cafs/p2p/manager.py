@@ -1,4 +1,4 @@
-"""A peer's or seed's link to the manager, and what it has the peer obey. grpc is loaded for it only.
+"""The link of this node's programs to the manager, and what it has a peer obey. grpc is loaded for it only.
 
 Limits: what the manager says lies on top of what the peer's own configuration says, also after that was
 read anew. What ``PATCH /v1/limits`` or a scheduler changed holds until one of the two changes. Belongs to
@@ -7,12 +7,14 @@ the trio thread.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import trio
 
+from cafs import __version__
 from cafs.core.live.document import LiveConfig
 from cafs.core.settings import Settings
 from cafs.core.swarm.peer_limits import PeerLimits
@@ -48,9 +50,29 @@ class Obedience:
         self._limits.change(self._live.peer_limits(own))
 
 
+def peer_attached(settings: Settings, facts: HostFacts, obedience: Obedience) -> AbstractContextManager[None]:
+    """The manager knows of this peer or seed, and it obeys, while the context lasts.
+
+    Raises:
+        StateError: a library is missing.
+    """
+    return manager_attached(
+        settings, "SEED" if facts.seed else "PEER", facts.host_id, facts.address, obedience.obey
+    )
+
+
 @contextmanager
-def manager_attached(settings: Settings, facts: HostFacts, obedience: Obedience) -> Iterator[None]:
-    """The manager knows of this host, and the host obeys it, while the context lasts.
+def manager_attached(
+    settings: Settings, kind: str, host_id: str, address: str, obey: Callable[[LiveConfig], None]
+) -> Iterator[None]:
+    """The same for any program of this node, in trio.
+
+    Args:
+        settings: Where the manager is, where this node is, and its certificate.
+        kind: As in ``proto/manager.proto``.
+        host_id: Its name.
+        address: IP:PORT at which others reach it.
+        obey: See ``daemon.live_configuration.Apply``.
 
     Raises:
         StateError: a library is missing.
@@ -67,16 +89,18 @@ def manager_attached(settings: Settings, facts: HostFacts, obedience: Obedience)
         raise StateError(f"{e.name} is missing: pip install 'cafs[snapshotter]'") from e
     files = settings.peer_certificate, settings.peer_key, settings.peer_ca
     service = ServiceFacts(
-        host_id=facts.host_id,
-        kind=manager_pb2.SEED if facts.seed else manager_pb2.PEER,
-        hostname=facts.hostname,
-        address=facts.address,
-        idc=facts.idc,
-        location=facts.location,
-        version=facts.version,
+        host_id=host_id,
+        kind=manager_pb2.Kind.Value(kind),
+        hostname=socket.gethostname(),
+        address=address,
+        idc=settings.idc,
+        location=settings.location,
+        version=__version__,
     )
-    kept = settings.cache_dir / "peer" / "configuration.json"
-    live = LiveConfiguration(kept, "seed" if facts.seed else "scheduler", obedience.obey)
+    folder = "proxy" if kind == "PROXY" else "peer"
+    live = LiveConfiguration(
+        settings.cache_dir / folder / "configuration.json", "seed" if kind == "SEED" else "scheduler", obey
+    )
     live.recall()
     tls = LinkTls(*map(Path, files)) if all(files) else None
     hand_over = trio.lowlevel.current_trio_token().run_sync_soon

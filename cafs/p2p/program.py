@@ -48,7 +48,7 @@ from cafs.p2p.engine import Engine
 from cafs.p2p.host import ScheduledHost
 from cafs.p2p.live_limits import LiveLimits
 from cafs.p2p.live_quotas import keep_quotas
-from cafs.p2p.manager import Obedience, manager_attached
+from cafs.p2p.manager import Obedience, peer_attached
 from cafs.p2p.means import Means
 from cafs.p2p.mutual_tls import HostTls, load_host_tls
 from cafs.p2p.node_server import NodeParts, NodeServer
@@ -193,7 +193,7 @@ async def _served(settings: Settings, options: Options) -> AsyncIterator[tuple[L
         nursery.start_soon(keep_quotas, limits, tasks, chunks)
         nursery.start_soon(_keep_house)
         obedience = Obedience(limits_of(settings), limits, means.policy)
-        stack.enter_context(manager_attached(settings, host.facts(), obedience))
+        stack.enter_context(peer_attached(settings, host.facts(), obedience))
         yield limits, obedience
         await _say_goodbye(schedulers)
         nursery.cancel_scope.cancel()

@@ -100,7 +100,7 @@ class Conversation:
             raise RequestRefusedError(508, "this request has come through this proxy before")
         directions = parse_directions(head)
         address, site = self._address(head)
-        plan = plan_request(head, address, directions, parts.config.rules)
+        plan = plan_request(head, address, directions, parts.rules.now)
         log.debug("%s %s: %s, %s", head.method, plan.address.authority, plan.way.value, plan.why)
         turn = Turn(self._client, head, plan, site)
         if plan.way is Way.DISTRIBUTE:
@@ -143,7 +143,7 @@ class Conversation:
             if self._inside is not None:
                 raise bad_request("CONNECT within a connection that was opened is not served")
             authority = parse_authority(head.target)
-            rule = first_match(parts.config.rules, Address("https", authority, "/").url)
+            rule = first_match(parts.rules.now, Address("https", authority, "/").url)
             if rule is not None and rule.action is Action.BLOCKED:
                 raise RequestRefusedError(403, "blocked by a rule of this proxy")
             interception = parts.config.interception

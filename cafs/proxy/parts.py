@@ -11,6 +11,7 @@ from cafs.proxy.admission import Admission
 from cafs.proxy.client import Client
 from cafs.proxy.config import ProxyConfig
 from cafs.proxy.figures import Figures
+from cafs.proxy.live_rules import LiveRules
 from cafs.proxy.mirrored import MirroredSite
 from cafs.proxy.origin import Origins
 
@@ -25,6 +26,7 @@ class Parts:
     admission: Admission | None
     figures: Figures
     our_name: str
+    rules: LiveRules
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import trio
+from blake3 import blake3
 
+from cafs.core.host_address import parse_address
 from cafs.core.settings import Settings
-from cafs.errors import StateError
+from cafs.errors import ProtocolError, StateError, UsageError
 from cafs.http11.metrics_port import metrics_served
+from cafs.p2p.manager import manager_attached
 from cafs.p2p.node_client import NodeDistributor, usual_node_socket
 from cafs.proxy.config import ProxyConfig
 from cafs.proxy.origin import Patience
@@ -60,12 +64,31 @@ async def run(settings: Settings, options: Options, say: Callable[[str], None]) 
         async with metrics_served(options.metrics, proxy.figures.render):
             for listener in listeners:
                 say(f"serving on http://{_shown(listener.socket)}")
-            await proxy.serve(listeners)
+            with _manager_attached(settings, proxy, listeners[0].socket.getsockname()[1]):
+                await proxy.serve(listeners)
     finally:
         for listener in listeners:
             listener.socket.close()
         if peer is not None:
             peer.close()
+
+
+def _manager_attached(settings: Settings, proxy: Proxy, port: int) -> AbstractContextManager[None]:
+    """A proxy serves its node, so it goes by the address of the node's peer, with its own port.
+
+    Raises:
+        UsageError: it is not said at which address others reach this node.
+        StateError: a library is missing.
+    """
+    host = (settings.peer_address or settings.peer_listen).rpartition(":")[0]
+    address = f"{host or '127.0.0.1'}:{port}"
+    try:
+        address = parse_address(address) if settings.managers else address
+    except ProtocolError as e:
+        raise UsageError(f"peer_address must say at which address others reach this node ({e})") from e
+    name = f"proxy|{socket.gethostname()}|{address}"
+    host_id = blake3(name.encode()).hexdigest(length=16)
+    return manager_attached(settings, "PROXY", host_id, address, proxy.rules.obey)
 
 
 def _shown(listening: trio.socket.SocketType) -> str:

@@ -23,6 +23,7 @@ from cafs.proxy.conversation import Conversation
 from cafs.proxy.direct import DirectDistributor
 from cafs.proxy.fallback import PeerOrDirect
 from cafs.proxy.figures import Figures
+from cafs.proxy.live_rules import LiveRules
 from cafs.proxy.origin import Origins, Patience
 from cafs.proxy.parts import Parts
 
@@ -43,6 +44,7 @@ class Proxy:
     ) -> None:
         """``distributor``: the engine's, or this node's peer's, which may be away; None: no P2P."""
         self.figures = Figures()
+        self.rules = LiveRules(config.rules)
         # Of this process alone, so that it recognises what it has sent itself.
         our_name = f"cafs-{secrets.token_hex(4)}"
         self._origins = Origins(config.guard, patience)
@@ -55,6 +57,7 @@ class Proxy:
             Admission(self._origins, our_name) if distributor is not None else None,
             self.figures,
             our_name,
+            self.rules,
         )
 
     async def serve(

@@ -19,10 +19,12 @@ from cafs.core.live.document import (
     parse_document,
 )
 from cafs.core.live.wishes import WishRules
+from cafs.core.proxying.rules import first_match
 from cafs.core.scheduling.limits import Limits
 from cafs.core.swarm.peer_limits import PeerLimits
 
 WISH = {"url": "https://origin/file", "application": "", "tag": "", "priority": 3}
+SECTIONS = ["peer", "scheduler", "proxy", "block", "applications"]
 NAMES = [limit.name for limit in fields(PeerLimits)]
 
 
@@ -76,6 +78,11 @@ def test_every_number_of_a_scheduler_has_its_bounds(spec: Any) -> None:
         ({"block": [{"priority": 7}]}, ["block[0].priority"]),
         ({"block": [{"tag": "a\x1b"}]}, ["block[0].tag"]),
         ({"block": [{"tag": "a"}] * 1001}, ["block"]),
+        (
+            {"proxy": {"rules": ["burn x", "p2p", "p2p (", 7]}},
+            ["proxy.rules[0]", "proxy.rules[1]", "proxy.rules[2]", "proxy.rules[3]"],
+        ),
+        ({"proxy": {"mirrors": []}}, ["proxy.mirrors"]),
         ({"applications": [{"name": "a"}]}, ["applications[0].priority"]),
         ({"applications": [{"name": "a", "priority": 1}] * 2}, ["applications[1].name"]),
         ({"block": [{"url": "x" * 1000} for _ in range(300)]}, ["document"]),
@@ -87,9 +94,22 @@ def test_all_that_is_wrong_is_told_by_path(document: Any, paths: list[str]) -> N
     assert list(caught.value.wrong) == paths
 
 
-def test_seeds_have_no_numbers_of_a_scheduler() -> None:
+@pytest.mark.parametrize("section", ["scheduler", "proxy"])
+def test_seeds_have_neither_schedulers_nor_proxies(section: str) -> None:
     with pytest.raises(InvalidDocumentError):
-        parse_document({"scheduler": {}}, "seed")
+        parse_document({section: {}}, "seed")
+
+
+def test_rules_of_a_proxy_are_as_in_its_own_configuration() -> None:
+    rules = parse_document(
+        {"proxy": {"rules": ["blocked ^http://evil/", "p2p big"]}}, "scheduler"
+    ).proxy_rules
+    assert [str(rule) for rule in rules] == ["blocked ^http://evil/", "p2p big"]
+    for url, action in (("http://evil/big", "blocked"), ("http://good/big", "p2p")):
+        rule = first_match(rules, url)
+        assert rule is not None
+        assert rule.action == action
+    assert first_match(rules, "http://good/") is None
 
 
 @pytest.mark.parametrize(
@@ -127,7 +147,9 @@ json_values = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["peer", "scheduler", "block", "applications", "url", "name", *NAMES, "x"]),
+            st.sampled_from(
+                ["peer", "scheduler", "block", "applications", "proxy", "rules", "url", "name", *NAMES, "x"]
+            ),
             inner,
             max_size=4,
         )

@@ -8,6 +8,7 @@ says.
 |---|---|---|
 | ``peer`` | both | peers, seeds: the limits of ``core.swarm.peer_limits`` |
 | ``scheduler`` | scheduler | schedulers: ``SCHEDULER`` below |
+| ``proxy`` | scheduler | proxies: ``rules``, as in the setting ``proxy_rules``, before their own |
 | ``block``, ``applications`` | both | peers, seeds; ``block`` also schedulers |
 """
 
@@ -20,6 +21,7 @@ from typing import Any
 
 from cafs.core.live.fields import Wrong
 from cafs.core.live.wishes import Blocked, WishRules
+from cafs.core.proxying.rules import Action, Rule
 from cafs.core.scheduling.limits import Limits
 from cafs.core.swarm.peer_limits import LARGEST, PeerLimits
 from cafs.core.swarm.priorities import HIGHEST
@@ -72,6 +74,7 @@ class LiveConfig:
     scheduler: Mapping[str, float] = field(default_factory=dict)
     """Of ``Limits``, by name."""
     wishes: WishRules = field(default_factory=WishRules)
+    proxy_rules: tuple[Rule, ...] = ()
 
     def peer_limits(self, own: PeerLimits) -> PeerLimits:
         """A peer's, on top of what its own configuration says."""
@@ -95,14 +98,15 @@ def parse_document(document: Any, kind: str) -> LiveConfig:
         InvalidDocumentError: it cannot be; with all that is wrong.
     """
     wrong = Wrong()
-    known: dict[str, Any] = {"peer": {}, "scheduler": {}, "block": [], "applications": []}
+    known: dict[str, Any] = {"peer": {}, "scheduler": {}, "proxy": {}, "block": [], "applications": []}
     if kind == "seed":
-        del known["scheduler"]
+        del known["scheduler"], known["proxy"]
     told = known | wrong.table("", document, known)
     config = LiveConfig(
         peer=_peer(told["peer"], wrong),
         scheduler=_scheduler(told.get("scheduler", {}), wrong),
         wishes=WishRules(_block(told["block"], wrong), _applications(told["applications"], wrong)),
+        proxy_rules=_proxy(told.get("proxy", {}), wrong),
     )
     if not wrong.found and len(json.dumps(document)) > DOCUMENT_BYTES:
         wrong.note("document", f"is larger than {DOCUMENT_BYTES >> 10} KiB")
@@ -136,6 +140,19 @@ def _scheduler(told: Any, wrong: Wrong) -> dict[str, float]:
     return found
 
 
+def _proxy(told: Any, wrong: Wrong) -> tuple[Rule, ...]:
+    given = wrong.table("proxy", told, {"rules": []})
+    rules = []
+    for number, row in enumerate(wrong.rows("proxy.rules", given.get("rules", []), _MOST_RULES)):
+        path = f"proxy.rules[{number}]"
+        action, _, expression = wrong.text(path, row, _EXPRESSION).partition(" ")
+        if action not in set(Action) or not expression.strip():
+            wrong.note(path, f"must be ACTION REGEX, where ACTION is one of {', '.join(Action)}")
+        elif (pattern := _compiled(path, expression.strip(), wrong)) is not None:
+            rules.append(Rule(Action(action), pattern))
+    return tuple(rules)
+
+
 def _block(told: Any, wrong: Wrong) -> tuple[Blocked, ...]:
     known = dict.fromkeys(("application", "tag", "priority", "url"))
     lines = []
@@ -154,7 +171,8 @@ def _block(told: Any, wrong: Wrong) -> tuple[Blocked, ...]:
             priority = wrong.number(f"{path}.priority", given["priority"], 0, HIGHEST)
         url, search = None, None
         if "url" in given and (url := wrong.text(f"{path}.url", given["url"], _EXPRESSION)):
-            search = _compiled(f"{path}.url", url, wrong)
+            pattern = _compiled(f"{path}.url", url, wrong)
+            search = pattern.search if pattern is not None else None
         lines.append(
             Blocked(
                 application=texts.get("application"),
@@ -168,13 +186,13 @@ def _block(told: Any, wrong: Wrong) -> tuple[Blocked, ...]:
 
 
 def _compiled(path: str, expression: str, wrong: Wrong) -> Any:
-    """By RE2, which takes linear time whatever the expression is."""
+    """By RE2, which takes linear time whatever the expression is; searches as ``re``'s do."""
     import re2  # noqa: PLC0415 - only who has such a line needs it
 
     options = re2.Options()
     options.log_errors = False
     try:
-        return re2.compile(expression, options=options).search
+        return re2.compile(expression, options=options)
     except re2.error:
         wrong.note(path, "is no regular expression (RE2)")
         return None

@@ -28,7 +28,7 @@ class HostTold(Told):
     """A host."""
 
     id: str
-    kind: Literal["scheduler", "seed", "peer"]
+    kind: Literal["scheduler", "seed", "peer", "proxy"]
     hostname: str
     address: str
     idc: str
@@ -56,7 +56,7 @@ def list_some(  # noqa: PLR0917 - FastAPI calls it, by keyword
     caller: Seer,
     parts: Here,
     cluster_id: Annotated[int | None, Query(ge=1, le=MOST_ID)] = None,
-    kind: Literal["scheduler", "seed", "peer"] | None = None,
+    kind: Literal["scheduler", "seed", "peer", "proxy"] | None = None,
     active: bool | None = None,
     after: Annotated[str, Query(pattern="^([0-9a-f]{32})?$", description="Begin behind this id.")] = "",
     limit: Limit = 100,

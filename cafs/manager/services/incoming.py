@@ -24,6 +24,7 @@ class Kind(StrEnum):
     SCHEDULER = "scheduler"
     SEED = "seed"
     PEER = "peer"
+    PROXY = "proxy"
 
     @property
     def cluster_kind(self) -> str:
@@ -31,7 +32,12 @@ class Kind(StrEnum):
         return "seed" if self is Kind.SEED else "scheduler"
 
 
-_KINDS = {manager_pb2.SCHEDULER: Kind.SCHEDULER, manager_pb2.SEED: Kind.SEED, manager_pb2.PEER: Kind.PEER}
+_KINDS = {
+    manager_pb2.SCHEDULER: Kind.SCHEDULER,
+    manager_pb2.SEED: Kind.SEED,
+    manager_pb2.PEER: Kind.PEER,
+    manager_pb2.PROXY: Kind.PROXY,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +76,7 @@ def parse_hello(message: manager_pb2.FromService) -> Arrival:
         raise ProtocolError(f"protocol version {hello.protocol_version}: this manager speaks 1")
     kind = _KINDS.get(hello.kind)
     if kind is None:
-        raise ProtocolError("kind: neither scheduler nor seed nor peer")
+        raise ProtocolError("kind: no such one")
     if not _ID.fullmatch(hello.host_id):
         raise ProtocolError("host_id: expected 32 hex digits")
     address = parse_address(hello.address)

@@ -344,6 +344,45 @@ def test_a_peer_obeys_and_goes_on_without_the_manager(short_tmp_path: Path) -> N
         assert alone.limit("concurrent_uploads") == 5
 
 
+def test_a_proxy_obeys(tmp_path: Path) -> None:
+    with running_manager(options_for(tmp_path / "m", pace=QUICK)) as manager:
+        admin = manager.administrator()
+        command = cafs_command(
+            "proxy", "--listen", "127.0.0.1:0", "--no-p2p", f"--set=cache_dir={tmp_path}",
+            f"--set=managers=127.0.0.1:{manager.ports.services}", "--set=proxy_rules=blocked own",
+        )  # fmt: skip
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                assert process.stderr is not None
+                port = int(process.stderr.readline().rpartition(":")[2])
+                until(lambda: len(manager.call("GET", "/hosts?kind=proxy", admin)["items"]) == 1)
+                (known,) = manager.call("GET", "/hosts?kind=proxy", admin)["items"]
+                assert known["address"] == f"127.0.0.1:{port}"
+                assert blocked_by_rule(port, "own")
+                assert not blocked_by_rule(port, "theirs")  # but loopback is guarded
+                version = set_to(manager, admin, {"proxy": {"rules": ["blocked theirs"]}})
+                until(lambda: host(manager, admin, known["id"])["running"] == version)
+                assert blocked_by_rule(port, "own")
+                assert blocked_by_rule(port, "theirs")
+            finally:
+                process.terminate()
+                process.wait(20)
+
+
+def blocked_by_rule(port: int, path: str) -> bool:
+    """Whether it was a rule that refused it."""
+    return "blocked by a rule" in asked_of_proxy(port, path)
+
+
+def asked_of_proxy(port: int, path: str) -> str:
+    with socket.create_connection(("127.0.0.1", port), 20) as connection:
+        target = f"http://127.0.0.1:1/{path}"
+        connection.sendall(
+            f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1:1\r\nConnection: close\r\n\r\n".encode()
+        )
+        return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+
+
 def test_a_scheduler_obeys(tmp_path: Path) -> None:
     with running_manager(options_for(tmp_path / "m", pace=QUICK)) as manager:
         admin = manager.administrator()
