@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from ipaddress import ip_address
 
 from sqlalchemy.engine import URL
 
@@ -99,6 +100,8 @@ async def served(options: Options) -> AsyncIterator[Ports]:
         await in_thread(partial(upgrade, database))
         listener = stack.enter_context(listening(*options.rest))
         site = site_of(listener, options.tls)
+        if options.tls is None and not ip_address(listener.getsockname()[0]).is_loopback:
+            log.warning("REST is in the clear on %s: passwords can be read on the way, give --tls-cert", site)
         replica = ThisReplica(database, tally, options.pace)
         services = await stack.enter_async_context(
             services_served(database, tally, replica, options.services, tls=options.tls, pace=options.pace)

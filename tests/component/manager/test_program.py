@@ -104,6 +104,12 @@ def test_a_second_manager_on_the_same_file_is_refused(tmp_path: Path) -> None:
         pass
 
 
+def test_it_warns_of_passwords_in_the_clear(tmp_path: Path, expected_logs: ExpectedLogs) -> None:
+    expected_logs.expect("in the clear on http://0.0.0.0:")
+    with running_manager(options_for(tmp_path, rest=("0.0.0.0", 0))) as manager:
+        assert manager.ask("GET", "/healthz").status_code == 200
+
+
 @pytest.mark.parametrize(
     ("address", "word"),
     [

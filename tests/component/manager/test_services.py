@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -273,6 +274,57 @@ def other_replica(tmp_path: Path, address: str) -> Iterator[tuple[subprocess.Pop
             yield process, int(process.stdout.readline())
         finally:
             process.kill()
+
+
+def test_a_replica_that_others_took_for_gone_says_all_again(
+    tmp_path: Path, postgres: Postgres, expected_logs: ExpectedLogs
+) -> None:
+    expected_logs.expect("another replica took this one for gone")
+    database = postgres.new_database()
+    with running_manager(options_for(tmp_path, postgres.url(database), pace=QUICK)) as manager:
+        admin = manager.administrator()
+        with channel_to(manager.ports.services) as channel:
+            stream = ServiceStream(channel)
+            stream.hello()
+            with kept_alive(stream):
+                postgres.ask(database, "UPDATE host SET active = false RETURNING id")
+                postgres.ask(database, "DELETE FROM replica RETURNING id")
+                until(lambda: host(manager, admin)["active"])
+            assert postgres.ask(database, "SELECT count(*) FROM replica") == [(1,)]
+
+
+@contextmanager
+def kept_alive(stream: ServiceStream) -> Iterator[None]:
+    """It says so in a thread of its own."""
+    ended = threading.Event()
+
+    def speak() -> None:
+        while not ended.wait(QUICK.alive_every_s / 2):
+            stream.say(alive=manager_pb2.Alive())
+
+    thread = threading.Thread(target=speak)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_a_killed_manager_on_sqlite_knows_all_but_who_is_here(tmp_path: Path) -> None:
+    with other_replica(tmp_path, "") as (process, port), channel_to(port) as channel:
+        stream = ServiceStream(channel)
+        stream.hello()
+        process.send_signal(signal.SIGKILL)
+        assert stream.ended()[0] is grpc.StatusCode.UNAVAILABLE
+        process.wait(20)
+    with running_manager(options_for(tmp_path)) as manager:
+        admin = manager.administrator()
+        assert not host(manager, admin)["active"]
+        with channel_to(manager.ports.services) as channel:
+            again = ServiceStream(channel)
+            again.hello()
+            assert host(manager, admin)["active"]
 
 
 def test_hosts_are_active_again_after_the_database_was_away(
