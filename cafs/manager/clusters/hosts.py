@@ -50,7 +50,8 @@ def write_moves(session: Session, moves: Iterable[tuple[str, int | None]]) -> No
     for cluster_id, found in by_cluster.items():
         for first in range(0, len(found), _AT_ONCE):
             part = found[first : first + _AT_ONCE]
-            session.execute(update(Host).where(Host.id.in_(part)).values(cluster_id=cluster_id))
+            moved = {"cluster_id": cluster_id, "running": None, "refused": ""}
+            session.execute(update(Host).where(Host.id.in_(part)).values(**moved))
 
 
 def write_runs(session: Session, rows: Iterable[dict[str, Any]]) -> None:

@@ -19,7 +19,7 @@ from cafs.core.live.document import LiveConfig
 from cafs.daemon.live_configuration import Held, LiveConfiguration
 from cafs.errors import UsageError
 from cafs.proto import manager_pb2, p2p_pb2
-from tests.component.manager.test_services import QUICK, A, host
+from tests.component.manager.test_services import A, host
 from tests.support.logs import ExpectedLogs
 from tests.support.manager import Manager, options_for, running_manager
 from tests.support.manager_client import ServiceStream, channel_to, until
@@ -209,8 +209,10 @@ def test_what_is_taken_is_kept_and_recalled(tmp_path: Path) -> None:
     recalled.recall()
     assert again.live == obeys.live == [LiveConfig(peer={"concurrent_pieces": 8})]
     assert recalled.held == Held(1, 3)
-    recalled.take(told(3, b"not even read: it holds already"))
-    assert len(again.live) == 1
+    recalled.take(told(3, b'{"peer": {"concurrent_pieces": 8}}'))
+    assert len(again.live) == 1  # it holds already, and what was changed on the spot stays
+    recalled.take(told(3, b'{"peer": {"concurrent_pieces": 9}}'))  # by a manager whose database is a copy
+    assert again.live[-1] == LiveConfig(peer={"concurrent_pieces": 9})
     recalled.take(told(0, b"", cluster=0))
     assert again.live[-1] == LiveConfig()
 
@@ -307,7 +309,7 @@ def peers(*made: Peer) -> Iterator[None]:
 
 def test_a_peer_obeys_and_goes_on_without_the_manager(short_tmp_path: Path) -> None:
     folder = short_tmp_path
-    with running_manager(options_for(folder / "m", pace=QUICK)) as manager:
+    with running_manager(options_for(folder / "m")) as manager:
         admin = manager.administrator()
         where = f"--set=managers=127.0.0.1:{manager.ports.services}"
         own = ("--set=concurrent_uploads=5", "--set=concurrent_pieces=6")
@@ -345,7 +347,7 @@ def test_a_peer_obeys_and_goes_on_without_the_manager(short_tmp_path: Path) -> N
 
 
 def test_a_proxy_obeys(tmp_path: Path) -> None:
-    with running_manager(options_for(tmp_path / "m", pace=QUICK)) as manager:
+    with running_manager(options_for(tmp_path / "m")) as manager:
         admin = manager.administrator()
         command = cafs_command(
             "proxy", "--listen", "127.0.0.1:0", "--no-p2p", f"--set=cache_dir={tmp_path}",
@@ -384,7 +386,7 @@ def asked_of_proxy(port: int, path: str) -> str:
 
 
 def test_a_scheduler_obeys(tmp_path: Path) -> None:
-    with running_manager(options_for(tmp_path / "m", pace=QUICK)) as manager:
+    with running_manager(options_for(tmp_path / "m")) as manager:
         admin = manager.administrator()
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]

@@ -50,7 +50,7 @@ def test_answers_are_what_the_document_says(fuzzed: tuple[Manager, str], mode: G
 
         @given(case=operation.as_strategy(generation_mode=mode))
         @settings(
-            max_examples=12,
+            max_examples=8,
             derandomize=True,
             phases=[Phase.explicit, Phase.generate],
             suppress_health_check=list(HealthCheck),
