@@ -11,7 +11,7 @@ import signal
 import subprocess
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,13 +48,26 @@ def remote(user: User, faulty_registry: FaultyRegistry) -> Remote:
     return pushed(user, faulty_registry)
 
 
-def pushed(user: User, registry: FaultyRegistry) -> Remote:
+def pushed(user: User, registry: FaultyRegistry, layers: Sequence[bytes] = (LAYER,)) -> Remote:
     """The image in a repository of its own."""
     user.settings = (*QUICK, f"insecure_registries={registry.host}")
     remote = Remote(registry, f"bad/t{uuid.uuid4().hex}")
     repository = RegistryRepository(registry.host, remote.name, plain_http(user, registry.host))
-    push_layers_as(repository, [LAYER], ["sha256:" + hashlib.sha256(LAYER).hexdigest()])
+    push_layers_as(repository, layers, ["sha256:" + hashlib.sha256(layer).hexdigest() for layer in layers])
     return remote
+
+
+def test_a_layer_that_does_not_come_keeps_no_other_waiting(
+    user: User, faulty_registry: FaultyRegistry
+) -> None:
+    other = make_tar(member("other", content=b"of the second layer", mode=0o644))
+    remote = pushed(user, faulty_registry, [LAYER, other])
+    first, second = (f"/blobs/sha256:{hashlib.sha256(layer).hexdigest()}" for layer in (LAYER, other))
+    remote.registry.fail(Stall(1000), path=first, times=1)
+    remote.registry.forget()
+    user.cafs("convert", remote.image)
+    answered = [request.path for request in remote.registry.requests if request.method == "GET"]
+    assert next(path for path in answered if path.endswith((first, second))).endswith(second)
 
 
 _SILENT = "silent|nothing|in time|answer"
