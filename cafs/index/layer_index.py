@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-import os
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from cafs.core.chunk_table import ChunkTable
 from cafs.core.source import BlobRef
-from cafs.errors import IntegrityError, NotFoundError, StorageError
+from cafs.errors import IntegrityError
 from cafs.index.header import HEADER_BYTES, IndexHeader, parse_blob_table, parse_header
+from cafs.index.mapped_file import map_file
 
 
 class LayerIndex:
@@ -49,23 +49,11 @@ class LayerIndex:
             StorageError: it cannot be read.
             IntegrityError: it is no layer index, truncated, or its parts do not fit its length.
         """
+        mapping = map_file(path, "layer index")
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError as e:
-            raise NotFoundError(f"no layer index at {path}") from e
-        except OSError as e:
-            raise StorageError(f"cannot open layer index {path}: {e.strerror}") from e
-        try:
-            file_bytes = os.fstat(descriptor).st_size
-            header = parse_header(os.pread(descriptor, HEADER_BYTES, 0), file_bytes)
-            mapping = mmap.mmap(descriptor, file_bytes, prot=mmap.PROT_READ)
-            return cls(header, mapping, path)
+            return cls(parse_header(mapping[:HEADER_BYTES], len(mapping)), mapping, path)
         except IntegrityError as e:
             raise IntegrityError(f"{path}: {e}") from e
-        except OSError as e:
-            raise StorageError(f"cannot read layer index {path}: {e.strerror}") from e
-        finally:
-            os.close(descriptor)
 
     @property
     def virtual_bytes(self) -> int:

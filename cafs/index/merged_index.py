@@ -12,13 +12,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import mmap
-import os
 import struct
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
-from cafs.errors import IntegrityError, NotFoundError, StorageError
+from cafs.errors import IntegrityError
+from cafs.index.mapped_file import map_file
 
 HEADER_BYTES = 4096
 MAGIC = b"CAFSMRG1"
@@ -50,20 +50,7 @@ class MergedIndex:
             StorageError: it cannot be read.
             IntegrityError: it is no merged index.
         """
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError as e:
-            raise NotFoundError(f"no merged index at {path}") from e
-        except OSError as e:
-            raise StorageError(f"cannot open merged index {path}: {e.strerror}") from e
-        try:
-            return cls(mmap.mmap(descriptor, 0, prot=mmap.PROT_READ), path)
-        except ValueError as e:  # an empty file cannot be mapped
-            raise IntegrityError(f"{path} is no merged index: it is empty") from e
-        except OSError as e:
-            raise StorageError(f"cannot read merged index {path}: {e.strerror}") from e
-        finally:
-            os.close(descriptor)
+        return cls(map_file(path, "merged index"), path)
 
     def verify(self) -> None:
         """
