@@ -290,8 +290,8 @@ def test_what_the_nodes_peer_answers(data: bytes) -> None:
                             async for _ in content:
                                 pass
                     peer = LocalPeer(path, None)
-                    frames, _ = await peer.chunks(WISH)
-                    assert len(frames) == len(WISH.refs)
+                    brought = await peer.chunks(WISH)
+                    assert len(brought.frames) == len(brought.stored) == len(WISH.refs)
                     peer.close()
                     nursery.cancel_scope.cancel()
 
