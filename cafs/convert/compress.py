@@ -9,7 +9,7 @@ or on their speed. At most a few batches are under way: memory does not grow wit
 from __future__ import annotations
 
 import hashlib
-from array import array
+import struct
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
@@ -23,8 +23,11 @@ from cafs.core.chunk import ChunkRef, Codec
 from cafs.core.chunking import ChunkingOptions, compression_parameters
 from cafs.core.digest import Digest
 from cafs.core.source import BlobRef
+from cafs.index.scratch import SETTLE_EVERY, Scratch
 
 BUFFER_BYTES = 4 << 20
+_ROW = struct.Struct("=II")
+"""plain bytes, number of the chunk"""
 _BATCHES_UNDER_WAY = 5
 
 Bounds = list[tuple[int, int]]
@@ -64,7 +67,12 @@ class ChunkWriter:
     """
 
     def __init__(
-        self, file: BinaryIO, executor: Executor, known: KnownChunks, options: ChunkingOptions
+        self,
+        file: BinaryIO,
+        executor: Executor,
+        known: KnownChunks,
+        options: ChunkingOptions,
+        scratch: Scratch,
     ) -> None:
         self._file = file
         self._executor = executor
@@ -75,8 +83,9 @@ class ChunkWriter:
         self._under_way: deque[tuple[Future[Frames], bytearray, Bounds] | int] = deque()
         self._batches = 0
         self._spare: list[bytearray] = []
-        self._row_bytes = array("L")
-        self._row_chunks = array("L")
+        self._scratch = scratch
+        self._rows = scratch.rows(_ROW.size)
+        self._row_count = 0
         self._rows_handed_in = 0
 
     @property
@@ -109,8 +118,7 @@ class ChunkWriter:
     def add_known_row(self, chunk: int, plain_bytes: int) -> None:
         """Append a row for a chunk of ``known`` by its number."""
         self.drain()
-        self._row_bytes.append(plain_bytes)
-        self._row_chunks.append(chunk)
+        self._add_row(plain_bytes, chunk)
         self._rows_handed_in += 1
 
     def drain(self) -> None:
@@ -136,18 +144,30 @@ class ChunkWriter:
     def rows(self, blob_number: Callable[[int], int]) -> Iterator[tuple[int, ChunkRef]]:
         """(end in the data region, chunk) of every row, with blob numbers passed through."""
         end = 0
-        for plain_bytes, chunk in zip(self._row_bytes, self._row_chunks, strict=True):
+        for plain_bytes, chunk in self._each_row():
             end += plain_bytes
             yield end, self._known.ref(chunk, plain_bytes, blob_number)
 
-    def chunks_used(self) -> array[int]:
-        """Numbers of the chunks of ``known`` that the rows refer to, in row order."""
-        return self._row_chunks
+    def blobs_used(self) -> set[int]:
+        """Numbers of the blobs that the rows refer to."""
+        return {self._known.blob_of(chunk) for _, chunk in self._each_row()}
+
+    def _add_row(self, plain_bytes: int, chunk: int) -> None:
+        if self._row_count == self._rows.capacity:
+            self._rows.grow()
+        _ROW.pack_into(self._rows.data, self._row_count * _ROW.size, plain_bytes, chunk)
+        self._row_count += 1
+
+    def _each_row(self) -> Iterator[tuple[int, int]]:
+        for row in range(self._row_count):
+            if not row % SETTLE_EVERY:
+                self._scratch.settle()
+            yield _ROW.unpack_from(self._rows.data, row * _ROW.size)
 
     def _complete_one(self) -> None:
         item = self._under_way.popleft()
         if isinstance(item, int):
-            del self._row_bytes[item:], self._row_chunks[item:]
+            self._row_count = item
             return
         future, buffer, bounds = item
         self._batches -= 1
@@ -159,8 +179,7 @@ class ChunkWriter:
                 chunk = self._known.add_own(digest, self._blob_bytes, len(frame), codec)
                 new.append(frame)
                 self._blob_bytes += len(frame)
-            self._row_bytes.append(end - start)
-            self._row_chunks.append(chunk)
+            self._add_row(end - start, chunk)
         together = b"".join(cast(list[bytes], new))  # the stubs do not say that a BufferSegment is a buffer
         self._hash.update(together)
         self._file.write(together)

@@ -11,6 +11,7 @@ from cafs.core.digest import sha256_digest
 from cafs.core.source import BlobRef
 from cafs.errors import NotFoundError
 from cafs.fetch.open_image import OpenImage
+from cafs.index.scratch import Scratch
 from cafs.oci.descriptor import Descriptor
 from cafs.oci.media_types import LAYER_CHUNKS
 from cafs.oci.repository import Repository, copy_blob
@@ -40,9 +41,9 @@ class Dictionary:
         )
         return "-dict-" + sha256_digest(named.encode()).partition(":")[2][:_KEY_DIGITS]
 
-    def known_chunks(self) -> KnownChunks:
+    def known_chunks(self, scratch: Scratch) -> KnownChunks:
         """A fresh table that holds the dictionary's chunks, for one layer to add its own to."""
-        known = KnownChunks()
+        known = KnownChunks(scratch)
         for image in self._images:
             for layer in image.layers:
                 table, blobs = layer.index.table, layer.index.blobs

@@ -1,31 +1,30 @@
 """The chunks a layer may refer to instead of storing them: its own so far, and a dictionary's.
 
-Owned by one layer's conversion; worker threads look chunks up while the layer's thread adds. Columns,
-not objects: some 80 bytes a chunk.
+Owned by one layer's conversion; worker threads look chunks up while the layer's thread adds.
 """
 
 from __future__ import annotations
 
-from array import array
+import struct
 from collections.abc import Callable
 
+from cafs.convert.digest_table import DigestTable
 from cafs.core.chunk import ChunkRef, Codec
-from cafs.core.digest_table import DigestTable
 from cafs.core.source import BlobRef
+from cafs.index.scratch import Scratch
 
 OWN_BLOB = 0
 """Number of the blob that is being written; further ones come from ``blob_number``."""
+_ROW = struct.Struct("=QIIB7x")
+"""offset, frame bytes, blob, codec"""
 
 
 class KnownChunks:
     """Chunks by digest, each with its place in some chunk blob."""
 
-    def __init__(self) -> None:
-        self._table = DigestTable()
-        self._offsets = array("Q")
-        self._frame_bytes = array("L")
-        self._blobs = array("L")
-        self._codecs = bytearray()
+    def __init__(self, scratch: Scratch) -> None:
+        self._table = DigestTable(scratch)
+        self._rows = scratch.rows(_ROW.size)
         self._blob_numbers: dict[BlobRef, int] = {}
 
     def blob_number(self, blob: BlobRef) -> int:
@@ -47,25 +46,29 @@ class KnownChunks:
 
     def add(self, digest: bytes, blob: int, offset: int, frame_bytes: int, codec: int) -> int:
         """Add a chunk that is not known; its number."""
-        number = len(self._offsets)
-        self._offsets.append(offset)
-        self._frame_bytes.append(frame_bytes)
-        self._blobs.append(blob)
-        self._codecs.append(codec)
+        number = len(self._table)
+        if number == self._rows.capacity:
+            self._rows.grow()
+        _ROW.pack_into(self._rows.data, number * _ROW.size, offset, frame_bytes, blob, codec)
         self._table.add(digest, number)
         return number
 
     def blob_of(self, number: int) -> int:
         """The blob that chunk lies in."""
-        return self._blobs[number]
+        blob: int = self._row(number)[2]
+        return blob
 
     def ref(self, number: int, plain_bytes: int, blob_number: Callable[[int], int]) -> ChunkRef:
         """A chunk as a row of the chunk table names it."""
+        offset, frame_bytes, blob, codec = self._row(number)
         return ChunkRef(
             digest=self._table.digest_at(number),
             plain_bytes=plain_bytes,
-            blob=blob_number(self._blobs[number]),
-            offset=self._offsets[number],
-            frame_bytes=self._frame_bytes[number],
-            codec=Codec(self._codecs[number]),
+            blob=blob_number(blob),
+            offset=offset,
+            frame_bytes=frame_bytes,
+            codec=Codec(codec),
         )
+
+    def _row(self, number: int) -> tuple[int, int, int, int]:
+        return _ROW.unpack_from(self._rows.data, number * _ROW.size)

@@ -30,6 +30,7 @@ from cafs.core.chunking import ChunkingOptions
 from cafs.core.digest import Digest
 from cafs.core.progress import Step
 from cafs.errors import IntegrityError, StorageError, UsageError
+from cafs.index.scratch import Scratch
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class Workshop:
     """Temporary files; removed by the owner whatever happens."""
     executor: Executor
     options: ChunkingOptions
-    new_known: Callable[[], KnownChunks]
+    new_known: Callable[[Scratch], KnownChunks]
     """The chunks of the dictionary, for a layer to add its own to."""
 
 
@@ -184,12 +185,14 @@ def _convert(
     shop: Workshop, name: str, feed: Callable[[LayerBuilder], bytes], below: BelowLayer
 ) -> LayerFiles:
     index, chunks = shop.folder / f"{name}.index", shop.folder / f"{name}.chunks"
-    known = shop.new_known()
     with _storage_errors(shop.folder), index.open("wb") as index_file, chunks.open("wb") as chunk_file:
-        writer = ChunkWriter(chunk_file, shop.executor, known, shop.options)
+        scratch = Scratch(shop.folder)
+        known = shop.new_known(scratch)
+        writer = ChunkWriter(chunk_file, shop.executor, known, shop.options, scratch)
         try:
-            builder = LayerBuilder(writer, known, shop.options)
+            builder = LayerBuilder(writer, known, shop.options, scratch)
             diff_id = feed(builder)
+            scratch.unmap_pages()  # others of the run need the room while this one waits
             tree = below.wait() if builder.needs_below else None
             finished = builder.finish(index_file, diff_id, tree, below.chain_id)
         finally:

@@ -26,6 +26,7 @@ from cafs.core.tar_sparse import Runs
 from cafs.errors import IntegrityError
 from cafs.index.header import ChunkingOptions as IndexOptions
 from cafs.index.header import IndexHeader
+from cafs.index.scratch import Scratch
 from cafs.index.tree import INLINE_MAX_BYTES, LayerTree
 from cafs.index.writer import write_index
 
@@ -54,12 +55,14 @@ class FinishedLayer:
 class LayerBuilder:
     """Takes entries in the order of the layer."""
 
-    def __init__(self, writer: ChunkWriter, known: KnownChunks, options: ChunkingOptions) -> None:
-        self._tree = LayerTree()
+    def __init__(
+        self, writer: ChunkWriter, known: KnownChunks, options: ChunkingOptions, scratch: Scratch
+    ) -> None:
+        self._tree = LayerTree(scratch)
         self._writer = writer
         self._known = known
         self._options = options
-        self._region = DataRegion(writer, options)
+        self._region = DataRegion(writer, options, scratch)
         self._links: list[tuple[bytes, bytes]] = []
         """(path, target) of hard links to what this layer does not have, in order."""
         self.left_out = LeftOut()
@@ -219,7 +222,7 @@ class LayerBuilder:
 
     def _blob_rows(self, own: BlobRef | None) -> dict[int, BlobRef]:
         """The blob table by the numbers of ``KnownChunks``: the own blob, then those really referred to."""
-        used = {self._known.blob_of(chunk) for chunk in set(self._writer.chunks_used())}
+        used = self._writer.blobs_used()
         others = enumerate(self._known.blobs, OWN_BLOB + 1)
         rows = {OWN_BLOB: own} if own is not None else {}
         return rows | {number: blob for number, blob in others if number in used}

@@ -12,8 +12,9 @@ from collections.abc import Callable
 import blake3
 
 from cafs.convert.compress import BUFFER_BYTES, Bounds, ChunkWriter
+from cafs.convert.digest_table import DigestTable
 from cafs.core.chunking import BLOCK_BYTES, ChunkingOptions, FileCutter, ends_pack
-from cafs.core.digest_table import DigestTable
+from cafs.index.scratch import Scratch
 
 Fill = Callable[[memoryview], None]
 """Fills all of the view with the next bytes of a file, or raises."""
@@ -22,11 +23,11 @@ Fill = Callable[[memoryview], None]
 class DataRegion:
     """Where file contents go. ``used_bytes`` is always a multiple of 4096 between files."""
 
-    def __init__(self, writer: ChunkWriter, options: ChunkingOptions) -> None:
+    def __init__(self, writer: ChunkWriter, options: ChunkingOptions, scratch: Scratch) -> None:
         self._writer = writer
         self._options = options
         self._cutter = FileCutter(options)
-        self._files = DigestTable()
+        self._files = DigestTable(scratch)
         self._buffer = writer.buffer()
         self._view = memoryview(self._buffer)
         self._base = 0

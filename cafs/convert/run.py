@@ -38,8 +38,9 @@ from cafs.oci.signature import load_signing_key
 from cafs.oci.trust import load_trust_policy, signed_by
 
 _LAYERS_AT_ONCE = 4
-"""Each takes some 50 MiB, and all together stay below 400 MiB, however many cores there are. Their chunks are
-compressed by all workers all the same."""
+"""Each takes some 50 MiB, and all together stay below 400 MiB, however many cores there are: what is mapped
+of their tables counts once for all (``cafs.index.scratch``). Their chunks are compressed by all workers all
+the same."""
 _TREES = frozenset((Transport.DIR, Transport.TAR))
 _WRITABLE = "a registry (HOST/REPOSITORY:TAG) or oci:DIR:TAG"
 

@@ -1,21 +1,36 @@
-"""Columns of a layer tree: inodes and names as arrays, so that a million of them fit in memory.
+"""Columns of a layer tree: inodes and names as rows of numbers in a ``Scratch``: millions of them fit.
 
 ``LayerTree`` owns one of each and gives them their meaning; the writer reads them. An inode is a
-row number of ``InodeColumns``. Python objects per inode would cost ten times as much.
+row number of ``InodeColumns``.
 """
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
+from heapq import merge
+from itertools import islice
 
 from cafs.core.entry import Extent, Meta
+from cafs.core.erofs import encode_xattrs
 from cafs.errors import UsageError
+from cafs.index.hash_index import HashIndex
+from cafs.index.scratch import SETTLE_EVERY, Pool, Scratch
+from cafs.index.xattrs import parse_xattrs
 
 NO_INODE = 0xFFFFFFFF
 _NO_NAME = 0xFFFFFFFF
+_MAX_NAMES = 1 << 31
 _NS = 1_000_000_000
+_INODE = struct.Struct("=qQQQIIIIIHBB")
+"""The row of an inode, in the order of the columns that ``_take_columns`` takes."""
+_NAME = struct.Struct("=QIIIB3x")
+_XATTR_HEAD = struct.Struct("=I")
+_EXTENT = struct.Struct("=QQQ")
+_XATTR_SETS_AT_HAND = 1024
+_SORTED_AT_ONCE = 1 << 15
+"""Names, which take some 150 bytes each while they are sorted."""
 
 
 class Content(IntEnum):
@@ -28,58 +43,49 @@ class Content(IntEnum):
     EXTENT = 2
     """Data offset of the one run that holds the whole file."""
     SPARSE = 3
-    """Number of a list of extents."""
+    """Offset in the pool of a list of extents."""
 
 
 class InodeColumns:
     """One row per inode."""
 
-    def __init__(self) -> None:
-        self.mode = array("H")
-        self.uid = array("I")
-        self.gid = array("I")
-        self.mtime_ns = array("q")
-        self._far_mtimes: dict[int, int] = {}
-        self.rdev = array("Q")
-        self.xattrs = array("I")
-        self.size = array("Q")
-        self.content = array("B")
-        self.data = array("Q")
-        self.flags = array("B")
-        self.first_name = array("I")
-        self.pool = bytearray()
-        self.extents: list[tuple[Extent, ...]] = []
-        self._xattr_sets: list[tuple[tuple[bytes, bytes], ...]] = [()]
-        self._xattr_numbers: dict[tuple[tuple[bytes, bytes], ...], int] = {(): 0}
+    def __init__(self, scratch: Scratch) -> None:
+        self._scratch = scratch
+        self._rows = scratch.rows(_INODE.size)
+        self._count = 0
+        self._take_columns()
+        self.pool = Pool(scratch)
+        """Small contents, link targets, lists of extents."""
+        self._xattrs = XattrSets(scratch)
 
     def __len__(self) -> int:
-        return len(self.mode)
+        return self._count
 
     def append(self, meta: Meta, size: int, content: Content, data: int, flags: int = 0) -> int:
         """A new inode."""
-        inode = len(self.mode)
-        self.mode.append(meta.mode)
-        self.uid.append(meta.uid)
-        self.gid.append(meta.gid)
-        self.mtime_ns.append(0)
-        self._set_mtime(inode, meta.mtime_ns)
-        self.rdev.append(meta.rdev)
-        self.xattrs.append(self._intern(meta.xattrs))
-        self.size.append(size)
-        self.content.append(content)
-        self.data.append(data)
-        self.flags.append(flags)
-        self.first_name.append(_NO_NAME)
+        inode = self._count
+        if inode == self._rows.capacity:
+            self._rows.grow()
+            self._take_columns()
+        if not inode % SETTLE_EVERY:
+            self._scratch.settle()
+        mtime_s, mtime_nsec = split_mtime(meta.mtime_ns)
+        xattrs = self._xattrs.number(meta.xattrs) if meta.xattrs else 0
+        _INODE.pack_into(
+            self._rows.data, inode * _INODE.size, mtime_s, size, data, meta.rdev, mtime_nsec,
+            meta.uid, meta.gid, xattrs, _NO_NAME, meta.mode, content, flags,
+        )  # fmt: skip
+        self._count += 1
         return inode
 
     def set_meta(self, inode: int, meta: Meta) -> None:
         """Replace everything but content, links and flags."""
+        self.mtime_s[inode], self.mtime_nsec[inode] = split_mtime(meta.mtime_ns)
         self.mode[inode] = meta.mode
         self.uid[inode] = meta.uid
         self.gid[inode] = meta.gid
-        self._set_mtime(inode, meta.mtime_ns)
         self.rdev[inode] = meta.rdev
-        self.xattrs[inode] = self._intern(meta.xattrs)
+        self.xattrs[inode] = self._xattrs.number(meta.xattrs)
 
     def meta(self, inode: int) -> Meta:
         """The inode's metadata as it was given."""
@@ -87,107 +93,195 @@ class InodeColumns:
             mode=self.mode[inode],
             uid=self.uid[inode],
             gid=self.gid[inode],
-            mtime_ns=self.full_mtime_ns(inode),
+            mtime_ns=self.mtime_s[inode] * _NS + self.mtime_nsec[inode],
             rdev=self.rdev[inode],
-            xattrs=self._xattr_sets[self.xattrs[inode]],
+            xattrs=self._xattrs.pairs(self.xattrs[inode]),
         )
 
-    def full_mtime_ns(self, inode: int) -> int:
-        """Nanoseconds since 1970; a time beyond 64 bits of them (year 2262) is kept beside the column."""
-        return self._far_mtimes.get(inode, self.mtime_ns[inode])
+    def xattr_body(self, inode: int) -> bytes:
+        """Its xattrs as an EROFS inode has them."""
+        number = self.xattrs[inode]
+        return self._xattrs.body(number) if number else b""
 
-    def xattr_sets(self) -> list[tuple[tuple[bytes, bytes], ...]]:
-        """Every distinct set of xattrs; ``xattrs`` holds numbers of it."""
-        return self._xattr_sets
+    def add_extents(self, extents: tuple[Extent, ...]) -> int:
+        """Keep a sparse file's runs; what ``data`` says then."""
+        packed = [_EXTENT.pack(run.file_offset, run.data_offset, run.length) for run in extents]
+        return self.pool.append(_EXTENT.pack(len(packed), 0, 0) + b"".join(packed))
 
-    def _set_mtime(self, inode: int, mtime_ns: int) -> None:
-        self._far_mtimes.pop(inode, None)
-        if -(1 << 63) <= mtime_ns < 1 << 63:
-            self.mtime_ns[inode] = mtime_ns
-        elif -(1 << 63) <= mtime_ns // _NS < 1 << 63:
-            self._far_mtimes[inode] = mtime_ns
-        else:
-            raise UsageError(f"modification time {mtime_ns // _NS} does not fit 64 bits")
+    def extents(self, inode: int) -> tuple[Extent, ...]:
+        """The runs of a sparse file."""
+        start = self.data[inode]
+        count = _EXTENT.unpack(self.pool.read(start, _EXTENT.size))[0]
+        packed = self.pool.read(start + _EXTENT.size, count * _EXTENT.size)
+        return tuple(Extent(*fields) for fields in _EXTENT.iter_unpack(packed))
 
-    def _intern(self, xattrs: tuple[tuple[bytes, bytes], ...]) -> int:
-        number = self._xattr_numbers.get(xattrs)
+    def _take_columns(self) -> None:
+        column = self._rows.column
+        self.mtime_s = column("q", 0)
+        self.size = column("Q", 8)
+        self.data = column("Q", 16)
+        self.rdev = column("Q", 24)
+        self.mtime_nsec = column("I", 32)
+        self.uid = column("I", 36)
+        self.gid = column("I", 40)
+        self.xattrs = column("I", 44)
+        self.first_name = column("I", 48)
+        self.mode = column("H", 52)
+        self.content = column("B", 54)
+        self.flags = column("B", 55)
+
+
+def split_mtime(mtime_ns: int) -> tuple[int, int]:
+    """Seconds and nanoseconds.
+
+    Raises:
+        UsageError: the seconds do not fit 64 bits.
+    """
+    mtime_s, mtime_nsec = divmod(mtime_ns, _NS)
+    if not -(1 << 63) <= mtime_s < 1 << 63:
+        raise UsageError(f"modification time {mtime_s} does not fit 64 bits")
+    return mtime_s, mtime_nsec
+
+
+class XattrSets:
+    """Sets of xattrs by number, encoded. Most files have none, or the same as others nearby."""
+
+    def __init__(self, scratch: Scratch) -> None:
+        self._pool = Pool(scratch)
+        self._rows = scratch.rows(8)
+        self._offsets = self._rows.column("Q")
+        self._count = 0
+        self._at_hand: dict[tuple[tuple[bytes, bytes], ...], int] = {}
+
+    def number(self, xattrs: tuple[tuple[bytes, bytes], ...]) -> int:
+        """Of a set; 0 is the empty one. An equal set may have several numbers."""
+        if not xattrs:
+            return 0
+        number = self._at_hand.get(xattrs)
         if number is None:
-            number = len(self._xattr_sets)
-            self._xattr_sets.append(xattrs)
-            self._xattr_numbers[xattrs] = number
+            number = self._add(encode_xattrs(xattrs))
+            if len(self._at_hand) == _XATTR_SETS_AT_HAND:
+                self._at_hand.clear()
+            self._at_hand[xattrs] = number
         return number
+
+    def body(self, number: int) -> bytes:
+        """As ``encode_xattrs`` makes it."""
+        if not number:
+            return b""
+        start = self._offsets[number - 1]
+        size = _XATTR_HEAD.unpack(self._pool.read(start, _XATTR_HEAD.size))[0]
+        return self._pool.read(start + _XATTR_HEAD.size, size)
+
+    def pairs(self, number: int) -> tuple[tuple[bytes, bytes], ...]:
+        """As it was given."""
+        return parse_xattrs(self.body(number), "a converted inode") if number else ()
+
+    def _add(self, body: bytes) -> int:
+        if self._count == self._rows.capacity:
+            self._rows.grow()
+            self._offsets = self._rows.column("Q")
+        self._offsets[self._count] = self._pool.append(_XATTR_HEAD.pack(len(body)) + body)
+        self._count += 1
+        return self._count
 
 
 class NameTable:
-    """(parent inode, name) -> inode, as an open-addressing hash table over columns.
+    """(parent inode, name) -> inode, and each directory's names as a chain.
 
     A name is never removed: ``inode`` becomes NO_INODE when it goes, and is set again when it comes
-    back. ``hash()`` differs from run to run, but only decides where in the table a name lies, never
+    back. ``hash()`` differs from run to run, but only decides where in the index a name lies, never
     an order that anybody sees.
     """
 
-    def __init__(self) -> None:
-        self.inode = array("I")
-        self._parent = array("I")
-        self._hash = array("I")
-        self._offset = array("I")
-        self._length = array("B")
-        self._next = array("I")
-        self._pool = bytearray()
-        self._slots = array("I", [_NO_NAME]) * 1024
+    def __init__(self, scratch: Scratch) -> None:
+        self._scratch = scratch
+        self._rows = scratch.rows(_NAME.size)
+        self._count = 0
+        self._take_columns()
+        self._pool = Pool(scratch)
+        self._index = HashIndex(scratch)
 
     def find(self, parent: int, name: bytes) -> int | None:
         """Number of the name, live or not."""
-        short = hash((parent, name)) & 0xFFFFFFFF
-        number = self._slots[self._probe(parent, name, short)]
-        return None if number == _NO_NAME else number
 
-    def add(self, parent: int, name: bytes, inode: int, siblings: array[int]) -> None:
+        def is_it(number: int) -> bool:
+            return self._parent[number] == parent and self._name(number) == name
+
+        return self._index.find(hash((parent, name)) & 0xFFFFFFFF, is_it)
+
+    def add(self, parent: int, name: bytes, inode: int, siblings: memoryview) -> None:
         """Bind a name that ``find`` did not find; ``siblings`` holds each directory's last name."""
-        if 2 * len(self.inode) >= len(self._slots):
-            self._grow()
-        short = hash((parent, name)) & 0xFFFFFFFF
-        number = len(self.inode)
-        if number >= _NO_NAME or len(self._pool) + len(name) > 0xFFFFFFFF:
-            raise UsageError("a layer with more than 2^32 names cannot be converted")
-        self._slots[self._probe(parent, name, short)] = number
-        self.inode.append(inode)
-        self._parent.append(parent)
-        self._hash.append(short)
-        self._offset.append(len(self._pool))
-        self._length.append(len(name))
-        self._pool += name
-        self._next.append(siblings[parent])
+        number = self._count
+        if number == _MAX_NAMES:
+            raise UsageError("a layer with more than 2^31 names cannot be converted")
+        if number == self._rows.capacity:
+            self._rows.grow()
+            self._take_columns()
+        start = self._pool.append(name)
+        _NAME.pack_into(
+            self._rows.data, number * _NAME.size, start, inode, parent, siblings[parent], len(name)
+        )
+        self._count += 1
+        self._index.add(hash((parent, name)) & 0xFFFFFFFF, number)
         siblings[parent] = number
 
     def children(self, first: int) -> Iterator[tuple[bytes, int]]:
-        """(name, inode) of the live names of a directory's chain, in no meaningful order."""
-        number = first
+        """(name, inode) of the live names of a directory's chain; sorted only if ``sort`` made it."""
+        inodes, following, offset, length = self.inode, self._next, self._offset, self._length
+        names, number, seen = self._pool.data, first, 0
         while number != _NO_NAME:
-            inode = self.inode[number]
+            if not seen % SETTLE_EVERY:
+                self._scratch.settle()
+            seen += 1
+            inode = inodes[number]
             if inode != NO_INODE:
-                start = self._offset[number]
-                yield bytes(self._pool[start : start + self._length[number]]), inode
-            number = self._next[number]
+                start = offset[number]
+                yield names[start : start + length[number]], inode
+            number = following[number]
 
-    def _probe(self, parent: int, name: bytes, short: int) -> int:
-        """The slot that holds the name, or the free one where it belongs."""
-        slots, mask = self._slots, len(self._slots) - 1
-        slot = short & mask
-        while (number := slots[slot]) != _NO_NAME:
-            if self._hash[number] == short and self._parent[number] == parent:
-                start = self._offset[number]
-                if self._pool[start : start + self._length[number]] == name:
-                    return slot
-            slot = (slot + 1) & mask
-        return slot
+    def sort(self, first: int) -> int:
+        """Put a directory's chain in bytewise order; its new first name.
 
-    def _grow(self) -> None:
-        size = 2 * len(self._slots)
-        slots, mask = array("I", [_NO_NAME]) * size, size - 1
-        for number, short in enumerate(self._hash):
-            slot = short & mask
-            while slots[slot] != _NO_NAME:
-                slot = (slot + 1) & mask
-            slots[slot] = number
-        self._slots = slots
+        However long it is, only some of the names are in memory at a time.
+        """
+        chain = self._chain(first)
+        heads: list[int] = []
+        while run := [(self._name(number), number) for number in islice(chain, _SORTED_AT_ONCE)]:
+            run.sort()
+            heads.append(self._link(number for _, number in run))
+        if not heads:
+            return _NO_NAME
+        return heads[0] if len(heads) == 1 else self._link(merge(*map(self._chain, heads), key=self._name))
+
+    def _link(self, numbers: Iterable[int]) -> int:
+        """Make a chain of names; the first of them. A chain that they come from must be read ahead by one."""
+        following, numbers = self._next, iter(numbers)
+        first = last = next(numbers)
+        for linked, number in enumerate(numbers, 1):
+            if not linked % SETTLE_EVERY:
+                self._scratch.settle()
+            following[last] = number
+            last = number
+        following[last] = _NO_NAME
+        return first
+
+    def _chain(self, first: int) -> Iterator[int]:
+        following, number, seen = self._next, first, 0
+        while number != _NO_NAME:
+            if not seen % SETTLE_EVERY:
+                self._scratch.settle()
+            seen += 1
+            current, number = number, following[number]
+            yield current
+
+    def _name(self, number: int) -> bytes:
+        return self._pool.read(self._offset[number], self._length[number])
+
+    def _take_columns(self) -> None:
+        column = self._rows.column
+        self._offset = column("Q", 0)
+        self.inode = column("I", 8)
+        self._parent = column("I", 12)
+        self._next = column("I", 16)
+        self._length = column("B", 20)

@@ -7,7 +7,7 @@ whole directory, ``.`` and ``..`` included. Format: ``cafs.core.erofs``.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from cafs.core.erofs import BLOCK_BYTES, DIRENT, DIRENT_BYTES
 from cafs.errors import IntegrityError
@@ -20,11 +20,8 @@ _NAMEOFF_AT = 8
 _FIELDS = struct.Struct("<QHBx")
 
 
-def directory_bytes(names: Sequence[bytes]) -> int:
+def directory_bytes(names: Iterable[bytes]) -> int:
     """i_size of a directory with these names: full blocks, and what is used of the last."""
-    total = sum(map(len, names)) + DIRENT_BYTES * len(names)
-    if total <= BLOCK_BYTES:
-        return total
     blocks, used = 0, 0
     for name in names:
         entry = DIRENT_BYTES + len(name)
@@ -34,18 +31,18 @@ def directory_bytes(names: Sequence[bytes]) -> int:
     return blocks * BLOCK_BYTES + used
 
 
-def encode_directory(entries: Sequence[Entry]) -> bytes:
-    """A directory's data, ``directory_bytes`` long."""
-    blocks: list[bytes] = []
-    first, used = 0, 0
-    for number, (name, _, _) in enumerate(entries):
-        entry = DIRENT_BYTES + len(name)
+def encode_directory(entries: Iterable[Entry]) -> Iterator[bytes]:
+    """A directory's blocks, together ``directory_bytes`` long: only the last may be shorter than a block."""
+    block: list[Entry] = []
+    used = 0
+    for item in entries:
+        entry = DIRENT_BYTES + len(item[0])
         if used + entry > BLOCK_BYTES:
-            blocks.append(_encode_block(entries[first:number]).ljust(BLOCK_BYTES, b"\0"))
-            first, used = number, 0
+            yield _encode_block(block).ljust(BLOCK_BYTES, b"\0")
+            block, used = [], 0
+        block.append(item)
         used += entry
-    blocks.append(_encode_block(entries[first:]))
-    return b"".join(blocks)
+    yield _encode_block(block)
 
 
 def _encode_block(entries: Sequence[Entry]) -> bytes:

@@ -99,7 +99,7 @@ class MergedHead:
         return sorted(entries)
 
     def _encode_one(self, region: bytearray, number: int, entries: list[Entry]) -> None:
-        data, inode, xattrs = encode_directory(entries), self._inodes[number], self._xattrs[number]
+        data, inode, xattrs = b"".join(encode_directory(entries)), self._inodes[number], self._xattrs[number]
         offset, block = self._places[number]
         tail = _inline_bytes(INODE_BYTES + len(xattrs), len(data))
         outside = len(data) - tail

@@ -7,6 +7,7 @@ the piece at hand, so its size does not matter.
 from __future__ import annotations
 
 import stat
+from collections import deque
 from collections.abc import Iterator
 
 from cafs.core.erofs import (
@@ -22,18 +23,17 @@ from cafs.core.erofs import (
     SUPERBLOCK_OFFSET,
     Layout,
     encode_device,
-    encode_xattrs,
     xattr_count,
 )
 from cafs.errors import UsageError
 from cafs.index.chunk_map import chunk_bits, encode_chunk_map
 from cafs.index.columns import Content
 from cafs.index.dirblock import encode_directory
-from cafs.index.layout import IndexLayout
+from cafs.index.layout import IndexLayout, with_dots
+from cafs.index.scratch import SETTLE_EVERY
 from cafs.index.tree import LayerTree
 
 _EXTENDED = 1
-_NS = 1_000_000_000
 _RESERVED = bytes(16)
 
 
@@ -57,37 +57,38 @@ class MetadataEncoder:
         self._inodes = tree.inodes
         self._layout = layout
         self._data_bytes = data_bytes
-        self._xattrs = [encode_xattrs(xattrs) for xattrs in tree.inodes.xattr_sets()]
-        self._types = {mode: FILE_TYPES[stat.S_IFMT(mode)] for mode in set(tree.inodes.mode)}
 
     def pieces(self) -> Iterator[bytes]:
         """The region, front to back."""
         layout = self._layout
         root_nid = layout.offset[self._tree.root] >> SLOT_BITS
         virtual_bytes = layout.metadata_bytes + self._data_bytes
-        first = encode_superblock(root_nid, len(layout.order), virtual_bytes, layout.has_chunk_maps)
+        first = encode_superblock(root_nid, layout.inode_count, virtual_bytes, layout.has_chunk_maps)
         yield first
         position = len(first)
-        for number, inode in enumerate(layout.order, 1):
+        for number, inode in enumerate(layout.in_order(), 1):
+            if not number % SETTLE_EVERY:
+                self._tree.scratch.settle()
             piece = self._encode_inode(inode, number)
             padding = layout.offset[inode] - position
             yield bytes(padding) + piece
             position += padding + len(piece)
-        for inode, block in layout.blocks.items():
+        for inode in layout.with_blocks():
             # In placement order, so the blocks are ascending and without gaps.
-            data = self._data_of(inode)
-            if layout.inline[inode]:
-                data = data[: len(data) // BLOCK_BYTES * BLOCK_BYTES]
-            padding = block * BLOCK_BYTES - position
-            yield bytes(padding) + data
-            position += padding + len(data)
+            padding = layout.block[inode] * BLOCK_BYTES - position
+            yield bytes(padding)
+            position += padding
+            for data in self._data_of(inode):
+                if layout.inline[inode] and len(data) < BLOCK_BYTES:
+                    break
+                yield data
+                position += len(data)
         yield bytes(layout.metadata_bytes - position)
 
     def _encode_inode(self, inode: int, number: int) -> bytes:
         inodes = self._inodes
         kind, address, tail = self._place_of(inode)
-        xattrs = self._xattrs[inodes.xattrs[inode]]
-        mtime_s, mtime_nsec = divmod(inodes.full_mtime_ns(inode), _NS)
+        xattrs = inodes.xattr_body(inode)
         head = INODE.pack(
             _EXTENDED | kind << 1,
             xattr_count(len(xattrs)),
@@ -98,8 +99,8 @@ class MetadataEncoder:
             number,
             inodes.uid[inode],
             inodes.gid[inode],
-            mtime_s,
-            mtime_nsec,
+            inodes.mtime_s[inode],
+            inodes.mtime_nsec[inode],
             self._layout.nlink[inode],
             _RESERVED,
         )
@@ -112,36 +113,29 @@ class MetadataEncoder:
         if content == Content.EXTENT:
             return Layout.FLAT_PLAIN, (layout.metadata_bytes + inodes.data[inode]) // BLOCK_BYTES, b""
         if layout.inline[inode]:
-            data = self._data_of(inode)
-            return (
-                Layout.FLAT_INLINE,
-                layout.blocks.get(inode, 0),
-                data[len(data) // BLOCK_BYTES * BLOCK_BYTES :],
-            )
+            return Layout.FLAT_INLINE, layout.block[inode], deque(self._data_of(inode), maxlen=1)[0]
         if content == Content.SPARSE:
-            size, extents = inodes.size[inode], inodes.extents[inodes.data[inode]]
+            size, extents = inodes.size[inode], inodes.extents(inode)
             bits = chunk_bits(size, extents)
             return Layout.CHUNK_BASED, bits, encode_chunk_map(size, extents, bits, layout.metadata_bytes)
-        if inode in layout.blocks:
-            return Layout.FLAT_PLAIN, layout.blocks[inode], b""
+        if layout.block[inode]:
+            return Layout.FLAT_PLAIN, layout.block[inode], b""
         return Layout.FLAT_PLAIN, encode_device(inodes.rdev[inode]), b""
 
-    def _data_of(self, inode: int) -> bytes:
+    def _data_of(self, inode: int) -> Iterator[bytes]:
+        """Block by block; only the last may be shorter."""
         inodes = self._inodes
         if stat.S_ISDIR(inodes.mode[inode]):
-            return self._directory_data(inode)
-        start = inodes.data[inode]
-        return bytes(inodes.pool[start : start + inodes.size[inode]])
+            yield from self._directory_data(inode)
+            return
+        data = inodes.pool.read(inodes.data[inode], inodes.size[inode])
+        for start in range(0, len(data), BLOCK_BYTES):
+            yield data[start : start + BLOCK_BYTES]
 
-    def _directory_data(self, directory: int) -> bytes:
-        offset, mode, types = self._layout.offset, self._inodes.mode, self._types
-        parent = self._layout.parent[directory]
-        entries = [
-            (name, offset[inode] >> SLOT_BITS, types[mode[inode]])
-            for name, inode in self._tree.children(directory)
-        ]
-        kind = FILE_TYPES[stat.S_IFDIR]
-        entries.append((b".", offset[directory] >> SLOT_BITS, kind))
-        entries.append((b"..", offset[parent] >> SLOT_BITS, kind))
-        entries.sort()
-        return encode_directory(entries)
+    def _directory_data(self, directory: int) -> Iterator[bytes]:
+        offset, mode = self._layout.offset, self._inodes.mode
+        children = self._tree.sorted_children(directory)
+        return encode_directory(
+            (name, offset[inode] >> SLOT_BITS, FILE_TYPES[stat.S_IFMT(mode[inode])])
+            for name, inode in with_dots(children, directory, self._layout.parent[directory])
+        )

@@ -2,8 +2,8 @@
 
 The converter feeds it entries in the order of the tar; the writer turns it into an EROFS metadata
 region. It decides what a later entry does to an earlier one (the last wins, as when unpacking) and
-which paths cannot be. It knows nothing of tar, chunks or files. Rows of columns, not objects: about
-100 bytes per inode (``cafs.index.columns``).
+which paths cannot be. It knows nothing of tar, chunks or files. Rows of columns, not objects, which lie
+in a ``Scratch``: memory does not grow with their number (``cafs.index.columns``).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from cafs.core.entry import S_IFMT_TYPES, Extent, Meta
 from cafs.core.erofs import OPAQUE_XATTR, SYMLINK_MAX_BYTES
 from cafs.errors import UsageError
 from cafs.index.columns import NO_INODE, Content, InodeColumns, NameTable
+from cafs.index.scratch import Scratch
 from cafs.index.tree_rules import check_meta, check_name, merge_extents, show_path
 
 INLINE_MAX_BYTES = 32
@@ -55,9 +56,11 @@ class LayerTree:
     symlink of this layer. Missing parents are made as *implied* directories.
     """
 
-    def __init__(self) -> None:
-        self.inodes = InodeColumns()
-        self._names = NameTable()
+    def __init__(self, scratch: Scratch | None = None) -> None:
+        """``scratch`` is where it grows; without one it stays in memory."""
+        self.scratch = scratch or Scratch()
+        self.inodes = InodeColumns(self.scratch)
+        self._names = NameTable(self.scratch)
         self._directories: dict[bytes, int] = {}
         self._has_opaque = False
         self._has_whiteout = False
@@ -110,7 +113,7 @@ class LayerTree:
         if content is not None:
             if len(content) != size or size > INLINE_MAX_BYTES or extents:
                 raise ValueError(f"inline content of {len(content)} bytes for a file of {size}")
-            kind, data = (Content.INLINE, self._pool(content)) if content else (Content.NONE, 0)
+            kind, data = (Content.INLINE, self.inodes.pool.append(content)) if content else (Content.NONE, 0)
         else:
             kind, data = self._place(size, merge_extents(size, extents))
         parent, name = self._parent_of(path)
@@ -124,7 +127,11 @@ class LayerTree:
                 f"{show_path(path)}: a symlink target of {len(target)} bytes or with a NUL cannot be"
             )
         parent, name = self._parent_of(path)
-        self._bind(parent, name, self.inodes.append(meta, len(target), Content.INLINE, self._pool(target)))
+        self._bind(
+            parent,
+            name,
+            self.inodes.append(meta, len(target), Content.INLINE, self.inodes.pool.append(target)),
+        )
 
     def add_node(self, path: bytes, meta: Meta) -> None:
         """Add a device, fifo or socket."""
@@ -184,7 +191,7 @@ class LayerTree:
         while stack:
             directory, alone = stack.pop()
             alone = alone or bool(self.inodes.flags[directory] & _OPAQUE)
-            for name, inode in self.children(directory):
+            for name, inode in self._names.children(self.inodes.first_name[directory]):
                 if stat.S_ISDIR(self.inodes.mode[inode]):
                     stack.append((inode, alone))
                 elif alone and self._is_whiteout(inode):
@@ -202,16 +209,24 @@ class LayerTree:
         content: bytes | None = None
         extents: tuple[Extent, ...] = ()
         if kind == Content.INLINE:
-            content = bytes(inodes.pool[data : data + size])
+            content = inodes.pool.read(data, size)
         elif kind == Content.EXTENT:
             extents = (Extent(0, data, size),)
         elif kind == Content.SPARSE:
-            extents = inodes.extents[data]
+            extents = inodes.extents(inode)
         return TreeNode(inode, inodes.meta(inode), size, content, extents)
 
     def children(self, inode: int) -> list[tuple[bytes, int]]:
         """(name, inode) of a directory, sorted bytewise."""
         return sorted(self._names.children(self.inodes.first_name[inode]))
+
+    def sort_names(self, directory: int) -> None:
+        """Sort a directory's names where they are, however many: for ``sorted_children``."""
+        self.inodes.first_name[directory] = self._names.sort(self.inodes.first_name[directory])
+
+    def sorted_children(self, directory: int) -> Iterator[tuple[bytes, int]]:
+        """As ``children``, one after the other, of a directory to which no name came since ``sort_names``."""
+        return self._names.children(self.inodes.first_name[directory])
 
     def implied_directories(self) -> Iterator[bytes]:
         """Paths of directories that no entry described (the root too), parents first, sorted."""
@@ -221,24 +236,19 @@ class LayerTree:
             if self.inodes.flags[inode] & _IMPLIED:
                 yield path
             prefix = path + b"/" if path else b""
-            stack += [
+            directories = [
                 (prefix + name, child)
-                for name, child in reversed(self.children(inode))
+                for name, child in self._names.children(self.inodes.first_name[inode])
                 if stat.S_ISDIR(self.inodes.mode[child])
             ]
-
-    def _pool(self, content: bytes) -> int:
-        offset = len(self.inodes.pool)
-        self.inodes.pool += content
-        return offset
+            stack += sorted(directories, reverse=True)
 
     def _place(self, size: int, extents: tuple[Extent, ...]) -> tuple[Content, int]:
         if size == 0:
             return Content.NONE, 0
         if len(extents) == 1 and extents[0].file_offset == 0 and extents[0].length == size:
             return Content.EXTENT, extents[0].data_offset
-        self.inodes.extents.append(extents)
-        return Content.SPARSE, len(self.inodes.extents) - 1
+        return Content.SPARSE, self.inodes.add_extents(extents)
 
     def _update_directory(self, inode: int, meta: Meta) -> None:
         self.inodes.set_meta(inode, meta)

@@ -65,7 +65,7 @@ def write_index(
     header = IndexHeader(
         metadata_bytes=layout.metadata_bytes,
         data_bytes=data_bytes,
-        inode_count=len(layout.order),
+        inode_count=layout.inode_count,
         blob_rows=len(blobs),
         chunk_rows=table_bytes // ROW_BYTES,
         diff_id=diff_id,

@@ -13,6 +13,7 @@ from cafs.convert.compress import BUFFER_BYTES, compress_batch
 from cafs.convert.known_chunks import KnownChunks
 from cafs.core.chunk import Codec, decode_frame
 from cafs.core.chunking import ChunkingOptions, compression_parameters
+from cafs.index.scratch import Scratch
 
 PARAMETERS = compression_parameters(ChunkingOptions())
 
@@ -52,7 +53,7 @@ def test_a_frame_is_the_same_in_any_company(chunks: list[tuple[str, int, int]]) 
         buffer[at : at + len(plain)] = plain
         bounds.append((at, at + len(plain)))
         at += len(plain)
-    frames = compress_batch(buffer, bounds, KnownChunks(), PARAMETERS)
+    frames = compress_batch(buffer, bounds, KnownChunks(Scratch()), PARAMETERS)
     for plain, (digest, codec, frame) in zip(plains, frames, strict=True):
         assert digest == blake3.blake3(plain).digest()
         assert frame is not None
@@ -74,7 +75,7 @@ def test_a_context_gives_the_same_frame_after_gigabytes() -> None:
 
 def test_what_is_known_is_not_compressed() -> None:
     buffer = bytearray(text(100_000, 1) + text(100_000, 2))
-    known = KnownChunks()
+    known = KnownChunks(Scratch())
     digest = blake3.blake3(buffer[:100_000]).digest()
     known.add_own(digest, 0, 5, Codec.RAW)
     (first, _, none), (_, codec, frame) = compress_batch(

@@ -20,6 +20,7 @@ from cafs.core.progress import SilentStep
 from cafs.errors import StorageError, UsageError
 from cafs.index.check import check_index
 from cafs.index.layer_index import LayerIndex
+from cafs.index.scratch import Scratch
 from tests.support.tars import Made
 
 
@@ -44,12 +45,13 @@ class Heartbeat:
 
 def convert_directory(root: Path, work: Path, heartbeat: Heartbeat | None = None) -> Made:
     work.mkdir()
-    known, options = KnownChunks(), ChunkingOptions()
+    scratch = Scratch()
+    known, options = KnownChunks(scratch), ChunkingOptions()
     index, chunks = work / "index", work / "chunks"
     with ThreadPoolExecutor(2) as executor, index.open("wb") as to, chunks.open("wb") as blob:
-        writer = ChunkWriter(blob, executor, known, options)
+        writer = ChunkWriter(blob, executor, known, options, scratch)
         try:
-            builder = LayerBuilder(writer, known, options)
+            builder = LayerBuilder(writer, known, options, scratch)
             diff_id = directory_feed(root, SilentStep())(builder, heartbeat or Heartbeat())
             builder.finish(to, diff_id, None, None)
         finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -13,7 +12,6 @@ from hypothesis import strategies as st
 from cafs.core.entry import Extent, Meta
 from cafs.core.erofs import OPAQUE_XATTR, sparse_granularity
 from cafs.errors import UsageError
-from cafs.index.layout import IndexLayout
 from cafs.index.tree import LayerTree
 
 DIRECTORY = Meta(stat.S_IFDIR | 0o755)
@@ -243,21 +241,28 @@ def test_a_large_sparse_file_has_coarse_runs() -> None:
     LayerTree().add_file(b"f", FILE, size, [Extent(granularity, 0, 4096)])
 
 
-def test_a_tree_is_small_in_memory() -> None:
-    """At most 165 bytes an inode, its place included: two millions fit into a converter of 400 MiB."""
-    count = 20_000
-    tracemalloc.start()
+def test_a_directory_of_very_many_names_is_sorted_in_runs() -> None:
+    """Three runs are merged; names of which one begins another, and one that another file replaced."""
+    tree, count = LayerTree(), 70_000
+    names = [b"n%d" % (number * 7919 % count) for number in range(count)]
+    for name in [*names, b"n7"]:
+        tree.add_file(name, FILE, 0)
+    tree.sort_names(tree.root)
+    found = list(tree.sorted_children(tree.root))
+    assert [name for name, _ in found] == sorted(names)
+    assert found == tree.children(tree.root)
+    assert dict(found)[b"n7"] == count + 1
+
+
+def test_every_file_may_have_xattrs_of_its_own() -> None:
     tree = LayerTree()
-    for number in range(count):
-        path = b"usr/lib/directory%03d/some_module_%06d.py" % (number // 100, number)
-        tree.add_file(path, FILE, 5000, [Extent(0, number * 8192, 5000)])
-    size_bytes, _ = tracemalloc.get_traced_memory()
-    assert size_bytes / count < 125
-    tracemalloc.reset_peak()
-    IndexLayout(tree)
-    _, peak_bytes = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak_bytes / count < 165
+    metas = {b"%d" % n: Meta(FILE.mode, xattrs=((b"user.n", b"%d" % (n % 2500)),)) for n in range(4000)}
+    for path, meta in metas.items():
+        tree.add_file(path, meta, 0)
+    for path, meta in metas.items():
+        node = tree.lookup(path)
+        assert node is not None
+        assert node.meta == meta
 
 
 @given(st.integers(1, 1 << 62))

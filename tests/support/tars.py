@@ -22,6 +22,7 @@ from cafs.core.tar import Entry
 from cafs.index.check import check_index
 from cafs.index.layer_index import LayerIndex
 from cafs.index.reader import ErofsReader
+from cafs.index.scratch import Scratch
 
 
 def member(
@@ -114,12 +115,13 @@ def convert_tar(
 ) -> Made:
     """Convert one layer without any repository."""
     folder.mkdir(parents=True, exist_ok=True)
-    known, options = KnownChunks(), ChunkingOptions()
+    scratch = Scratch(folder)
+    known, options = KnownChunks(scratch), ChunkingOptions()
     index, chunks = folder / "index", folder / "chunks"
     with ThreadPoolExecutor(workers) as executor, index.open("wb") as to, chunks.open("wb") as blob:
-        writer = ChunkWriter(blob, executor, known, options)
+        writer = ChunkWriter(blob, executor, known, options, scratch)
         try:
-            builder = LayerBuilder(writer, known, options)
+            builder = LayerBuilder(writer, known, options, scratch)
             diff_id = tar_feed(builder, plain_stream(archive, piece))
             builder.finish(to, diff_id, below, b"\1" * 32)
         finally:
