@@ -18,6 +18,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import select
 import signal
 import socket
 import time
@@ -40,6 +41,8 @@ _AGAIN_S = 1.0
 """After a waiting process that died of itself: whatever it died of is not to be repeated at full speed."""
 _CANCEL_S = 12
 """Longer than a cancelled pull takes to release what it holds."""
+_GRACE_S = 3
+"""More than the keeper then needs to end."""
 
 
 class ReadyPulls:
@@ -100,12 +103,26 @@ class ReadyPulls:
         with suppress(OSError):
             if _identity(self._path) == self._made:
                 self._path.unlink()
-        # It is our child and was not waited for: this is still its number.
-        os.kill(self._pid, signal.SIGTERM)
+        # It is our child and was not waited for: this is still its number. One that never began has no pulls.
+        began = self._made is not None
+        os.kill(self._pid, signal.SIGTERM if began else signal.SIGKILL)
+        if not _has_ended(self._pid, _CANCEL_S + _GRACE_S):
+            os.kill(self._pid, signal.SIGKILL)
         os.waitpid(self._pid, 0)
         self._pid = 0
         self._keeper.close()
         self._listener.close()
+
+
+def _has_ended(pid: int, timeout_s: float) -> bool:
+    """Wait for the end of a child, which stays to be reaped."""
+    descriptor = os.pidfd_open(pid)
+    try:
+        ended = select.poll()
+        ended.register(descriptor, select.POLLIN)
+        return bool(ended.poll(timeout_s * 1000))
+    finally:
+        os.close(descriptor)
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -125,12 +142,13 @@ def _never_return(work: Callable[[], None]) -> NoReturn:
 
 def _keep(listener: socket.socket, snapshotter: socket.socket, parent: int) -> None:
     """The keeper."""
-    signal.signal(signal.SIGTERM, _end_all)
     signal_on_parent_death(signal.SIGKILL)
     if os.getppid() != parent:
         return
-    # Ctrl-C in the snapshotter's terminal is the snapshotter's matter. And all children are in our group.
+    # Ctrl-C in the snapshotter's terminal is the snapshotter's matter. And all children are in our group:
+    # before it is ours, no signal may be passed on to it.
     os.setsid()
+    signal.signal(signal.SIGTERM, _end_all)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel waits for them
     _load()
