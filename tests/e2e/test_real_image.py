@@ -126,22 +126,20 @@ def test_shows_what_gnu_tar_unpacks(shown: Shown, unpacked_by_tar: tuple[Shown, 
     assert len(touched) < len(oracle) / 100, "nearly all is compared whole"
 
 
-def test_erofs_utils_accept_each_layer(image: str, tmp_path: Path) -> None:
-    """``fsck.erofs`` and ``dump.erofs`` on the files that the kernel mounts."""
+def test_erofs_utils_accept_what_the_kernel_mounts(image: str, tmp_path: Path) -> None:
+    """``fsck.erofs`` and ``dump.erofs`` on the one file that all layers are merged into."""
     target, run_dir = tmp_path / "tree", tmp_path / "run"
     target.mkdir()
     run_cafs("mount", image, target, "--driver=erofs", f"--set=run_dir={run_dir}")
     try:
-        layers = sorted(run_dir.glob("*/fuse/layers/*"))
-        for layer in layers:
-            subprocess.run(["fsck.erofs", layer], check=True, capture_output=True, timeout=60)
-            told = subprocess.run(
-                ["dump.erofs", "-s", layer], check=True, capture_output=True, text=True, timeout=60
-            )
-            assert "0xE0F5E1E2" in told.stdout
+        (merged,) = run_dir.glob("*/fuse/layers/*")
+        subprocess.run(["fsck.erofs", merged], check=True, capture_output=True, timeout=60)
+        told = subprocess.run(
+            ["dump.erofs", "-s", merged], check=True, capture_output=True, text=True, timeout=60
+        )
+        assert "0xE0F5E1E2" in told.stdout
     finally:
         run_cafs("umount", target, f"--set=run_dir={run_dir}")
-    assert len(layers) >= 3
 
 
 def test_a_second_conversion_does_nothing(image: str) -> None:
