@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 
+from cafs.daemon.grpc_streams import RunningStreams, first_message
 from cafs.daemon.host_certificate import mismatch
 from cafs.errors import ProtocolError
 from cafs.proto import p2p_pb2
@@ -21,8 +22,6 @@ from cafs.scheduler.streams import Hub, Stream
 log = logging.getLogger(__name__)
 
 SERVICE = "cafs.p2p.v1.Scheduler"
-_HELLO_S = 10.0
-"""For the first message to come."""
 _LAST_WRITE_S = 1.0
 """For a host to take what is being sent when its stream ends."""
 _Context = grpc.aio.ServicerContext[Any, Any]
@@ -34,9 +33,7 @@ class SchedulerService:
     def __init__(self, hub: Hub, *, mutual_tls: bool) -> None:
         self._hub = hub
         self._mutual_tls = mutual_tls
-        self._running = 0
-        self._drained = asyncio.Event()
-        self._drained.set()
+        self._running = RunningStreams()
 
     def handlers(self) -> grpc.GenericRpcHandler[Any, Any]:
         """For ``grpc.aio.Server.add_generic_rpc_handlers``."""
@@ -61,17 +58,11 @@ class SchedulerService:
 
     async def drained(self) -> None:
         """When no stream is left."""
-        await self._drained.wait()
+        await self._running.drained()
 
     async def _connect(self, requests: AsyncIterator[p2p_pb2.FromHost], context: _Context) -> None:
-        self._running += 1
-        self._drained.clear()
-        try:
+        with self._running.one_more():
             await self._serve(requests, context)
-        finally:
-            self._running -= 1
-            if not self._running:
-                self._drained.set()
 
     async def _serve(self, requests: AsyncIterator[p2p_pb2.FromHost], context: _Context) -> None:
         try:
@@ -94,14 +85,7 @@ class SchedulerService:
             await context.abort(stream.code, stream.why)
 
     async def _greet(self, requests: AsyncIterator[p2p_pb2.FromHost], context: _Context) -> Stream:
-        try:
-            async with asyncio.timeout(_HELLO_S):
-                first = await anext(requests)
-        except StopAsyncIteration:
-            raise ProtocolError("the stream ended before HostHello") from None
-        except TimeoutError:
-            raise ProtocolError(f"no HostHello within {_HELLO_S:g} s") from None
-        hello = parse_hello(first)
+        hello = parse_hello(await first_message(requests, "HostHello"))
         wrong = mismatch(hello.host_id, hello.address, context.auth_context()) if self._mutual_tls else ""
         if wrong:
             await self._reject(context, grpc.StatusCode.UNAUTHENTICATED, wrong)

@@ -9,10 +9,11 @@ from typing import Any
 
 import grpc
 
+from cafs.daemon.grpc_streams import RunningStreams, first_message
 from cafs.daemon.host_certificate import mismatch
 from cafs.errors import ProtocolError, UnavailableError
 from cafs.manager.clusters.placing import Candidate
-from cafs.manager.services.incoming import Arrival, parse_hello, parse_running
+from cafs.manager.services.incoming import parse_hello, parse_running
 from cafs.manager.services.roll import Attached, Configured, Roll
 from cafs.manager.tally import Tally
 from cafs.proto import manager_pb2
@@ -21,8 +22,6 @@ from cafs.proto.services import methods_of
 log = logging.getLogger(__name__)
 
 SERVICE = "cafs.manager.v1.Manager"
-_HELLO_S = 10.0
-"""For the first message to come."""
 _LAST_WRITE_S = 1.0
 """For a service to take what is being sent when its stream ends."""
 _Context = grpc.aio.ServicerContext[Any, Any]
@@ -45,9 +44,7 @@ class ManagerService:
         self._mutual_tls = mutual_tls
         self._alive_every_s = alive_every_s
         self._welcome = manager_pb2.Welcome(replica_id=replica_id, alive_every_ms=round(alive_every_s * 1000))
-        self._running = 0
-        self._drained = asyncio.Event()
-        self._drained.set()
+        self._running = RunningStreams()
 
     def handlers(self) -> grpc.GenericRpcHandler[Any, Any]:
         """For ``grpc.aio.Server.add_generic_rpc_handlers``."""
@@ -59,7 +56,7 @@ class ManagerService:
 
     async def drained(self) -> None:
         """When no stream is left."""
-        await self._drained.wait()
+        await self._running.drained()
 
     async def end_silent(self) -> None:
         """End streams on which nothing is heard for three times as long as should be, until cancelled."""
@@ -69,18 +66,12 @@ class ManagerService:
             self._roll.end_silent(clock() - 3 * self._alive_every_s)
 
     async def _attach(self, requests: AsyncIterator[manager_pb2.FromService], context: _Context) -> None:
-        self._running += 1
-        self._drained.clear()
-        try:
+        with self._running.one_more():
             await self._serve(requests, context)
-        finally:
-            self._running -= 1
-            if not self._running:
-                self._drained.set()
 
     async def _serve(self, requests: AsyncIterator[manager_pb2.FromService], context: _Context) -> None:
         try:
-            arrival = await self._greet(requests)
+            arrival = parse_hello(await first_message(requests, "Hello"))
         except ProtocolError as e:
             await self._reject(context, grpc.StatusCode.INVALID_ARGUMENT, str(e))
             return
@@ -121,16 +112,6 @@ class ManagerService:
             await voice.end()
         if attached.ended and attached.code is not grpc.StatusCode.OK:
             await context.abort(attached.code, attached.why)
-
-    async def _greet(self, requests: AsyncIterator[manager_pb2.FromService]) -> Arrival:
-        try:
-            async with asyncio.timeout(_HELLO_S):
-                first = await anext(requests)
-        except StopAsyncIteration:
-            raise ProtocolError("the stream ended before Hello") from None
-        except TimeoutError:
-            raise ProtocolError(f"no Hello within {_HELLO_S:g} s") from None
-        return parse_hello(first)
 
     async def _reject(self, context: _Context, code: grpc.StatusCode, why: str) -> None:
         self._tally.rejected += 1

@@ -1,0 +1,62 @@
+"""What every service of long-lived gRPC streams needs: how many run, and a first message in time.
+
+Used by scheduler and manager. For one asyncio loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from cafs.errors import ProtocolError
+
+Message = TypeVar("Message")
+
+HELLO_S = 10.0
+"""Whoever opens a stream says who he is within this time."""
+
+
+class RunningStreams:
+    """The streams that are being served."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._none = asyncio.Event()
+        self._none.set()
+
+    @contextmanager
+    def one_more(self) -> Iterator[None]:
+        """Around the serving of a stream."""
+        self._count += 1
+        self._none.clear()
+        try:
+            yield
+        finally:
+            self._count -= 1
+            if not self._count:
+                self._none.set()
+
+    async def drained(self) -> None:
+        """When no stream is left."""
+        await self._none.wait()
+
+
+async def first_message(requests: AsyncIterator[Message], name: str) -> Message:
+    """The message that a stream has to begin with.
+
+    Args:
+        requests: The stream.
+        name: What the message is called.
+
+    Raises:
+        ProtocolError: the stream ended without one, or none came within ``HELLO_S``.
+    """
+    try:
+        async with asyncio.timeout(HELLO_S):
+            return await anext(requests)
+    except StopAsyncIteration:
+        raise ProtocolError(f"the stream ended before {name}") from None
+    except TimeoutError:
+        raise ProtocolError(f"no {name} within {HELLO_S:g} s") from None
