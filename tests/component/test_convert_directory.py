@@ -102,9 +102,7 @@ def test_everything_comes_back(tree: Path, tmp_path: Path) -> None:
                 assert made.content(path) == Path(os.fsdecode(full)).read_bytes()
                 assert inode.nlink == found.st_nlink
             if stat.S_ISLNK(found.st_mode):
-                assert made.reader.symlink_target(made.nid(path)) == os.fsencode(
-                    Path(os.fsdecode(full)).readlink()
-                )
+                assert made.reader.symlink_target(made.nid(path)) == os.readlink(full)  # noqa: PTH115
             if stat.S_ISCHR(found.st_mode):
                 assert meta.rdev == found.st_rdev
     assert made.reader.inode(made.nid(b"d/small")).meta.xattrs == ((b"user.note", b"\0binary"),)

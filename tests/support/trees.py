@@ -281,7 +281,7 @@ def read_mounted(root: bytes) -> dict[bytes, Seen]:
             with os.scandir(full) as entries:
                 stack += [path + b"/" + entry.name if path else entry.name for entry in entries]
         elif stat.S_ISLNK(found.st_mode):
-            content = os.fsencode(Path(os.fsdecode(full)).readlink())
+            content = os.readlink(full)  # noqa: PTH115  a Path would lose slashes of the target
         elif stat.S_ISREG(found.st_mode):
             content = Path(os.fsdecode(full)).read_bytes()
         xattrs = tuple(
