@@ -76,7 +76,7 @@ def mount_erofs(file: Path, point: Path, flags: MountFlag = _SAFE, *, cold: bool
     """
     before = _erofs_devices()
     try:
-        mount(str(file), point, "erofs", flags, __import__("os").environ.get("EOPT", ""))
+        _mount_from_file(file, point, flags)
     except OSError as e:
         if e.errno != errno.ENOTBLK:
             raise
