@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Self
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -212,15 +211,6 @@ def save_identity(identity: Identity, certificate: Path, key: Path) -> None:
             raise ExistsError(f"{path} is there already, and is not written over")
     _write_new(key, identity.key_pem, 0o600)
     _write_new(certificate, identity.certificate_pem, 0o644)
-
-
-def is_issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
-    """Whether ``authority`` signed ``certificate``."""
-    try:
-        certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
 
 
 def _make_directory(directory: Path) -> None:

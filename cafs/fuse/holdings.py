@@ -8,8 +8,6 @@ the other order would give up a node that somebody reads.
 
 from __future__ import annotations
 
-WORD_BYTES = 8
-
 
 class Holdings:
     """Counts of nodes from ``first`` on."""
@@ -17,7 +15,7 @@ class Holdings:
     def __init__(self, memory: memoryview, first: int) -> None:
         """
         Args:
-            memory: ``WORD_BYTES`` for each node, zero at the beginning of a mount.
+            memory: Eight bytes for each node, zero at the beginning of a mount.
             first: The lowest node.
         """
         self._counts = memory.cast("Q")

@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 from cafs.index.scratch import Rows, Scratch
 
-MAX_ROWS = 0xFFFFFFFE
 _FIRST_SLOTS = 1 << 11
 _HASH_BITS = 32
 _ROW = 0xFFFFFFFF

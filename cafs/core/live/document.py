@@ -27,8 +27,6 @@ from cafs.core.swarm.peer_limits import LARGEST, PeerLimits
 from cafs.core.swarm.priorities import HIGHEST
 from cafs.errors import UsageError
 
-KINDS = ("scheduler", "seed")
-"""Of clusters."""
 DOCUMENT_BYTES = 256 << 10
 _MOST_RULES = 1000
 _TEXT, _EXPRESSION = 255, 1000

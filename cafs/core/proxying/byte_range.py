@@ -60,8 +60,3 @@ def parse_ranges(header: str) -> list[ByteRange] | None:
 def content_range(first: int, last: int, size: int | None) -> str:
     """The Content-Range of a 206."""
     return f"bytes {first}-{last}/{'*' if size is None else size}"
-
-
-def unsatisfied_range(size: int) -> str:
-    """The Content-Range of a 416."""
-    return f"bytes */{size}"

@@ -52,7 +52,6 @@ class Limits:
     """Large swarms hear of digests so often at most."""
 
     shun_corrupt_s: float = 3600.0
-    shun_gone_s: float = 20.0
     slow_s: float = 60.0
     sole_accusations: int = 3
     """Who alone accused more hosts, and more than a tenth of its parents, is believed no longer."""

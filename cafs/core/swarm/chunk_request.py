@@ -27,7 +27,6 @@ STORED_HEADER = "x-cafs-stored"
 """A bitmap as ``HAVE_HEADER``'s, of the wanted chunks that need not be and are not in the answer."""
 MAX_CHUNKS = 1024
 MAX_ANSWER_BYTES = 16 << 20
-MAX_BODY_BYTES = 256 << 10
 _MAX_FRAME_BYTES = MAX_CHUNK_BYTES + (64 << 10)
 _MAX_REPOSITORY_LETTERS = 512
 LEAST_URGENT = 3
