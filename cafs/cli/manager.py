@@ -57,6 +57,7 @@ def command(  # noqa: PLR0917  click calls it, by keyword
 
         from cafs.daemon.grpc_server import Tls  # noqa: PLC0415
         from cafs.manager.database import parse_database  # noqa: PLC0415
+        from cafs.manager.oidc.provider import provider_of  # noqa: PLC0415
         from cafs.manager.program import Options, run  # noqa: PLC0415
     except ModuleNotFoundError as e:
         raise StateError(f"{e.name} is missing: pip install 'cafs[manager]'") from e
@@ -69,6 +70,7 @@ def command(  # noqa: PLR0917  click calls it, by keyword
         tls=tls,
         metrics=place,
         site=settings.manager_site.rstrip("/"),
+        provider=provider_of(settings),
         new_admin=new_admin,
         say=context.note,
     )

@@ -212,6 +212,34 @@ class Settings:
             "where people reach the manager, for links: https://HOST[:PORT]; empty: where it listens",
         ),
     )
+    manager_oidc_issuer: str = field(
+        default="",
+        metadata=_about(
+            Kind.TEXT, "OpenID provider at which people may sign in to the manager: https://...; empty: none"
+        ),
+    )
+    manager_oidc_client: str = field(
+        default="", metadata=_about(Kind.TEXT, "the client id that the provider gave the manager")
+    )
+    manager_oidc_secret: str = field(
+        default="",
+        metadata=_about(Kind.TEXT, "the client's secret; empty: it has none (PKCE is used anyhow)"),
+    )
+    manager_oidc_name: str = field(
+        default="preferred_username",
+        metadata=_about(Kind.TEXT, "claim of the provider's token that is the account's name"),
+    )
+    manager_oidc_groups: str = field(
+        default="groups", metadata=_about(Kind.TEXT, "claim that lists somebody's groups")
+    )
+    manager_oidc_roles: tuple[str, ...] = field(
+        default=(),
+        metadata=_about(
+            Kind.NAMES,
+            "GROUP=viewer, operator or admin: who may come in, and as what; none: only accounts that were"
+            " made for it",
+        ),
+    )
     managers: tuple[str, ...] = field(
         default=(),
         metadata=_about(

@@ -28,6 +28,8 @@ from cafs.manager.http.parts import Parts, link_to
 from cafs.manager.http.server import http_served, listening, site_of
 from cafs.manager.in_thread import in_thread
 from cafs.manager.migrate import upgrade
+from cafs.manager.oidc.client import ProviderClient
+from cafs.manager.oidc.provider import Provider
 from cafs.manager.replica import Pace, ThisReplica
 from cafs.manager.services.roll import Roll
 from cafs.manager.services.serving import cancelled_at_end, services_served
@@ -50,6 +52,8 @@ class Options:
     metrics: tuple[str, int] | None = None
     site: str = ""
     """Where people reach REST, for links; empty: where it listens."""
+    provider: Provider | None = None
+    """OpenID provider at which people may sign in."""
     new_admin: bool = False
     """Make a link for one more administrator."""
     pace: Pace = field(default_factory=Pace)
@@ -113,6 +117,7 @@ async def served(options: Options) -> AsyncIterator[Ports]:
             site=options.site or site,
             passwords=options.passwords,
             changed=services.watch.wake,
+            provider=_provider(stack, options),
         )
         _, served_app = make_app(parts)
         await stack.enter_async_context(http_served(served_app, listener, options.tls))
@@ -125,6 +130,15 @@ async def served(options: Options) -> AsyncIterator[Ports]:
             place = await stack.enter_async_context(metrics_served(*options.metrics, render))
             log.info("metrics on port %d", place)
         yield Ports(services.port, listener.getsockname()[1], site)
+
+
+def _provider(stack: AsyncExitStack, options: Options) -> ProviderClient | None:
+    """Not asked yet: it may be away while we start."""
+    if options.provider is None:
+        return None
+    client = ProviderClient(options.provider)
+    stack.callback(client.close)
+    return client
 
 
 def _invite(parts: Parts, options: Options) -> None:

@@ -63,9 +63,22 @@ class Account(Table):
     role: Mapped[str | None] = mapped_column(String(16))
     """Everywhere."""
     disabled: Mapped[bool] = mapped_column(default=False)
+    oidc: Mapped[bool] = mapped_column(default=False)
+    """Comes in by the OpenID provider, and has no password."""
+    oidc_subject: Mapped[str | None] = mapped_column(String(64), unique=True)
+    """Whom the provider means (``federated.subject_key``); None: has not come in yet."""
     version: Mapped[int] = mapped_column(default=1)
     """Counts changes: its ETag."""
     created_at: Mapped[datetime] = mapped_column(Moment)
+
+
+class SealingKey(Table):
+    """Seals what browsers keep for us; the same for all replicas."""
+
+    __tablename__ = "sealing_key"
+
+    name: Mapped[str] = mapped_column(String(32), primary_key=True)
+    value: Mapped[str] = mapped_column(String(64))
 
 
 class Token(Table):

@@ -15,6 +15,7 @@ from cafs.manager.http import (
     routes_configuration,
     routes_hosts,
     routes_members,
+    routes_oidc,
     routes_sessions,
     routes_setup,
     routes_users,
@@ -26,6 +27,7 @@ API = "/api/v1"
 _ROUTES = (
     routes_setup.routes,
     routes_sessions.routes,
+    routes_oidc.routes,
     routes_users.routes,
     routes_clusters.routes,
     routes_members.routes,

@@ -72,6 +72,8 @@ class UserTold(Told):
     """Everywhere."""
     disabled: bool
     can_sign_in: bool
+    oidc: bool
+    """Comes in by the OpenID provider."""
     created_at: datetime
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from cafs.manager.database import Database
+from cafs.manager.oidc.client import ProviderClient
 from cafs.manager.tally import Tally
 from cafs.manager.users.passwords import Passwords
 from cafs.manager.users.throttle import Throttle
@@ -25,6 +26,8 @@ class Parts:
     passwords: Passwords
     changed: Callable[[], None]
     """Called after clusters were changed, so that services hear of it at once. From any thread."""
+    provider: ProviderClient | None = None
+    """At which people sign in, if there is one."""
     throttle: Throttle = field(default_factory=Throttle)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Response
 from pydantic import Field, StrictBool
 
+from cafs.errors import StateError
 from cafs.manager.http.caller import needs
 from cafs.manager.http.conditional import IfMatch, check_match, etag_of
 from cafs.manager.http.models import (
@@ -45,6 +46,7 @@ class NewUser(Sent):
 
     name: Name
     role: Annotated[Role | None, Field(description="Everywhere; null: none.")] = None
+    oidc: Annotated[StrictBool, Field(description="Comes in by the OpenID provider, by this name.")] = False
 
 
 class UserChanges(Sent):
@@ -60,8 +62,10 @@ class Link(Told):
     link: str
 
 
-class InvitedUser(UserTold, Link):
+class InvitedUser(UserTold):
     """A new account, and the link for whoever it is for."""
+
+    link: str | None = Field(description="Told this once; null: comes in by the OpenID provider.")
 
 
 def told(account: Account) -> UserTold:
@@ -71,7 +75,8 @@ def told(account: Account) -> UserTold:
         name=account.name,
         role=Role(account.role) if account.role is not None else None,
         disabled=account.disabled,
-        can_sign_in=account.password_hash is not None and not account.disabled,
+        can_sign_in=(account.password_hash is not None or account.oidc) and not account.disabled,
+        oidc=account.oidc,
         created_at=account.created_at,
     )
 
@@ -98,8 +103,8 @@ def list_users(_caller: Reader, parts: Here, after: After = 0, limit: Limit = 10
 def create_user(sent: NewUser, caller: Writer, parts: Here, response: Response) -> InvitedUser:
     """Make an account. Whoever it is for chooses a password at the link, within a day."""
     with parts.database.writing() as session:
-        account = add_account(session, sent.name, sent.role)
-        link = link_to(parts.site, add_link(session, account.id))
+        account = add_account(session, sent.name, sent.role, oidc=sent.oidc)
+        link = None if sent.oidc else link_to(parts.site, add_link(session, account.id))
         write_down(session, caller, "user.create", _named(account), after=fields(account))
     response.headers["ETag"] = etag_of(account.version)
     return InvitedUser(**told(account).model_dump(), link=link)
@@ -147,11 +152,13 @@ def delete_user(user_id: Id, caller: Writer, parts: Here, if_match: IfMatch = No
         write_down(session, caller, "user.delete", _named(account), before=fields(account))
 
 
-@routes.post("/{user_id}/link", status_code=201, responses=declared(401, 403, 404, 422, 503))
+@routes.post("/{user_id}/link", status_code=201, responses=declared(401, 403, 404, 409, 422, 503))
 def link_user(user_id: Id, caller: Writer, parts: Here) -> Link:
     """Make a link at which whoever forgot a password chooses another one. Earlier links hold no more."""
     with parts.database.writing() as session:
         account = get_account(session, user_id, to_change=True)
+        if account.oidc:
+            raise StateError(f"{account.name} comes in by the OpenID provider, and has no password here")
         link = link_to(parts.site, add_link(session, account.id))
         write_down(session, caller, "user.link", _named(account))
     return Link(link=link)

@@ -43,7 +43,9 @@ def find_account(session: Session, name: str) -> Account | None:
     return session.scalar(select(Account).where(Account.name == name))
 
 
-def add_account(session: Session, name: str, role: str | None, password_hash: str | None = None) -> Account:
+def add_account(
+    session: Session, name: str, role: str | None, password_hash: str | None = None, *, oidc: bool = False
+) -> Account:
     """A new one.
 
     Raises:
@@ -54,6 +56,7 @@ def add_account(session: Session, name: str, role: str | None, password_hash: st
         role=role,
         password_hash=password_hash,
         disabled=False,
+        oidc=oidc,
         version=1,
         created_at=datetime.now(UTC),
     )

@@ -95,11 +95,12 @@ def refusal(caller: Caller, need: Need, cluster_id: int | None = None) -> str:
         case Where.CLUSTER:
             held = caller.role_in(cluster_id)
         case Where.SOMEWHERE:
-            held = _highest((caller.role, *caller.cluster_roles.values()))
+            held = highest((caller.role, *caller.cluster_roles.values()))
     if held is None or _RANK[held] < _RANK[need.role]:
         return f"this needs the role {need.role} {need.where.value}"
     return ""
 
 
-def _highest(roles: Iterable[Role | None]) -> Role | None:
+def highest(roles: Iterable[Role | None]) -> Role | None:
+    """Of these; None: there is none."""
     return max((role for role in roles if role is not None), key=_RANK.__getitem__, default=None)

@@ -40,6 +40,11 @@ def key_of_tokens(address: str) -> tuple[Key, ...]:
     return (Key(f"tokens {address}", 20, 900),)
 
 
+def key_of_provider(address: str) -> tuple[Key, ...]:
+    """For sign-ins at the OpenID provider that are begun, until one succeeds."""
+    return (Key(f"provider {address}", 50, 60),)
+
+
 @dataclass(slots=True)
 class _Count:
     wrong: int = 0

@@ -17,6 +17,8 @@ ROUTES = {
     ("GET", "/healthz"): (EVERYBODY, None),
     ("POST", f"{API}/setup"): (EVERYBODY, None),
     ("POST", f"{API}/sessions"): (EVERYBODY, None),
+    ("POST", f"{API}/oidc/flows"): (EVERYBODY, None),
+    ("POST", f"{API}/oidc/sessions"): (EVERYBODY, None),
     ("GET", f"{API}/me"): (ANYBODY, None),
     ("PUT", f"{API}/me/password"): (SESSION, None),
     ("GET", f"{API}/me/tokens"): (SESSION, None),
