@@ -6,6 +6,7 @@ import base64
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -167,7 +168,7 @@ LIES: dict[str, Callable[[Liar], dict[str, Any]]] = {
     "for ever": lambda _: {"claims": {"exp": None}},
     "for two, and not for us": lambda _: {"claims": {"aud": [CLIENT, "other"], "azp": "other"}},
     "of nobody": lambda _: {"claims": {"sub": None}},
-    "unsigned": lambda _: {"sign": lambda claims: jwt.encode(claims, None, "none")},
+    "unsigned": lambda _: {"sign": lambda claims: jwt.encode(claims, "", "none")},
     "signed with our own secret": lambda _: {
         "sign": lambda claims: jwt.encode(claims, "s3cret" * 8, "HS256")
     },
@@ -214,8 +215,11 @@ def test_names_that_are_none_are_refused(lied_to: tuple[Liar, Manager], name: An
 
 
 def test_an_address_counts_when_the_provider_has_verified_it(tmp_path: Path) -> None:
-    options = {"roles": {"all": Role.VIEWER}, "name_claim": "email"}
-    with running_liar() as liar, manager_with(tmp_path, liar.issuer, **options) as manager:
+    roles = {"all": Role.VIEWER}
+    with (
+        running_liar() as liar,
+        manager_with(tmp_path, liar.issuer, roles=roles, name_claim="email") as manager,
+    ):
         for verified, status in ((None, 403), (False, 403), ("true", 403), (True, 201)):
             liar.claims = {"groups": ["all"], "email": "a@example.org", "email_verified": verified}
             assert _come_back(manager).status_code == status
@@ -246,15 +250,15 @@ def test_a_provider_that_is_none_or_away_is_told_and_comes_back(
 
 
 def test_settings_that_cannot_be_are_refused(tmp_path: Path) -> None:
-    paths = {"cache_dir": tmp_path, "run_dir": tmp_path}
-    assert provider_of(Settings(**paths)) is None
-    for wrong in (
-        {"manager_oidc_issuer": "http://idp.example.org", "manager_oidc_client": "c"},
-        {"manager_oidc_issuer": "idp.example.org", "manager_oidc_client": "c"},
-        {"manager_oidc_issuer": "https://idp.example.org"},
+    plain = Settings(cache_dir=tmp_path, run_dir=tmp_path)
+    assert provider_of(plain) is None
+    for issuer, client in (
+        ("http://idp.example.org", "c"),
+        ("idp.example.org", "c"),
+        ("https://a.example", ""),
     ):
         with pytest.raises(UsageError, match="manager_oidc"):
-            provider_of(Settings(**paths, **wrong))
+            provider_of(replace(plain, manager_oidc_issuer=issuer, manager_oidc_client=client))
     for line in ("admins", "=admin", "admins=root", ""):
         with pytest.raises(UsageError, match="manager_oidc_roles"):
             parse_roles([line])
