@@ -195,7 +195,10 @@ class Settings:
     )
     schedulers: tuple[str, ...] = field(
         default=(),
-        metadata=_about(Kind.NAMES, "HOST:PORT of the schedulers that this node's peer may use"),
+        metadata=_about(
+            Kind.NAMES,
+            "HOST:PORT of the schedulers that this node's peer may use, beside those that a manager names",
+        ),
     )
     manager_database: str = field(
         default="",

@@ -74,6 +74,8 @@ class ManagerLink:
         tls: LinkTls | None,
         configuration: LiveConfiguration,
         hand_over: Callable[[Callable[[], None]], object],
+        *,
+        on_schedulers: Callable[[Sequence[str]], None] | None = None,
     ) -> None:
         """
         Args:
@@ -82,12 +84,14 @@ class ManagerLink:
             tls: For mTLS; None: plain.
             configuration: What obeys.
             hand_over: Has something called in the program's own thread, soon; does not wait for it.
+            on_schedulers: Told, there, which schedulers the manager names, as they came.
         """
         self._addresses = addresses
         self._facts = facts
         self._tls = tls
         self._configuration = configuration
         self._hand_over = hand_over
+        self._on_schedulers = on_schedulers
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="manager-link", daemon=True)
         self._lock = threading.Lock()
@@ -165,6 +169,8 @@ class ManagerLink:
                 log.info("the manager has us: replica %s", message.welcome.replica_id)
             elif message.WhichOneof("message") == "configuration":
                 self._hand_over(partial(self._obey, message.configuration, outbox))
+            elif message.WhichOneof("message") == "schedulers" and self._on_schedulers is not None:
+                self._hand_over(partial(self._on_schedulers, list(message.schedulers.addresses)))
 
     def _obey(
         self,

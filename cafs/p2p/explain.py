@@ -9,6 +9,7 @@ from google.protobuf.json_format import MessageToDict
 
 from cafs.core.settings import Settings
 from cafs.errors import CafsError, NotFoundError, StateError, UsageError
+from cafs.p2p.named_schedulers import known_schedulers
 from cafs.proto import p2p_pb2
 
 
@@ -20,8 +21,9 @@ def explain_task(settings: Settings, task: str, peer: str) -> tuple[dict[str, An
         NotFoundError: none of them knows it.
         RemoteError: none answers.
     """
-    if not settings.schedulers:
-        raise UsageError("no scheduler is configured: set schedulers")
+    schedulers = known_schedulers(settings)
+    if not schedulers:
+        raise UsageError("no scheduler is configured, and no manager has named any: set schedulers")
     try:
         from cafs.daemon.grpc_client import LinkTls  # noqa: PLC0415
         from cafs.p2p.scheduler_link import ask_scheduler  # noqa: PLC0415
@@ -31,7 +33,7 @@ def explain_task(settings: Settings, task: str, peer: str) -> tuple[dict[str, An
     tls = LinkTls(*map(Path, files)) if all(files) else None
     request = p2p_pb2.ExplainRequest(task_id=task, peer_id=peer)
     failure: CafsError = NotFoundError("no scheduler knows it")
-    for address in settings.schedulers:
+    for address in schedulers:
         try:
             found = ask_scheduler(address, tls, "Explain", request)
         except CafsError as e:

@@ -8,7 +8,7 @@ the trio thread.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -50,20 +50,32 @@ class Obedience:
         self._limits.change(self._live.peer_limits(own))
 
 
-def peer_attached(settings: Settings, facts: HostFacts, obedience: Obedience) -> AbstractContextManager[None]:
+def peer_attached(
+    settings: Settings,
+    facts: HostFacts,
+    obedience: Obedience,
+    on_schedulers: Callable[[Sequence[str]], None],
+) -> AbstractContextManager[None]:
     """The manager knows of this peer or seed, and it obeys, while the context lasts.
 
     Raises:
         StateError: a library is missing.
     """
+    kind = "SEED" if facts.seed else "PEER"
     return manager_attached(
-        settings, "SEED" if facts.seed else "PEER", facts.host_id, facts.address, obedience.obey
+        settings, kind, facts.host_id, facts.address, obedience.obey, on_schedulers=on_schedulers
     )
 
 
 @contextmanager
 def manager_attached(
-    settings: Settings, kind: str, host_id: str, address: str, obey: Callable[[LiveConfig], None]
+    settings: Settings,
+    kind: str,
+    host_id: str,
+    address: str,
+    obey: Callable[[LiveConfig], None],
+    *,
+    on_schedulers: Callable[[Sequence[str]], None] | None = None,
 ) -> Iterator[None]:
     """The same for any program of this node, in trio.
 
@@ -73,6 +85,7 @@ def manager_attached(
         host_id: Its name.
         address: IP:PORT at which others reach it.
         obey: See ``daemon.live_configuration.Apply``.
+        on_schedulers: See ``daemon.manager_link.ManagerLink``.
 
     Raises:
         StateError: a library is missing.
@@ -104,5 +117,5 @@ def manager_attached(
     live.recall()
     tls = LinkTls(*map(Path, files)) if all(files) else None
     hand_over = trio.lowlevel.current_trio_token().run_sync_soon
-    with ManagerLink(settings.managers, service, tls, live, hand_over):
+    with ManagerLink(settings.managers, service, tls, live, hand_over, on_schedulers=on_schedulers):
         yield

@@ -51,6 +51,7 @@ from cafs.p2p.live_quotas import keep_quotas
 from cafs.p2p.manager import Obedience, peer_attached
 from cafs.p2p.means import Means
 from cafs.p2p.mutual_tls import HostTls, load_host_tls
+from cafs.p2p.named_schedulers import NamedSchedulers, known_schedulers
 from cafs.p2p.node_server import NodeParts, NodeServer
 from cafs.p2p.parent_client import ParentClient
 from cafs.p2p.peer_figures import PeerFigures
@@ -193,7 +194,8 @@ async def _served(settings: Settings, options: Options) -> AsyncIterator[tuple[L
         nursery.start_soon(keep_quotas, limits, tasks, chunks)
         nursery.start_soon(_keep_house)
         obedience = Obedience(limits_of(settings), limits, means.policy)
-        stack.enter_context(peer_attached(settings, host.facts(), obedience))
+        named = NamedSchedulers(settings, schedulers)
+        stack.enter_context(peer_attached(settings, host.facts(), obedience, named.take))
         yield limits, obedience
         await _say_goodbye(schedulers)
         nursery.cancel_scope.cancel()
@@ -256,8 +258,9 @@ async def _chunk_exchange(  # noqa: PLR0917 - private, and all of it is handed o
 
 
 def _schedulers(settings: Settings, host: ScheduledHost) -> Schedulers:
-    """Those that are configured; grpc is loaded for them only."""
-    if not settings.schedulers:
+    """Those that are known, configured or named by the manager; grpc is loaded for them only."""
+    known, may_be_named = known_schedulers(settings), bool(settings.managers)
+    if not known and not may_be_named:
         return Schedulers((), host, None, None)
     try:
         from cafs.daemon.grpc_client import LinkTls  # noqa: PLC0415
@@ -266,7 +269,7 @@ def _schedulers(settings: Settings, host: ScheduledHost) -> Schedulers:
         raise StateError(f"{e.name} is missing: pip install 'cafs[snapshotter]'") from e
     files = settings.peer_certificate, settings.peer_key, settings.peer_ca
     tls = LinkTls(*map(Path, files)) if all(files) else None
-    return Schedulers(settings.schedulers, host, partial(converse, tls=tls), Outbox)
+    return Schedulers(known, host, partial(converse, tls=tls), Outbox, more_to_come=may_be_named)
 
 
 def _reached_at(settings: Settings, listener: socket.socket) -> str:

@@ -1,8 +1,9 @@
 """The schedulers of this host, and which of them schedules which download.
 
-Each configured scheduler has a stream that is begun anew whenever it ends. A task's scheduler is the first
-one that answers, in the order of a rendezvous hash of task and address: all hosts with the same list meet at
-the same one. When one comes or goes, downloads move. Belongs to the trio thread.
+Each scheduler has a stream that is begun anew whenever it ends; the manager may name others at any time. A
+task's scheduler is the first one that answers, in the order of a rendezvous hash of task and address: all
+hosts with the same list meet at the same one. When one comes or goes, downloads move. Belongs to the trio
+thread.
 """
 
 from __future__ import annotations
@@ -100,6 +101,8 @@ class Line:
     """What the hello of this stream said of tasks: bitmaps."""
     welcomed: trio.Event = field(default_factory=trio.Event)
     scope: trio.CancelScope | None = None
+    life: trio.CancelScope = field(default_factory=trio.CancelScope)
+    """Until it is asked no more."""
 
     def send(self, message: p2p_pb2.FromHost) -> None:
         """See ``swarm_session.Line``."""
@@ -121,14 +124,24 @@ class Schedulers:
         host: Host,
         converse: Converse | None,
         new_outbox: Callable[[], Outbox] | None,
+        *,
+        more_to_come: bool = False,
     ) -> None:
-        """Without addresses the rest may be None: then every download is on its own."""
+        """
+        Args:
+            addresses: HOST:PORT of those that are known.
+            host: This one.
+            converse: Carries a stream; None where there will never be any: every download is on its own.
+            new_outbox: Makes what a stream says.
+            more_to_come: Others may be named by ``use``, soon after the start.
+        """
         self._host = host
         self._converse = converse
         self._new_outbox = new_outbox
         self._lines = [Line(address) for address in addresses]
         self._sessions: dict[TaskId, list[Session]] = {}
-        self._waiting_for_first_word = bool(addresses)
+        self._waiting_for_first_word = bool(addresses) or more_to_come
+        self._nursery: trio.Nursery | None = None
 
     @property
     def connected(self) -> list[str]:
@@ -136,14 +149,28 @@ class Schedulers:
         return [line.address for line in self._lines if line.up]
 
     @property
-    def configured(self) -> bool:
-        return bool(self._lines)
+    def addresses(self) -> list[str]:
+        """Of all, whether they answer or not."""
+        return [line.address for line in self._lines]
+
+    def use(self, addresses: Sequence[str]) -> None:
+        """These from now on. Downloads of those that are left out move."""
+        for line in [line for line in self._lines if line.address not in addresses]:
+            self._lines.remove(line)
+            line.send(messages.leaving())
+            line.life.cancel()
+        for address in dict.fromkeys(addresses):
+            if address not in self.addresses:
+                self._lines.append(Line(address))
+                if self._nursery is not None:
+                    self._nursery.start_soon(self._keep_up, self._lines[-1])
+        self._assign()
 
     async def run(self) -> None:
         """Keep up all streams, until cancelled."""
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as self._nursery:
             for line in self._lines:
-                nursery.start_soon(self._keep_up, line)
+                self._nursery.start_soon(self._keep_up, line)
             await trio.sleep(FIRST_WORD_S)
             self._waiting_for_first_word = False
             self._assign()
@@ -190,6 +217,10 @@ class Schedulers:
     # Streams
 
     async def _keep_up(self, line: Line) -> None:
+        with line.life:
+            await self._begin_ever_anew(line)
+
+    async def _begin_ever_anew(self, line: Line) -> None:
         pause_s = AGAIN_S
         while True:
             try:

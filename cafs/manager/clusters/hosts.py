@@ -11,9 +11,13 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from cafs.errors import NotFoundError, StateError
+from cafs.manager.clusters.catalogue import note_change
 from cafs.manager.tables import Host
 
 FORGOTTEN_AFTER = timedelta(days=30)
+STILL_ASKED = timedelta(hours=1)
+MOST_SCHEDULERS = 64
+"""Of one cluster."""
 _AT_ONCE = 500
 """Rows in one statement: SQLite takes 32,766 values."""
 _KEPT = frozenset({"id", "first_seen_at"})
@@ -81,6 +85,23 @@ def forget_old(session: Session) -> None:
     session.execute(delete(Host).where(~Host.active, Host.since < old))
 
 
+def scheduler_addresses(session: Session) -> dict[int, tuple[str, ...]]:
+    """Of the schedulers of each cluster: those that are here, and those that left a moment ago.
+
+    A scheduler that merely lost its manager goes on, so hosts go on to ask it; one that ended costs them
+    little, until it is forgotten here.
+    """
+    lately = datetime.now(UTC) - STILL_ASKED
+    there = select(Host.cluster_id, Host.address).where(
+        Host.kind == "scheduler", Host.active | (Host.since > lately)
+    )
+    found: dict[int, set[str]] = {}
+    for cluster_id, address in session.execute(there):
+        if cluster_id is not None:
+            found.setdefault(cluster_id, set()).add(address)
+    return {cluster_id: tuple(sorted(each)[:MOST_SCHEDULERS]) for cluster_id, each in found.items()}
+
+
 def list_hosts(
     session: Session,
     *,
@@ -135,3 +156,5 @@ def forget_host(session: Session, host: Host) -> None:
     if host.active:
         raise StateError("it is active: only hosts that are gone can be forgotten")
     session.delete(host)
+    if host.kind == "scheduler":
+        note_change(session)  # nobody is told of it any more

@@ -20,10 +20,11 @@ from typing import Any
 import grpc
 
 from cafs.errors import CafsError, UnavailableError
-from cafs.manager.clusters.catalogue import candidates, hold_clusters
+from cafs.manager.clusters.catalogue import candidates, hold_clusters, note_change
 from cafs.manager.clusters.configurations import newest
 from cafs.manager.clusters.hosts import (
     forget_old,
+    scheduler_addresses,
     write_arrivals,
     write_departures,
     write_moves,
@@ -32,7 +33,7 @@ from cafs.manager.clusters.hosts import (
 from cafs.manager.clusters.placing import Candidate, find_cluster
 from cafs.manager.database import Database
 from cafs.manager.in_thread import in_thread
-from cafs.manager.services.incoming import Arrival, Runs
+from cafs.manager.services.incoming import Arrival, Kind, Runs
 
 log = logging.getLogger(__name__)
 
@@ -52,12 +53,25 @@ class Configured:
 class Attached:
     """One service with a stream. There are many: no task, lock or event of its own."""
 
-    __slots__ = ("arrival", "cluster", "code", "ended", "heard_at", "on_end", "on_news", "runs", "why")
+    __slots__ = (
+        "arrival",
+        "cluster",
+        "code",
+        "ended",
+        "heard_at",
+        "on_end",
+        "on_news",
+        "runs",
+        "schedulers",
+        "why",
+    )
 
     def __init__(self, arrival: Arrival) -> None:
         self.arrival = arrival
         self.runs = arrival.runs
         self.cluster: Candidate | None = None
+        self.schedulers: tuple[str, ...] = ()
+        """Whom it should ask."""
         self.heard_at = 0.0
         """By the loop's clock."""
         self.ended = False
@@ -67,6 +81,11 @@ class Attached:
         """Called when it may have to be told something."""
         self.on_end: Callable[[], object] = _nothing
         """Called once it has ended."""
+
+    @property
+    def is_peer(self) -> bool:
+        """It asks schedulers."""
+        return self.arrival.kind in {Kind.PEER, Kind.SEED}
 
     def end(self, code: grpc.StatusCode, why: str = "") -> None:
         """The first reason counts."""
@@ -100,6 +119,8 @@ class Roll:
         self._here: dict[str, Attached] = {}
         self._clusters: dict[str, list[Candidate]] = {}
         self._configurations: dict[int, Configured] = {}
+        self._schedulers: dict[int, tuple[str, ...]] = {}
+        """Addresses, by cluster."""
         self._batch = _Batch()
         self._filled = asyncio.Event()
 
@@ -118,7 +139,7 @@ class Roll:
         Raises:
             UnavailableError: the database does not answer.
         """
-        self._clusters, configurations = await in_thread(self._read)
+        self._clusters, configurations, self._schedulers = await in_thread(self._read)
         before, self._configurations = self._configurations, configurations
         changed = {
             number
@@ -132,6 +153,10 @@ class Roll:
                 attached.on_news()
                 self._batch.moves[host_id] = cluster.id if cluster is not None else None
             elif cluster is not None and cluster.id in changed:
+                attached.on_news()
+            schedulers = self._schedulers_of(attached)
+            if schedulers != attached.schedulers:
+                attached.schedulers = schedulers
                 attached.on_news()
         self._filled.set()
 
@@ -147,16 +172,27 @@ class Roll:
             self._batch.runs[host_id] = attached
             self._filled.set()
 
-    def _read(self) -> tuple[dict[str, list[Candidate]], dict[int, Configured]]:
+    def _read(
+        self,
+    ) -> tuple[dict[str, list[Candidate]], dict[int, Configured], dict[int, tuple[str, ...]]]:
         with self._database.reading() as session:
             found = {
                 cluster_id: Configured(version, json.dumps(document).encode())
                 for cluster_id, (version, document) in newest(session).items()
             }
-            return candidates(session), found
+            return candidates(session), found, scheduler_addresses(session)
 
     def _place(self, arrival: Arrival) -> Candidate | None:
         return find_cluster(self.clusters(arrival.kind.cluster_kind), arrival.place)
+
+    def _schedulers_of(self, attached: Attached) -> tuple[str, ...]:
+        """A seed serves the swarms that it would belong to as a peer."""
+        if not attached.is_peer:
+            return ()
+        cluster = attached.cluster
+        if attached.arrival.kind is Kind.SEED:
+            cluster = find_cluster(self.clusters("scheduler"), attached.arrival.place)
+        return self._schedulers.get(cluster.id, ()) if cluster is not None else ()
 
     async def arrive(self, arrival: Arrival) -> Attached:
         """A stream begins; one that the host had before ends. Returns when it is written.
@@ -172,6 +208,7 @@ class Roll:
         if (before := self._here.get(arrival.host_id)) is not None:
             before.end(grpc.StatusCode.ALREADY_EXISTS, "a newer stream of this host took over")
         attached.cluster = self._place(arrival)
+        attached.schedulers = self._schedulers_of(attached)
         self._here[arrival.host_id] = attached
         self._batch.departures.pop(arrival.host_id, None)
         self._batch.moves.pop(arrival.host_id, None)
@@ -241,7 +278,7 @@ class Roll:
         if not (batch.arrivals or batch.departures or batch.moves or batch.runs):
             return True
         try:
-            await in_thread(partial(self._write, batch))
+            await in_thread(partial(self._write, batch, moved=self._moves_schedulers(batch)))
         except Exception as e:
             if not isinstance(e, CafsError):
                 log.exception("a mistake in what is written of hosts")
@@ -269,7 +306,7 @@ class Roll:
             if self._here.get(host_id) is attached
         }
 
-    def _write(self, batch: _Batch) -> None:
+    def _write(self, batch: _Batch, *, moved: bool) -> None:
         now = datetime.now(UTC)
         with self._database.writing() as session:
             there = hold_clusters(session)
@@ -277,7 +314,14 @@ class Roll:
             write_arrivals(session, rows)
             write_departures(session, batch.departures, self._replica_id)
             write_moves(session, [move for move in batch.moves.items() if move[1] in {None, *there}])
+            if moved:
+                note_change(session)
             write_runs(session, [{"id": host_id, **self._runs(told)} for host_id, told in batch.runs.items()])
+
+    def _moves_schedulers(self, batch: _Batch) -> bool:
+        """Whether others are to be told of them. One that leaves is told of for an hour all the same."""
+        moved = [self._here[host_id] for host_id in batch.moves if host_id in self._here]
+        return any(each.arrival.kind is Kind.SCHEDULER for each in (*batch.arrivals.values(), *moved))
 
     def _runs(self, attached: Attached) -> dict[str, Any]:
         """The version counts only for the cluster that it is of."""
@@ -307,5 +351,6 @@ class Roll:
         try:
             with self._database.writing() as session:
                 forget_old(session)
+                note_change(session)  # some schedulers left long enough ago
         except CafsError as e:
             log.info("old hosts are still there: %s", e)

@@ -142,9 +142,10 @@ class ManagerService:
 
 
 class _Voice:
-    """Tells one service where it belongs and what holds there, whenever that is not what it was told last."""
+    """Tells one service where it belongs, what holds there and whom to ask, whenever that is not what it was
+    told last."""
 
-    __slots__ = ("_attached", "_context", "_placed", "_roll", "_sent", "_speaking")
+    __slots__ = ("_attached", "_context", "_placed", "_roll", "_schedulers", "_sent", "_speaking")
 
     def __init__(self, attached: Attached, context: _Context, roll: Roll) -> None:
         self._attached = attached
@@ -152,6 +153,7 @@ class _Voice:
         self._roll = roll
         self._placed: Candidate | str | None = "not yet"
         self._sent: tuple[int, int] | None = None
+        self._schedulers: tuple[str, ...] | None = None if attached.is_peer else ()
         self._speaking: asyncio.Task[None] | None = None
 
     def on_news(self) -> None:
@@ -178,14 +180,18 @@ class _Voice:
             cluster = self._attached.cluster
             configured = self._roll.configured(cluster)
             now = cluster.id if cluster is not None else 0, configured.version
-            if cluster == self._placed and now == self._sent:
+            schedulers = self._attached.schedulers
+            if (cluster, now, schedulers) == (self._placed, self._sent, self._schedulers):
                 return
             if cluster != self._placed:
                 await self._context.write(manager_pb2.ToService(placed=_placed(cluster)))
             if now != self._sent:
                 told = _configuration(now[0], configured)
                 await self._context.write(manager_pb2.ToService(configuration=told))
-            self._placed, self._sent = cluster, now
+            if schedulers != self._schedulers:
+                named = manager_pb2.Schedulers(addresses=schedulers)
+                await self._context.write(manager_pb2.ToService(schedulers=named))
+            self._placed, self._sent, self._schedulers = cluster, now, schedulers
 
 
 def _nothing() -> None:
