@@ -24,9 +24,8 @@ from cafs.manager.http.routes_users import told
 from cafs.manager.refusals import problem_of
 from cafs.manager.tables import Account
 from cafs.manager.users.accounts import get_account, look_at_link, use_link
-from cafs.manager.users.audit import write_down
+from cafs.manager.users.audit import without_token, write_down
 from cafs.manager.users.passwords import LEAST
-from cafs.manager.users.roles import Caller
 from cafs.manager.users.tokens import end_sessions
 
 routes = APIRouter(tags=["setup"])
@@ -97,16 +96,7 @@ def _use(parts: Parts, sent: SetUp, address: str) -> Account:
     with parts.database.writing() as session:
         account = use_link(session, sent.link, sent.name, made)
         end_sessions(session, account.id)
-        who = Caller(
-            account_id=account.id,
-            name=account.name,
-            role=None,
-            cluster_roles={},
-            token_id=0,
-            by="link",
-            scopes=None,
-            address=address,
-        )
+        who = without_token(account, "link", address)
         write_down(
             session, who, "user.setup", f"user {account.id} {account.name}", after={"role": account.role}
         )

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from cafs.manager.tables import Change
+from cafs.manager.tables import Account, Change
 from cafs.manager.users.roles import Caller
 
 
@@ -48,6 +48,20 @@ def write_down(
             before=None if before is None else dict(before),
             after=None if after is None else dict(after),
         )
+    )
+
+
+def without_token(account: Account, by: str, address: str) -> Caller:
+    """Somebody who changes his own account before he has a token."""
+    return Caller(
+        account_id=account.id,
+        name=account.name,
+        role=None,
+        cluster_roles={},
+        token_id=0,
+        by=by,
+        scopes=None,
+        address=address,
     )
 
 

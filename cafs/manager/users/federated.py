@@ -13,8 +13,8 @@ from cafs.manager.oidc.provider import Identity
 from cafs.manager.refusals import DeniedError, UnauthenticatedError
 from cafs.manager.tables import Account, SealingKey
 from cafs.manager.users.accounts import add_account, change_account, find_account
-from cafs.manager.users.audit import write_down
-from cafs.manager.users.roles import Caller, Role
+from cafs.manager.users.audit import without_token, write_down
+from cafs.manager.users.roles import Role
 
 _FLOWS = "oidc"
 
@@ -66,16 +66,7 @@ def _first_time(session: Session, key: str, identity: Identity, address: str) ->
 def _write_down(
     session: Session, account: Account, action: str, address: str, before: dict[str, str | None] | None = None
 ) -> None:
-    who = Caller(
-        account_id=account.id,
-        name=account.name,
-        role=None,
-        cluster_roles={},
-        token_id=0,
-        by="oidc",
-        scopes=None,
-        address=address,
-    )
+    who = without_token(account, "oidc", address)
     after = {"role": Role(account.role).value if account.role else None}
     write_down(session, who, action, f"user {account.id} {account.name}", before=before, after=after)
 
