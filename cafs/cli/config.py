@@ -243,6 +243,13 @@ def _read_text(given: _Given) -> str:
     return given.value
 
 
+def _read_switch(given: _Given) -> bool:
+    value = {"true": True, "false": False}.get(given.value) if given.textual else given.value
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
 _READERS: dict[Kind, Callable[[_Given], Any]] = {
     Kind.PATH: _read_path,
     Kind.BYTES: _read_bytes,
@@ -250,4 +257,5 @@ _READERS: dict[Kind, Callable[[_Given], Any]] = {
     Kind.SECONDS: _read_seconds,
     Kind.NAMES: _read_names,
     Kind.TEXT: _read_text,
+    Kind.SWITCH: _read_switch,
 }

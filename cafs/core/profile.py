@@ -25,6 +25,7 @@ PREFIX_BYTES = 8
 MAX_BYTES = 8 << 20
 """Of the document; what is larger is refused before it is parsed."""
 MAX_LAYERS = 1024
+MAX_STARTS = 1024
 MAX_CHUNKS = 1 << 17
 """A recording stops here: 8 GiB in chunks of 64 KiB are no start any more."""
 
@@ -39,6 +40,8 @@ class Profile:
     """(number into ``layers``, first 8 bytes of the chunk's digest)."""
     is_derived: bool = False
     """It was read of the image's files, and not recorded. Says its artifact, not the document."""
+    starts: int = 0
+    """Of so many starts it was learned; 0: it was not."""
 
     def of_layer(self, diff_id: str) -> tuple[bytes, ...]:
         """The chunks of one layer, in order."""
@@ -51,7 +54,9 @@ def encode_profile(profile: Profile) -> bytes:
         {"layer": layer, "chunks": "".join(prefix.hex() for _, prefix in run)}
         for layer, run in groupby(profile.chunks, key=lambda chunk: chunk[0])
     ]
-    document = {"version": VERSION, "layers": list(profile.layers), "runs": runs}
+    document: dict[str, Any] = {"version": VERSION, "layers": list(profile.layers), "runs": runs}
+    if profile.starts:
+        document["starts"] = profile.starts
     return json.dumps(document, indent=1).encode() + b"\n"
 
 
@@ -72,11 +77,14 @@ def parse_profile(content: bytes) -> Profile:
             raise IntegrityError(f"profile has version {document['version']!r}, expected {VERSION}")
         layers = tuple(parse_digest(_text(layer)) for layer in document["layers"][: MAX_LAYERS + 1])
         chunks = tuple(chunk for run in document["runs"] for chunk in _parse_run(run, len(layers)))
+        starts = document.get("starts", 0)
     except (ValueError, TypeError, KeyError, AttributeError, UsageError) as e:
         raise IntegrityError("not an access profile: a field is missing, or of a kind that cannot be") from e
     if len(layers) > MAX_LAYERS or len(chunks) > MAX_CHUNKS:
         raise IntegrityError(f"profile names {len(layers)} layers and {len(chunks)} chunks, too many")
-    return Profile(layers, chunks)
+    if type(starts) is not int or not 0 <= starts <= MAX_STARTS:
+        raise IntegrityError(f"profile was learned of {starts!r:.40} starts, which cannot be")
+    return Profile(layers, chunks, starts=starts)
 
 
 def locate(table: RowTable, prefixes: Iterable[bytes]) -> dict[bytes, int]:

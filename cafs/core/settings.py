@@ -23,6 +23,7 @@ class Kind(Enum):
     SECONDS = "number of seconds"
     NAMES = "list of names"
     TEXT = "text"
+    SWITCH = "switch (true or false)"
 
 
 def _about(kind: Kind, doc: str, *, least: float = 0, most: float = 2**63 - 1) -> dict[str, Any]:
@@ -249,6 +250,14 @@ class Settings:
             Kind.NAMES,
             "HOST:PORT of the manager's replicas, of which scheduler, seed, peer and proxy use one; none:"
             " they do without",
+        ),
+    )
+    learned_profiles: bool = field(
+        default=True,
+        metadata=_about(
+            Kind.SWITCH,
+            "whether the mount server tells the manager, by way of the peer, which chunks a start read, and"
+            " prefetches by what the manager has learned of other starts",
         ),
     )
     scheduler_address: str = field(

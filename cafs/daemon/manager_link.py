@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -75,7 +75,7 @@ class ManagerLink:
         configuration: LiveConfiguration,
         hand_over: Callable[[Callable[[], None]], object],
         *,
-        on_schedulers: Callable[[Sequence[str]], None] | None = None,
+        hear: Mapping[str, Callable[[Any], None]] | None = None,
     ) -> None:
         """
         Args:
@@ -84,14 +84,14 @@ class ManagerLink:
             tls: For mTLS; None: plain.
             configuration: What obeys.
             hand_over: Has something called in the program's own thread, soon; does not wait for it.
-            on_schedulers: Told, there, which schedulers the manager names, as they came.
+            hear: What is done with other messages, by the names of their fields in ``ToService``.
         """
         self._addresses = addresses
         self._facts = facts
         self._tls = tls
         self._configuration = configuration
         self._hand_over = hand_over
-        self._on_schedulers = on_schedulers
+        self._hear = hear or {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="manager-link", daemon=True)
         self._lock = threading.Lock()
@@ -116,6 +116,11 @@ class ManagerLink:
         with self._lock:
             self._abort()
         self._thread.join(_END_S)
+
+    @property
+    def is_up(self) -> bool:
+        """The manager has us."""
+        return self._up
 
     def say(self, message: manager_pb2.FromService) -> None:
         """On the present stream; without one it is lost, and never waits."""
@@ -169,8 +174,8 @@ class ManagerLink:
                 log.info("the manager has us: replica %s", message.welcome.replica_id)
             elif message.WhichOneof("message") == "configuration":
                 self._hand_over(partial(self._obey, message.configuration, outbox))
-            elif message.WhichOneof("message") == "schedulers" and self._on_schedulers is not None:
-                self._hand_over(partial(self._on_schedulers, list(message.schedulers.addresses)))
+            elif (heard := self._hear.get(message.WhichOneof("message") or "")) is not None:
+                self._hand_over(partial(heard, getattr(message, message.WhichOneof("message") or "")))
 
     def _obey(
         self,

@@ -35,7 +35,8 @@ from cafs.core.swarm.chunk_request import (
 from cafs.core.swarm.download_request import DOWNLOAD_PATH, DownloadRequest
 from cafs.errors import CafsError, DeadlineError, RemoteError
 from cafs.http11.connection import connect_unix
-from cafs.http11.pool import AwayError, ConnectionPool
+from cafs.http11.messages import Headers
+from cafs.http11.pool import Answered, AwayError, ConnectionPool
 from cafs.oci.blob_check import check_whole
 from cafs.oci.descriptor import AnyBlob
 from cafs.oci.registry.library import needs_proxy
@@ -103,6 +104,26 @@ class LocalPeer:
     def close(self) -> None:
         """Let go of idle connections; it may be asked again."""
         self._pool.close()
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes = b"",
+        headers: Headers = (),
+        most_bytes: int,
+        patience_s: float,
+    ) -> Answered | None:
+        """Its answer to anything else than a wish for content; None: it is away, slow, or breaks off."""
+        try:
+            with trio.fail_after(patience_s):
+                return await self._pool.ask(
+                    method, path, body=body, headers=headers, most_bytes=most_bytes, stall_s=patience_s
+                )
+        except (RemoteError, trio.TooSlowError) as e:
+            log.debug("this node's peer does not answer %s: %s", path, e)
+            return None
 
     async def chunks(self, wish: ChunkWish) -> Brought:
         """What it has; nothing when it is away."""

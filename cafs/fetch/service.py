@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
@@ -83,6 +83,8 @@ class ChunkService:
         self.programs = Programs(self)
         self._ahead = AheadAccount()
         self._recorder: Recorder | None = None
+        self.on_first_read: Callable[[LayerReader, ChunkRef], None] | None = None
+        """Called when a reader reads a chunk of a layer for the first time."""
         self._patience = Patience(limits.read_deadline_s)
         self._fetcher: Fetcher
         self._nursery: trio.Nursery
@@ -264,6 +266,8 @@ class ChunkService:
         self.programs.note_touched(layer, row)
         if self._recorder is not None:
             self._recorder.note(layer.name, ref.digest)
+        if self.on_first_read is not None:
+            self.on_first_read(layer, ref)
         self.prefetcher.note_touched(layer, ref.plain_bytes)
 
     def is_near(self, digest: bytes) -> bool:

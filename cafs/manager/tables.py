@@ -5,7 +5,16 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, Dialect, ForeignKey, String, TypeDecorator
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    LargeBinary,
+    String,
+    TypeDecorator,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -200,3 +209,41 @@ class Host(Table):
     """The version of its cluster's configuration that it runs, as it said last; None: it said nothing."""
     refused: Mapped[str] = mapped_column(String(1000), default="")
     """Why it does not run a newer one; empty: it does not refuse any."""
+
+
+class LearnedProfile(Table):
+    """What starts of an image read: merged of the newest of them."""
+
+    __tablename__ = "learned_profile"
+
+    image: Mapped[str] = mapped_column(String(64), primary_key=True)
+    """SHA-256 of its manifest, in hex."""
+    name: Mapped[str] = mapped_column(String(512))
+    """By which it was mounted last, for people."""
+    starts: Mapped[int] = mapped_column()
+    """Of which it was learned."""
+    chunks: Mapped[int] = mapped_column()
+    frame_bytes: Mapped[int] = mapped_column(BigInteger)
+    """That a start read, the median of what they said."""
+    document: Mapped[bytes] = mapped_column(LargeBinary)
+    """The profile, as it is sent."""
+    etag: Mapped[bytes] = mapped_column(LargeBinary)
+    """SHA-256 of that."""
+    learned_at: Mapped[datetime] = mapped_column(Moment, index=True)
+    """When the newest start was told."""
+
+
+class Start(Table):
+    """One start of an image, as a host told it: a host's newest counts."""
+
+    __tablename__ = "start"
+
+    image: Mapped[str] = mapped_column(
+        ForeignKey("learned_profile.image", ondelete="CASCADE"), primary_key=True
+    )
+    host_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    """It outlives the host."""
+    at: Mapped[datetime] = mapped_column(Moment)
+    frame_bytes: Mapped[int] = mapped_column(BigInteger)
+    document: Mapped[bytes] = mapped_column(LargeBinary)
+    """The profile of this start, compressed by zlib."""

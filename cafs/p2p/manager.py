@@ -8,9 +8,10 @@ the trio thread.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -20,17 +21,28 @@ from cafs.core.settings import Settings
 from cafs.core.swarm.peer_limits import PeerLimits
 from cafs.errors import StateError
 from cafs.p2p.live_limits import LiveLimits
+from cafs.p2p.profile_relay import ProfileRelay
 from cafs.p2p.scheduler_messages import HostFacts
 from cafs.p2p.wish_policy import WishPolicy
+
+if TYPE_CHECKING:
+    from cafs.daemon.manager_link import ManagerLink
 
 
 class Obedience:
     """What the peer's own configuration and the manager's come to."""
 
-    def __init__(self, own: PeerLimits, limits: LiveLimits, policy: WishPolicy) -> None:
+    def __init__(
+        self,
+        own: PeerLimits,
+        limits: LiveLimits,
+        policy: WishPolicy,
+        profiles: ProfileRelay | None = None,
+    ) -> None:
         self._own = own
         self._limits = limits
         self._policy = policy
+        self._profiles = profiles
         self._live = LiveConfig()
 
     def obey(self, live: LiveConfig) -> None:
@@ -42,6 +54,8 @@ class Obedience:
         limits = live.peer_limits(self._own)
         self._live = live
         self._policy.rules = live.wishes
+        if self._profiles is not None:
+            self._profiles.learns = live.learns
         self._limits.change(limits)
 
     def read_anew(self, own: PeerLimits) -> None:
@@ -50,21 +64,28 @@ class Obedience:
         self._limits.change(self._live.peer_limits(own))
 
 
+@contextmanager
 def peer_attached(
     settings: Settings,
     facts: HostFacts,
     obedience: Obedience,
+    profiles: ProfileRelay,
     on_schedulers: Callable[[Sequence[str]], None],
-) -> AbstractContextManager[None]:
+) -> Iterator[None]:
     """The manager knows of this peer or seed, and it obeys, while the context lasts.
 
     Raises:
         StateError: a library is missing.
     """
     kind = "SEED" if facts.seed else "PEER"
-    return manager_attached(
-        settings, kind, facts.host_id, facts.address, obedience.obey, on_schedulers=on_schedulers
-    )
+    hear = {
+        "schedulers": lambda told: on_schedulers(list(told.addresses)),
+        "learned_profile": profiles.hear_learned,
+        "start_wanted": profiles.hear_wanted,
+    }
+    with manager_attached(settings, kind, facts.host_id, facts.address, obedience.obey, hear=hear) as link:
+        profiles.link = link
+        yield
 
 
 @contextmanager
@@ -75,9 +96,9 @@ def manager_attached(
     address: str,
     obey: Callable[[LiveConfig], None],
     *,
-    on_schedulers: Callable[[Sequence[str]], None] | None = None,
-) -> Iterator[None]:
-    """The same for any program of this node, in trio.
+    hear: Mapping[str, Callable[[Any], None]] | None = None,
+) -> Iterator[ManagerLink | None]:
+    """The same for any program of this node, in trio. None: there is no manager.
 
     Args:
         settings: Where the manager is, where this node is, and its certificate.
@@ -85,13 +106,13 @@ def manager_attached(
         host_id: Its name.
         address: IP:PORT at which others reach it.
         obey: See ``daemon.live_configuration.Apply``.
-        on_schedulers: See ``daemon.manager_link.ManagerLink``.
+        hear: See ``ManagerLink``.
 
     Raises:
         StateError: a library is missing.
     """
     if not settings.managers:
-        yield
+        yield None
         return
     try:
         from cafs.daemon.grpc_client import LinkTls  # noqa: PLC0415
@@ -117,5 +138,5 @@ def manager_attached(
     live.recall()
     tls = LinkTls(*map(Path, files)) if all(files) else None
     hand_over = trio.lowlevel.current_trio_token().run_sync_soon
-    with ManagerLink(settings.managers, service, tls, live, hand_over, on_schedulers=on_schedulers):
-        yield
+    with ManagerLink(settings.managers, service, tls, live, hand_over, hear=hear) as link:
+        yield link

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 from cafs.core.exposition import CONTENT_TYPE
+from cafs.core.learning import PROFILES_PATH
 from cafs.core.swarm.chunk_request import (
     CHUNKS_PATH,
     HAVE_HEADER,
@@ -34,6 +35,7 @@ from cafs.p2p.chunk_exchange import ChunkExchange
 from cafs.p2p.content import Content, Distributor, OriginError, Wish
 from cafs.p2p.live_limits import LiveLimits
 from cafs.p2p.node_refusals import refuse
+from cafs.p2p.profile_relay import ProfileRelay
 from cafs.p2p.stored_task import StoredTask
 from cafs.p2p.task_store import TaskStore
 from cafs.p2p.upload_server import describe_task
@@ -57,6 +59,7 @@ class NodeParts:
     """The chunk store that the exchange keeps its chunks in."""
     distributor: Distributor | None
     """None: this peer serves what it has, and downloads nothing new."""
+    profiles: ProfileRelay
     status: Callable[[], dict[str, Any]]
     metrics: Callable[[], bytes]
 
@@ -94,6 +97,9 @@ class NodeServer:
             return act
         if request.path.startswith(TASKS_PATH + "/") and request.method in {"GET", "DELETE"}:
             return self._show_task if request.method == "GET" else self._delete_task
+        if request.path.startswith(PROFILES_PATH) and request.method in {"GET", "POST"}:
+            profiles = self._parts.profiles
+            return profiles.answer_wish if request.method == "GET" else profiles.take_start
         if request.path in {path for _, path in self._routes}:
             raise UsageError(f"{request.path} knows no {request.method}")
         raise NotFoundError(f"there is no {request.path[:100]}")

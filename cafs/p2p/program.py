@@ -56,6 +56,7 @@ from cafs.p2p.node_server import NodeParts, NodeServer
 from cafs.p2p.parent_client import ParentClient
 from cafs.p2p.peer_figures import PeerFigures
 from cafs.p2p.places import keep_host_id, listen_tcp, listen_unix
+from cafs.p2p.profile_relay import ProfileRelay
 from cafs.p2p.schedulers import Schedulers
 from cafs.p2p.source import Limits, Sources
 from cafs.p2p.task_store import TaskStore, open_task_store
@@ -175,12 +176,14 @@ async def _served(settings: Settings, options: Options) -> AsyncIterator[tuple[L
         host.engine = engine = Engine(means, nursery)
         figures = PeerFigures(means, engine, exchange, uploads, seed=options.seed)
         await stack.enter_async_context(metrics_served(options.metrics, figures.metrics))
+        profiles = ProfileRelay(has_manager=bool(settings.managers), is_on=settings.learned_profiles)
         parts = NodeParts(
             tasks=tasks,
             exchange=exchange,
             limits=limits,
             store=store_directory(settings.cache_dir),
             distributor=engine,
+            profiles=profiles,
             status=figures.status,
             metrics=figures.metrics,
         )
@@ -193,9 +196,9 @@ async def _served(settings: Settings, options: Options) -> AsyncIterator[tuple[L
         nursery.start_soon(_tell_of_lost, tasks, schedulers)
         nursery.start_soon(keep_quotas, limits, tasks, chunks)
         nursery.start_soon(_keep_house)
-        obedience = Obedience(limits_of(settings), limits, means.policy)
+        obedience = Obedience(limits_of(settings), limits, means.policy, profiles)
         named = NamedSchedulers(settings, schedulers)
-        stack.enter_context(peer_attached(settings, host.facts(), obedience, named.take))
+        stack.enter_context(peer_attached(settings, host.facts(), obedience, profiles, named.take))
         yield limits, obedience
         await _say_goodbye(schedulers)
         nursery.cancel_scope.cancel()

@@ -73,7 +73,7 @@ async def run(settings: Settings, options: Options, say: Callable[[str], None]) 
             peer.close()
 
 
-def _manager_attached(settings: Settings, proxy: Proxy, port: int) -> AbstractContextManager[None]:
+def _manager_attached(settings: Settings, proxy: Proxy, port: int) -> AbstractContextManager[object]:
     """A proxy serves its node, so it goes by the address of the node's peer, with its own port.
 
     Raises:

@@ -8,6 +8,7 @@ says.
 |---|---|---|
 | ``peer`` | both | peers, seeds: the limits of ``core.swarm.peer_limits`` |
 | ``scheduler`` | scheduler | schedulers: ``SCHEDULER`` below |
+| ``profiles`` | scheduler | peers: ``learn``, whether start profiles are learned and used |
 | ``proxy`` | scheduler | proxies: ``rules``, as in the setting ``proxy_rules``, before their own |
 | ``block``, ``applications`` | both | peers, seeds; ``block`` also schedulers |
 """
@@ -73,6 +74,8 @@ class LiveConfig:
     """Of ``Limits``, by name."""
     wishes: WishRules = field(default_factory=WishRules)
     proxy_rules: tuple[Rule, ...] = ()
+    learns: bool = True
+    """Nodes report starts, and prefetch by what was learned of them."""
 
     def peer_limits(self, own: PeerLimits) -> PeerLimits:
         """A peer's, on top of what its own configuration says."""
@@ -96,15 +99,18 @@ def parse_document(document: Any, kind: str) -> LiveConfig:
         InvalidDocumentError: it cannot be; with all that is wrong.
     """
     wrong = Wrong()
-    known: dict[str, Any] = {"peer": {}, "scheduler": {}, "proxy": {}, "block": [], "applications": []}
+    known: dict[str, Any] = {
+        "peer": {}, "scheduler": {}, "proxy": {}, "profiles": {}, "block": [], "applications": []
+    }  # fmt: skip
     if kind == "seed":
-        del known["scheduler"], known["proxy"]
+        del known["scheduler"], known["proxy"], known["profiles"]
     told = known | wrong.table("", document, known)
     config = LiveConfig(
         peer=_peer(told["peer"], wrong),
         scheduler=_scheduler(told.get("scheduler", {}), wrong),
         wishes=WishRules(_block(told["block"], wrong), _applications(told["applications"], wrong)),
         proxy_rules=_proxy(told.get("proxy", {}), wrong),
+        learns=_learns(told.get("profiles", {}), wrong),
     )
     if not wrong.found and len(json.dumps(document)) > DOCUMENT_BYTES:
         wrong.note("document", f"is larger than {DOCUMENT_BYTES >> 10} KiB")
@@ -136,6 +142,14 @@ def _scheduler(told: Any, wrong: Wrong) -> dict[str, float]:
             "scheduler.sample", "must not be less than scheduler.parents: these are chosen out of them"
         )
     return found
+
+
+def _learns(told: Any, wrong: Wrong) -> bool:
+    given = wrong.table("profiles", told, {"learn": True})
+    learn = given.get("learn", True)
+    if type(learn) is not bool:
+        wrong.note("profiles.learn", "must be true or false")
+    return learn is True
 
 
 def _proxy(told: Any, wrong: Wrong) -> tuple[Rule, ...]:

@@ -16,6 +16,7 @@ from cafs.manager.http import (
     routes_hosts,
     routes_members,
     routes_oidc,
+    routes_profiles,
     routes_sessions,
     routes_setup,
     routes_users,
@@ -33,6 +34,7 @@ _ROUTES = (
     routes_members.routes,
     routes_configuration.routes,
     routes_hosts.routes,
+    routes_profiles.routes,
     routes_audit.routes,
 )
 

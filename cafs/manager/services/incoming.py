@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from cafs.core.host_address import parse_address
-from cafs.errors import ProtocolError
+from cafs.core.learning import MAX_NAME_BYTES, parse_bounded
+from cafs.core.profile import Profile
+from cafs.errors import IntegrityError, ProtocolError
 from cafs.manager.clusters.placing import Place
 from cafs.proto import manager_pb2
 
@@ -16,6 +18,8 @@ PROTOCOL_VERSION = 1
 _ID = re.compile(r"[0-9a-f]{32}")
 _TEXT_BYTES, _REFUSED_BYTES, _LOCATION_PARTS = 255, 1000, 5
 _MOST_NUMBER = (1 << 31) - 1
+_MOST_BYTES = 1 << 50
+_HASH_BYTES = 32
 
 
 class Kind(StrEnum):
@@ -107,6 +111,42 @@ def parse_running(running: manager_pb2.Running) -> Runs:
     if max(running.cluster_id, running.version) > _MOST_NUMBER:
         raise ProtocolError("running: no such numbers")
     return Runs(running.cluster_id, running.version, _text(running.refused, "refused", _REFUSED_BYTES))
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One start of an image."""
+
+    image: bytes
+    """SHA-256 of its manifest."""
+    name: str
+    frame_bytes: int
+    start: Profile
+
+
+def parse_report(message: manager_pb2.StartReport) -> Report:
+    """What a peer tells of a start.
+
+    Raises:
+        ProtocolError: it is malformed.
+    """
+    try:
+        start = parse_bounded(message.profile)
+    except IntegrityError as e:
+        raise ProtocolError(f"start_report: {e}") from None
+    name = _text(message.name, "name", MAX_NAME_BYTES)
+    return Report(parse_image(message.image), name, min(message.frame_bytes, _MOST_BYTES), start)
+
+
+def parse_image(image: bytes, *, may_lack: bool = False) -> bytes:
+    """A SHA-256.
+
+    Raises:
+        ProtocolError: it is none.
+    """
+    if len(image) != _HASH_BYTES and (image or not may_lack):
+        raise ProtocolError("a SHA-256 of 32 bytes was expected")
+    return image
 
 
 def _text(text: str, name: str, most: int = _TEXT_BYTES) -> str:

@@ -34,10 +34,13 @@ from cafs.manager.clusters.placing import Candidate, find_cluster
 from cafs.manager.database import Database
 from cafs.manager.in_thread import in_thread
 from cafs.manager.services.incoming import Arrival, Kind, Runs
+from cafs.proto import manager_pb2
 
 log = logging.getLogger(__name__)
 
 _MOST_STREAMS = 100_000
+_MOST_ANSWERS = 32
+"""Waiting for one service."""
 _AGAIN_S = 2.0
 _SWEEP_S = 3600.0
 
@@ -54,6 +57,7 @@ class Attached:
     """One service with a stream. There are many: no task, lock or event of its own."""
 
     __slots__ = (
+        "answers",
         "arrival",
         "cluster",
         "code",
@@ -81,6 +85,14 @@ class Attached:
         """Called when it may have to be told something."""
         self.on_end: Callable[[], object] = _nothing
         """Called once it has ended."""
+        self.answers: list[manager_pb2.ToService] = []
+        """To be sent next; bounded."""
+
+    def tell(self, message: manager_pb2.ToService) -> None:
+        """Have it sent; passed over when the service does not take what it is sent."""
+        if len(self.answers) < _MOST_ANSWERS:
+            self.answers.append(message)
+            self.on_news()
 
     @property
     def is_peer(self) -> bool:

@@ -13,7 +13,8 @@ from cafs.daemon.grpc_streams import RunningStreams, first_message
 from cafs.daemon.host_certificate import mismatch
 from cafs.errors import ProtocolError, UnavailableError
 from cafs.manager.clusters.placing import Candidate
-from cafs.manager.services.incoming import parse_hello, parse_running
+from cafs.manager.profiles.desk import ProfileDesk
+from cafs.manager.services.incoming import parse_hello, parse_image, parse_report, parse_running
 from cafs.manager.services.roll import Attached, Configured, Roll
 from cafs.manager.tally import Tally
 from cafs.proto import manager_pb2
@@ -33,6 +34,7 @@ class ManagerService:
     def __init__(
         self,
         roll: Roll,
+        desk: ProfileDesk,
         tally: Tally,
         replica_id: str,
         *,
@@ -40,6 +42,7 @@ class ManagerService:
         alive_every_s: float,
     ) -> None:
         self._roll = roll
+        self._desk = desk
         self._tally = tally
         self._mutual_tls = mutual_tls
         self._alive_every_s = alive_every_s
@@ -135,15 +138,23 @@ class ManagerService:
                 attached.end(grpc.StatusCode.INVALID_ARGUMENT, str(e))
 
     def _heed(self, attached: Attached, message: manager_pb2.FromService) -> None:
-        if message.WhichOneof("message") == "hello":
-            raise ProtocolError("a second Hello on one stream")
-        if message.WhichOneof("message") == "running":
-            self._roll.note_running(attached, parse_running(message.running))
+        match message.WhichOneof("message"):
+            case "hello":
+                raise ProtocolError("a second Hello on one stream")
+            case "running":
+                self._roll.note_running(attached, parse_running(message.running))
+            case "profile_wish":
+                wish = message.profile_wish
+                self._desk.wish(attached, parse_image(wish.image), parse_image(wish.held, may_lack=True))
+            case "start_offer":
+                self._desk.offer(attached, parse_image(message.start_offer.image))
+            case "start_report":
+                self._desk.report(attached, parse_report(message.start_report))
 
 
 class _Voice:
     """Tells one service where it belongs, what holds there and whom to ask, whenever that is not what it was
-    told last."""
+    told last; and what it is to be answered."""
 
     __slots__ = ("_attached", "_context", "_placed", "_roll", "_schedulers", "_sent", "_speaking")
 
@@ -181,7 +192,9 @@ class _Voice:
             configured = self._roll.configured(cluster)
             now = cluster.id if cluster is not None else 0, configured.version
             schedulers = self._attached.schedulers
-            if (cluster, now, schedulers) == (self._placed, self._sent, self._schedulers):
+            answers, self._attached.answers = self._attached.answers, []
+            state = cluster, now, schedulers
+            if not answers and state == (self._placed, self._sent, self._schedulers):
                 return
             if cluster != self._placed:
                 await self._context.write(manager_pb2.ToService(placed=_placed(cluster)))
@@ -192,6 +205,8 @@ class _Voice:
                 named = manager_pb2.Schedulers(addresses=schedulers)
                 await self._context.write(manager_pb2.ToService(schedulers=named))
             self._placed, self._sent, self._schedulers = cluster, now, schedulers
+            for answer in answers:
+                await self._context.write(answer)
 
 
 def _nothing() -> None:

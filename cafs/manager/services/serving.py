@@ -13,9 +13,11 @@ from typing import Any
 
 import grpc
 
+from cafs.core.learning import MAX_BYTES
 from cafs.daemon.grpc_health import HealthService
 from cafs.daemon.grpc_server import Tls, listen, new_server
 from cafs.manager.database import Database
+from cafs.manager.profiles.desk import ProfileDesk
 from cafs.manager.replica import Pace, ThisReplica
 from cafs.manager.services.roll import Roll
 from cafs.manager.services.service import SERVICE, ManagerService
@@ -23,8 +25,8 @@ from cafs.manager.services.watch import Watch
 from cafs.manager.tally import Tally
 
 _GRACE_S = 3.0
-_MESSAGE_BYTES = 64 << 10
-"""That a service may send."""
+_MESSAGE_BYTES = MAX_BYTES + (64 << 10)
+"""That a service may send: a start, and everything else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,8 @@ async def services_served(
     watch = Watch(database, roll.load)
     await watch.look()
     mutual = tls is not None and tls.mutual
-    service = ManagerService(roll, tally, replica.id, mutual_tls=mutual, alive_every_s=pace.alive_every_s)
+    desk, alive_every_s = ProfileDesk(database), pace.alive_every_s
+    service = ManagerService(roll, desk, tally, replica.id, mutual_tls=mutual, alive_every_s=alive_every_s)
     health = HealthService(SERVICE)
     server = new_server(_MESSAGE_BYTES)
     server.add_generic_rpc_handlers((service.handlers(), health.handlers()))
@@ -65,6 +68,7 @@ async def services_served(
         stack.push_async_callback(roll.flush)
         await stack.enter_async_context(cancelled_at_end(roll.run()))
         await stack.enter_async_context(cancelled_at_end(watch.run()))
+        await stack.enter_async_context(cancelled_at_end(desk.run()))
         await stack.enter_async_context(cancelled_at_end(service.end_silent()))
         try:
             yield Services(port, roll, watch)

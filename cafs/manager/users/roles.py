@@ -30,6 +30,8 @@ class Scope(StrEnum):
     USERS_READ = "users:read"
     USERS_WRITE = "users:write"
     AUDIT_READ = "audit:read"
+    PROFILES_READ = "profiles:read"
+    PROFILES_WRITE = "profiles:write"
 
 
 class Where(Enum):

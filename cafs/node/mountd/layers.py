@@ -30,6 +30,7 @@ from cafs.node.mountd.errand import have_looked_up
 from cafs.node.mountd.images import FoundImage, Images, registry_reference
 from cafs.node.mountd.prefetching import Prefetching
 from cafs.node.mountd.shared_work import SharedWork
+from cafs.node.mountd.starts import Starts
 from cafs.node.mountd.state import ImageName, LayerRecord, RunDirectory
 from cafs.oci.artifact import ArtifactLayer
 from cafs.oci.repositories import Repositories
@@ -72,6 +73,7 @@ class Layers:
         images: Images,
         repositories: Repositories,
         prefetching: Prefetching,
+        starts: Starts | None,
         holdings: Holdings,
         nursery: trio.Nursery,
     ) -> None:
@@ -80,6 +82,7 @@ class Layers:
         self._images = images
         self._repositories = repositories
         self._prefetching = prefetching
+        self._starts = starts
         self._nursery = nursery
         self._shown: dict[str, ShownLayer] = {}
         self._nodes: Iterator[int] = iter(())
@@ -164,6 +167,8 @@ class Layers:
             layer.record = hidden
             self.tree.hide(name)
             self._prefetching.note_removed(layer.reader)
+            if self._starts is not None:
+                self._starts.note_removed(layer.reader)
             if not self.tree.is_held(layer.record.node):
                 await self._drop(layer)
             else:
@@ -202,6 +207,8 @@ class Layers:
         )
         await self._write(lambda: self._directory.write_layer(record, index.path))
         layer = self._make(record, index)
+        if self._starts is not None:
+            self._starts.note_shown(image, layer.reader)
         self.tree.add(node, name, layer.reader)
         log.info("layer shown %s", about(image=image.name.image, layer=found.layer_digest, name=name[:12]))
         return layer

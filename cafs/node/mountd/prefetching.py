@@ -2,7 +2,8 @@
 
 Used by ``layers``. containerd adds the layers of an image one after the other within moments; an image is
 begun when all have come, or when no further one has for a while, and once more when its layers change. An
-image without a profile has its programs followed once all of its layers are here.
+image without a profile has its programs followed once all of its layers are here. What was learned of
+earlier starts is waited for a moment only; when it comes late, the image is begun once more with it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from cafs.core.learning import choose_profile
 from cafs.core.profile import Profile
 from cafs.fetch.image_programs import follow_programs
 from cafs.fetch.prefetch import Prefetch
@@ -22,6 +24,7 @@ from cafs.node.mountd.state import ImageName
 
 SETTLE_S = 0.3
 """Without a further layer."""
+LEARNED_PATIENCE_S = 0.5
 
 FindProfile = Callable[[FoundImage], Awaitable[Profile | None]]
 
@@ -32,6 +35,9 @@ class _Image:
     def __init__(self) -> None:
         self.indexes: dict[LayerReader, LayerIndex] = {}
         self.changed = trio.Event()
+        self.learned: Profile | None = None
+        self.asked = trio.Event()
+        """Whether something was learned is known, or will not be."""
 
     def note_change(self) -> None:
         """Wake the image's task."""
@@ -43,10 +49,24 @@ class Prefetching:
     """A task for each image that is shown, in the owner's nursery."""
 
     def __init__(
-        self, service: ChunkService, find_profile: FindProfile, mode: Prefetch, nursery: trio.Nursery
+        self,
+        service: ChunkService,
+        find_profile: FindProfile,
+        mode: Prefetch,
+        nursery: trio.Nursery,
+        find_learned: FindProfile | None = None,
     ) -> None:
+        """
+        Args:
+            service: Has the layers.
+            find_profile: The one that is attached to an image.
+            mode: What to prefetch.
+            nursery: For everything here.
+            find_learned: The one that was learned; None: nothing is.
+        """
         self._service = service
         self._find_profile = find_profile
+        self._find_learned = find_learned
         self._mode = mode
         self._nursery = nursery
         self._images: dict[ImageName, _Image] = {}
@@ -70,12 +90,14 @@ class Prefetching:
                 image.note_change()
 
     async def _run(self, image: FoundImage, known: _Image) -> None:
-        profile = None
-        if self._mode in {Prefetch.AUTO, Prefetch.PROFILE}:
-            profile = await self._find_profile(image)
+        attached = None
+        if self._mode.wants_profile:
+            attached = await self._find_profiles(image, known)
+        names = {layer.diff_id for layer in image.known.artifact.layers}
         wanted = len({layer.index_digest for layer in image.known.artifact.layers})
         while known.indexes:
             changed = known.changed
+            profile = choose_profile(attached, known.learned, names)
             if len(known.indexes) < wanted:
                 with trio.move_on_after(SETTLE_S):
                     await changed.wait()
@@ -86,6 +108,23 @@ class Prefetching:
             await changed.wait()
             scope.cancel()
         del self._images[image.name]
+
+    async def _find_profiles(self, image: FoundImage, known: _Image) -> Profile | None:
+        """The one that is attached; the learned one is found beside it, or soon."""
+        if self._find_learned is None:
+            return await self._find_profile(image)
+        until = trio.current_time() + LEARNED_PATIENCE_S
+        self._nursery.start_soon(self._learn, self._find_learned, image, known)
+        attached = await self._find_profile(image)
+        with trio.move_on_at(until):
+            await known.asked.wait()
+        return attached
+
+    async def _learn(self, find: FindProfile, image: FoundImage, known: _Image) -> None:
+        known.learned = await find(image)
+        known.asked.set()
+        if known.learned is not None:
+            known.note_change()
 
     async def _follow_programs(self, image: FoundImage, known: _Image) -> None:
         by_diff_id = {reader.name: (index, reader) for reader, index in known.indexes.items()}

@@ -13,13 +13,16 @@ import logging
 import socket
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 
 import trio
 
+from cafs.core.profile import Profile
 from cafs.daemon.service_manager import ServiceManager
 from cafs.errors import CafsError
 from cafs.fetch.journal import Journal
+from cafs.fetch.learned_profiles import LearnedProfiles
 from cafs.fetch.limits import FetchLimits
 from cafs.fetch.local_peer import LocalPeer
 from cafs.fetch.prefetch import Prefetch
@@ -33,9 +36,10 @@ from cafs.node.mount_state import write_json
 from cafs.node.mountd.announced import Announced
 from cafs.node.mountd.control import Control
 from cafs.node.mountd.http_server import serve_http
-from cafs.node.mountd.images import Images
+from cafs.node.mountd.images import FoundImage, Images
 from cafs.node.mountd.layers import Layers
 from cafs.node.mountd.prefetching import Prefetching
+from cafs.node.mountd.starts import Starts
 from cafs.node.mountd.state import MountdRequest, RunDirectory
 from cafs.node.mountd.vault import Vault
 from cafs.node.mountd.watchdog import feed_watchdog
@@ -73,6 +77,9 @@ async def _serve(parts: ServerParts, turn: Turn) -> None:
     limits, journal = FetchLimits.from_settings(request.settings), Journal(parts.directory.journal)
     repositories = Repositories(request.settings, secrets.sources)
     peer = LocalPeer.of(request.settings)
+    learned = None
+    if request.settings.learned_profiles:
+        learned = LearnedProfiles(peer, request.settings.cache_dir / "learned")
     with ExitStack() as files:
         store = _open_store(request)
         if store is not None:
@@ -80,7 +87,13 @@ async def _serve(parts: ServerParts, turn: Turn) -> None:
         async with ChunkService(store, limits, journal, peer) as service, trio.open_nursery() as nursery:
             images = Images(request.settings, repositories, nursery, peer)
             layers = _compose_layers(
-                parts, request, service, images=images, repositories=repositories, nursery=nursery
+                parts,
+                request,
+                service,
+                images=images,
+                repositories=repositories,
+                learned=learned,
+                nursery=nursery,
             )
             layers.restore()
             session = Session(turn.descriptor, layers.tree, turn.outstanding)
@@ -115,18 +128,30 @@ def _compose_layers(
     *,
     images: Images,
     repositories: Repositories,
+    learned: LearnedProfiles | None,
     nursery: trio.Nursery,
 ) -> Layers:
-    prefetching = Prefetching(service, images.find_profile, Prefetch(request.prefetch), nursery)
+    find_learned, starts = None, None
+    if learned is not None:
+        starts = Starts(learned, nursery)
+        service.on_first_read = starts.note_read
+        find_learned = partial(_find_learned, learned)
+    mode = Prefetch(request.prefetch)
+    prefetching = Prefetching(service, images.find_profile, mode, nursery, find_learned)
     return Layers(
         parts.directory,
         service,
         images=images,
         repositories=repositories,
         prefetching=prefetching,
+        starts=starts,
         holdings=Holdings(parts.vault.holdings, FIRST_LAYER_NODE),
         nursery=nursery,
     )
+
+
+async def _find_learned(learned: LearnedProfiles, image: FoundImage) -> Profile | None:
+    return await learned.find(image.name.manifest)
 
 
 def _open_store(request: MountdRequest) -> ChunkStore | None:

@@ -58,6 +58,9 @@ ROUTES = {
     ("GET", f"{API}/hosts"): ("viewer somewhere", "clusters:read"),
     ("GET", f"{API}/hosts/{{host_id}}"): ("viewer somewhere", "clusters:read"),
     ("DELETE", f"{API}/hosts/{{host_id}}"): ("operator somewhere", "clusters:write"),
+    ("GET", f"{API}/profiles"): ("viewer everywhere", "profiles:read"),
+    ("GET", f"{API}/profiles/{{image}}"): ("viewer everywhere", "profiles:read"),
+    ("DELETE", f"{API}/profiles/{{image}}"): ("operator everywhere", "profiles:write"),
     ("DELETE", f"{API}/sessions/current"): (SESSION, None),  # last: it ends what the others are asked with
 }
 """Who may, and the scope that a token needs."""
@@ -69,6 +72,7 @@ NOT_THERE = {
     "{name}": "nobody",
     "{host_id}": "0" * 32,
     "{version}": "999",
+    "{image}": f"sha256:{0:064x}",
 }
 LEVELS = {None: 0, "viewer": 1, "operator": 2, "admin": 3}
 

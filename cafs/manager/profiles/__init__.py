@@ -1,0 +1,1 @@
+"""Start profiles that are learned of the starts that peers tell."""

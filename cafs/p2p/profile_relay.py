@@ -1,0 +1,148 @@
+"""Between this node's mount server and the manager: what was learned of starts, and starts to learn from.
+
+The mount server asks over the node socket (docs/peer.md); the manager is asked over the peer's stream to it.
+Nothing is kept here but for a moment: what waits is bounded in number and time. Used from one trio thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from hashlib import sha256
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from cafs.core.digest import parse_digest
+from cafs.core.learning import (
+    FRAME_BYTES_HEADER,
+    IMAGE_HEADER,
+    MAX_NAME_BYTES,
+    PROFILES_PATH,
+    parse_bounded,
+)
+from cafs.errors import DeadlineError, IntegrityError, NotFoundError, UnavailableError, UsageError
+from cafs.http11.messages import Answer, Reply, Request
+
+if TYPE_CHECKING:
+    from cafs.daemon.manager_link import ManagerLink
+
+log = logging.getLogger(__name__)
+
+PATIENCE_S = 3.0
+"""For the manager."""
+_MOST_ASKED, _MOST_OFFERED = 64, 16
+
+
+class _Asked:
+    """A wish that the manager has not answered yet; any number may wait."""
+
+    def __init__(self) -> None:
+        self.answered = trio.Event()
+        self.unchanged = False
+        self.profile = b""
+
+
+class ProfileRelay:
+    """See the module."""
+
+    def __init__(self, *, has_manager: bool, is_on: bool) -> None:
+        """
+        Args:
+            has_manager: One is configured.
+            is_on: This node learns, if its cluster does.
+        """
+        self._has_manager = has_manager
+        self._is_on = is_on
+        self.learns = True
+        """The cluster does."""
+        self.link: ManagerLink | None = None
+        self._asked: dict[tuple[bytes, bytes], _Asked] = {}
+        self._offered: OrderedDict[bytes, dict[str, Any]] = OrderedDict()
+
+    async def answer_wish(self, request: Request, reply: Reply) -> None:
+        """A ``Handler``: what was learned of an image."""
+        image, link = self._image(request), self._linked()
+        try:
+            held = bytes.fromhex((request.header("if-none-match") or "").strip('"'))
+            if len(held) not in {0, 32}:
+                raise ValueError
+        except ValueError:
+            raise UsageError("If-None-Match must be the SHA-256 of the profile that is held") from None
+        answer = await self._ask(link, image, held)
+        etag = (("ETag", f'"{sha256(answer.profile).hexdigest()}"'),)
+        if answer.unchanged:
+            await reply.send(Answer(HTTPStatus.NOT_MODIFIED, b""))
+        elif not answer.profile:
+            raise NotFoundError("nothing is learned of this image")
+        else:
+            await reply.send(Answer(HTTPStatus.OK, answer.profile, headers=etag))
+
+    async def take_start(self, request: Request, reply: Reply) -> None:
+        """A ``Handler``: a start that was recorded. It is offered, and told if the manager wants it."""
+        image, link = self._image(request), self._linked()
+        name = request.header(IMAGE_HEADER) or ""
+        size = request.header(FRAME_BYTES_HEADER) or "0"
+        if len(name) > MAX_NAME_BYTES or not name.isprintable() or not (size.isascii() and size.isdecimal()):
+            raise UsageError(f"{IMAGE_HEADER} or {FRAME_BYTES_HEADER} is none")
+        try:
+            parse_bounded(request.body)
+        except IntegrityError as e:
+            raise UsageError(f"the body is no start: {e}") from None
+        told = {"image": image, "name": name, "frame_bytes": min(int(size[:18]), 1 << 50)}
+        self._offered[image] = {**told, "profile": request.body}
+        while len(self._offered) > _MOST_OFFERED:
+            self._offered.popitem(last=False)
+        link.say(_from_service(start_offer={"image": image}))
+        await reply.send(Answer(HTTPStatus.ACCEPTED, b""))
+
+    def hear_learned(self, told: Any) -> None:
+        """The manager answers a wish: a ``LearnedProfile``."""
+        asked = self._asked.get((told.image, told.held))
+        if asked is not None:
+            asked.unchanged, asked.profile = told.unchanged, told.profile
+            asked.answered.set()
+
+    def hear_wanted(self, told: Any) -> None:
+        """The manager wants a start: a ``StartWanted``."""
+        report = self._offered.pop(told.image, None)
+        if report is not None and self.link is not None:
+            self.link.say(_from_service(start_report=report))
+
+    async def _ask(self, link: ManagerLink, image: bytes, held: bytes) -> _Asked:
+        key = image, held
+        asked = self._asked.get(key)
+        if asked is None:
+            if len(self._asked) >= _MOST_ASKED:
+                raise UnavailableError("too many ask for profiles at once")
+            asked = self._asked[key] = _Asked()
+            link.say(_from_service(profile_wish={"image": image, "held": held}))
+        try:
+            with trio.fail_after(PATIENCE_S):
+                await asked.answered.wait()
+        except trio.TooSlowError:
+            raise DeadlineError("the manager does not say what it has learned") from None
+        finally:
+            self._asked.pop(key, None)
+        return asked
+
+    def _image(self, request: Request) -> bytes:
+        if not (self._has_manager and self._is_on and self.learns):
+            raise NotFoundError("nothing is learned on this node")
+        kind, _, digits = parse_digest(request.path.removeprefix(PROFILES_PATH)).partition(":")
+        if kind != "sha256":
+            raise UsageError("only images that are named by SHA-256 are learned of")
+        return bytes.fromhex(digits)
+
+    def _linked(self) -> ManagerLink:
+        if self.link is None or not self.link.is_up:
+            raise UnavailableError("the manager is away")
+        return self.link
+
+
+def _from_service(**message: Any) -> Any:
+    """A message to the manager. Its library is there: there is a link."""
+    from cafs.proto import manager_pb2  # noqa: PLC0415 - only who has a manager needs it
+
+    return manager_pb2.FromService(**message)
