@@ -13,6 +13,7 @@ from cafs.core.exposition import MetricsText, labels
 from cafs.p2p.chunk_exchange import ChunkExchange
 from cafs.p2p.engine import Engine
 from cafs.p2p.means import Means
+from cafs.p2p.profile_relay import ProfileRelay
 from cafs.p2p.uploads import Uploads
 
 
@@ -20,12 +21,20 @@ class PeerFigures:
     """Reads what the parts of a peer count."""
 
     def __init__(
-        self, means: Means, engine: Engine, exchange: ChunkExchange, uploads: Uploads, *, seed: bool
+        self,
+        means: Means,
+        engine: Engine,
+        exchange: ChunkExchange,
+        uploads: Uploads,
+        profiles: ProfileRelay,
+        *,
+        seed: bool,
     ) -> None:
         self._means = means
         self._engine = engine
         self._exchange = exchange
         self._uploads = uploads
+        self._profiles = profiles
         self._seed = seed
         self._began = time.monotonic()
 
@@ -46,6 +55,7 @@ class PeerFigures:
             "upload_bytes": self._means.limits.upload.total_bytes,
             "downloads": {"active": len(self._engine.active), **asdict(self._means.figures)},
             "chunks": asdict(self._exchange.figures),
+            "profiles": asdict(self._profiles.figures),
             "downloading": sorted(self._engine.active),
             "traffic": self._means.traffic.to_json(),
             "limits": self._means.limits.now.to_json(),
@@ -93,6 +103,17 @@ class PeerFigures:
         text.counter("chunks_served_total", "Chunks given to other hosts.", chunks.served)
         text.counter("chunks_wrong_total", "Chunks from other hosts that were wrong.", chunks.wrong)
         text.counter("peer_failures_total", "Requests for chunks that other hosts failed.", chunks.failed)
+        profiles = self._profiles.figures
+        text.counter(
+            "profiles_asked_total",
+            "Mounts that asked what is learned of starts, by what they were told.",
+            {labels(result="learned"): profiles.learned, labels(result="nothing"): profiles.nothing},
+        )
+        text.counter(
+            "starts_total",
+            "Starts of images that were offered to the manager, and that it wanted.",
+            {labels(result="offered"): profiles.offered, labels(result="told"): profiles.told},
+        )
         return text.render()
 
 

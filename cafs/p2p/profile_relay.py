@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from dataclasses import dataclass
 from hashlib import sha256
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,20 @@ PATIENCE_S = 3.0
 _MOST_ASKED, _MOST_OFFERED = 64, 16
 
 
+@dataclass(slots=True)
+class ProfileFigures:
+    """Running counts."""
+
+    learned: int = 0
+    """Mounts that were told what was learned of their image, or that what they had still holds."""
+    nothing: int = 0
+    """That were told that nothing is, or that it is switched off."""
+    offered: int = 0
+    """Starts that were offered to the manager."""
+    told: int = 0
+    """Of these, that it wanted."""
+
+
 class _Asked:
     """A wish that the manager has not answered yet; any number may wait."""
 
@@ -58,12 +73,16 @@ class ProfileRelay:
         self.learns = True
         """The cluster does."""
         self.link: ManagerLink | None = None
+        self.figures = ProfileFigures()
         self._asked: dict[tuple[bytes, bytes], _Asked] = {}
         self._offered: OrderedDict[bytes, dict[str, Any]] = OrderedDict()
 
     async def answer_wish(self, request: Request, reply: Reply) -> None:
         """A ``Handler``: what was learned of an image."""
-        image, link = self._image(request), self._linked()
+        if not self._is_learning:
+            self.figures.nothing += 1
+            raise NotFoundError("nothing is learned on this node")
+        image, link = _image(request), self._linked()
         try:
             held = bytes.fromhex((request.header("if-none-match") or "").strip('"'))
             if len(held) not in {0, 32}:
@@ -72,16 +91,21 @@ class ProfileRelay:
             raise UsageError("If-None-Match must be the SHA-256 of the profile that is held") from None
         answer = await self._ask(link, image, held)
         etag = (("ETag", f'"{sha256(answer.profile).hexdigest()}"'),)
+        found = answer.unchanged or bool(answer.profile)
+        self.figures.learned += found
+        self.figures.nothing += not found
         if answer.unchanged:
             await reply.send(Answer(HTTPStatus.NOT_MODIFIED, b""))
-        elif not answer.profile:
+        elif not found:
             raise NotFoundError("nothing is learned of this image")
         else:
             await reply.send(Answer(HTTPStatus.OK, answer.profile, headers=etag))
 
     async def take_start(self, request: Request, reply: Reply) -> None:
         """A ``Handler``: a start that was recorded. It is offered, and told if the manager wants it."""
-        image, link = self._image(request), self._linked()
+        if not self._is_learning:
+            raise NotFoundError("nothing is learned on this node")
+        image, link = _image(request), self._linked()
         name = request.header(IMAGE_HEADER) or ""
         size = request.header(FRAME_BYTES_HEADER) or "0"
         if len(name) > MAX_NAME_BYTES or not name.isprintable() or not (size.isascii() and size.isdecimal()):
@@ -95,6 +119,7 @@ class ProfileRelay:
         while len(self._offered) > _MOST_OFFERED:
             self._offered.popitem(last=False)
         link.say(_from_service(start_offer={"image": image}))
+        self.figures.offered += 1
         await reply.send(Answer(HTTPStatus.ACCEPTED, b""))
 
     def hear_learned(self, told: Any) -> None:
@@ -109,6 +134,7 @@ class ProfileRelay:
         report = self._offered.pop(told.image, None)
         if report is not None and self.link is not None:
             self.link.say(_from_service(start_report=report))
+            self.figures.told += 1
 
     async def _ask(self, link: ManagerLink, image: bytes, held: bytes) -> _Asked:
         key = image, held
@@ -127,18 +153,21 @@ class ProfileRelay:
             self._asked.pop(key, None)
         return asked
 
-    def _image(self, request: Request) -> bytes:
-        if not (self._has_manager and self._is_on and self.learns):
-            raise NotFoundError("nothing is learned on this node")
-        kind, _, digits = parse_digest(request.path.removeprefix(PROFILES_PATH)).partition(":")
-        if kind != "sha256":
-            raise UsageError("only images that are named by SHA-256 are learned of")
-        return bytes.fromhex(digits)
+    @property
+    def _is_learning(self) -> bool:
+        return self._has_manager and self._is_on and self.learns
 
     def _linked(self) -> ManagerLink:
         if self.link is None or not self.link.is_up:
             raise UnavailableError("the manager is away")
         return self.link
+
+
+def _image(request: Request) -> bytes:
+    kind, _, digits = parse_digest(request.path.removeprefix(PROFILES_PATH)).partition(":")
+    if kind != "sha256":
+        raise UsageError("only images that are named by SHA-256 are learned of")
+    return bytes.fromhex(digits)
 
 
 def _from_service(**message: Any) -> Any:

@@ -174,9 +174,9 @@ async def _served(settings: Settings, options: Options) -> AsyncIterator[tuple[L
         )
         nursery = await stack.enter_async_context(trio.open_nursery())
         host.engine = engine = Engine(means, nursery)
-        figures = PeerFigures(means, engine, exchange, uploads, seed=options.seed)
-        await stack.enter_async_context(metrics_served(options.metrics, figures.metrics))
         profiles = ProfileRelay(has_manager=bool(settings.managers), is_on=settings.learned_profiles)
+        figures = PeerFigures(means, engine, exchange, uploads, profiles, seed=options.seed)
+        await stack.enter_async_context(metrics_served(options.metrics, figures.metrics))
         parts = NodeParts(
             tasks=tasks,
             exchange=exchange,
