@@ -5,21 +5,29 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 import trio
 
 from cafs.cli.context import Context
-from cafs.cli.opened import platform_option
-from cafs.cli.units import format_count
+from cafs.cli.opened import merged_tree, platform_option, with_image
+from cafs.cli.units import format_count, format_size
 from cafs.core.profile import MAX_BYTES, Profile, parse_profile
 from cafs.core.settings import Settings
 from cafs.errors import IntegrityError, NotFoundError, UsageError
+from cafs.fetch.learned_profiles import ask_learned
+from cafs.fetch.local_peer import LocalPeer
 from cafs.fetch.profile_artifact import attach_profile, find_profile
+from cafs.index.browse import show_name
 from cafs.oci.descriptor import Platform, parse_platform
 from cafs.oci.image import find_image
 from cafs.oci.open_source import open_repository
 from cafs.oci.reference import parse_reference
+
+if TYPE_CHECKING:
+    from cafs.fetch.open_image import OpenImage
+    from cafs.fetch.profile_files import FileRead
 
 
 @click.group()
@@ -27,7 +35,7 @@ def command() -> None:
     """Access profiles: in which order a start reads the chunks of an image.
 
     One is recorded by "cafs mount --record PROFILE", and prefetching follows the one that is attached to
-    an image.
+    an image. Without one, it follows what the manager has learned of the starts of other nodes.
     """
 
 
@@ -47,18 +55,44 @@ def push(context: Context, profile: Path, image: str, platform: str | None) -> N
 
 @command.command()
 @click.argument("profile")
+@click.option("--learned", is_flag=True,
+              help="What the manager has learned of this image's starts; the node's peer asks it.")  # fmt: skip
+@click.option("--files", is_flag=True, help="Which files of the image are read, the first one first.")
 @platform_option
 @click.pass_obj
-def show(context: Context, profile: str, platform: str | None) -> None:
+def show(context: Context, profile: str, *, learned: bool, files: bool, platform: str | None) -> None:
     """Show PROFILE: a recorded file, or an image that one is attached to."""
-    if Path(profile).is_file():
+    is_file = Path(profile).is_file() and not learned
+    if is_file and files:
+        raise UsageError("--files belongs to an image: a recorded file does not say where its chunks lie")
+    if is_file:
         found = _load(Path(profile))
     else:
         wanted = parse_platform(platform) if platform else None
-        found = trio.run(partial(_find, context.settings, profile, wanted))
+        found = trio.run(partial(_find, context.settings, profile, wanted, learned=learned))
     counts = {layer: len(found.of_layer(layer)) for layer in found.layers}
     lines = [f"{layer}  {format_count(count, 'chunk')}" for layer, count in counts.items()]
-    context.result({"layers": counts, "chunks": len(found.chunks)}, "\n".join(lines))
+    document: dict[str, Any] = {"layers": counts, "chunks": len(found.chunks)}
+    if learned:
+        document["starts"] = found.starts
+        lines.append(f"learned of {format_count(found.starts, 'start')}")
+    if files:
+        read = _files_read(context, profile, platform, found)
+        document["files"] = [{"path": path, "read_bytes": size} for path, size in read]
+        lines += [f"{format_size(size):>12}  {path}" for path, size in read]
+    context.result(document, "\n".join(lines))
+
+
+def _files_read(
+    context: Context, image: str, platform: str | None, profile: Profile
+) -> list[tuple[str, int]]:
+    from cafs.fetch.profile_files import files_read  # noqa: PLC0415 - only where files are wanted
+
+    async def use(opened: OpenImage) -> list[FileRead]:
+        return await trio.to_thread.run_sync(files_read, merged_tree(opened), opened.layers, profile)
+
+    read = with_image(image, context.settings, platform, use)
+    return [(show_name(b"/" + file.path), file.read_bytes) for file in read]
 
 
 def _load(path: Path) -> Profile:
@@ -82,11 +116,13 @@ async def _push(settings: Settings, profile: Profile, image: str, platform: Plat
             await repository.aclose()
 
 
-async def _find(settings: Settings, image: str, platform: Platform | None) -> Profile:
+async def _find(settings: Settings, image: str, platform: Platform | None, *, learned: bool) -> Profile:
     reference = parse_reference(image)
     repository = open_repository(reference, settings)
     try:
         found = await find_image(repository, reference.selector, platform)
+        if learned:
+            return await ask_learned(LocalPeer.of(settings), found.descriptor.digest)
         profile = await find_profile(repository, found.descriptor)
     finally:
         with trio.CancelScope(shield=True):

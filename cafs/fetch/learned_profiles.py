@@ -7,6 +7,7 @@ written beside and renamed; the ones that were used last are kept. For one trio 
 
 from __future__ import annotations
 
+import json
 import logging
 from hashlib import sha256
 from pathlib import Path
@@ -24,7 +25,7 @@ from cafs.core.learning import (
     parse_bounded,
 )
 from cafs.core.profile import Profile
-from cafs.errors import IntegrityError
+from cafs.errors import IntegrityError, NotFoundError, UnavailableError
 from cafs.fetch.local_peer import LocalPeer
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,36 @@ PATIENCE_S = 5.0
 KEPT = 256
 """Images."""
 _OK, _UNCHANGED, _UNKNOWN = 200, 304, 404
+
+
+async def ask_learned(peer: LocalPeer, image: Digest) -> Profile:
+    """What the manager has learned of an image, now.
+
+    Args:
+        peer: This node's.
+        image: Digest of its manifest.
+
+    Raises:
+        NotFoundError: nothing.
+        UnavailableError: peer or manager cannot be asked.
+        IntegrityError: the answer is none.
+    """
+    answer = await peer.ask("GET", PROFILES_PATH + image, most_bytes=2 * MAX_BYTES, patience_s=PATIENCE_S)
+    if answer is None:
+        raise UnavailableError(
+            "this node's peer does not answer; the manager is asked by way of it: cafs peer"
+        )
+    if answer.status == _OK:
+        return parse_bounded(answer.body)
+    why = _why(answer.body)
+    raise NotFoundError(why) if answer.status == _UNKNOWN else UnavailableError(why)
+
+
+def _why(body: bytes) -> str:
+    try:
+        return str(json.loads(body)["error"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return "this node's peer knows nothing of learned profiles"
 
 
 class LearnedProfiles:

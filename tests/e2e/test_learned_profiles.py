@@ -1,4 +1,4 @@
-"""What a start reads on one node is fetched on the next one before anybody reads it, with nobody recording."""
+"""What a start reads on one node is fetched on the next one before anybody reads it: nobody records."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from tests.support.manager import Manager, options_for, running_manager
 from tests.support.mountd import MountServer, PushedImage, erofs, mount_server, push_image
 from tests.support.peers import Peer, Swarm, wait_for
+from tests.support.program import run_cafs
 from tests.support.registry import Registry
 
 READ = ("f3", "f11", "f7")
@@ -107,6 +108,11 @@ def test_the_first_start_teaches_the_next_node(
         mount(server, image, 2)
         wait_for(lambda: here(server) == read, "the learned chunks")
         assert asked(peer) == (1, 0)
+        shown = run_cafs(
+            "profile", "show", "--learned", "--files", image.reference, "--json", *peer.flags
+        ).json
+        assert (shown["chunks"], shown["starts"]) == (learned["chunks"], 1)
+        assert set(READ) <= {file["path"].lstrip("/") for file in shown["files"]}
 
     off = nodes.configure({"profiles": {"learn": False}})
     with nodes.node("c") as (peer, server):
