@@ -246,7 +246,7 @@ def _read_text(given: _Given) -> str:
 def _read_switch(given: _Given) -> bool:
     value = {"true": True, "false": False}.get(given.value) if given.textual else given.value
     if not isinstance(value, bool):
-        raise TypeError
+        raise UsageError("true or false")
     return value
 
 

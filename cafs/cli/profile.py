@@ -56,7 +56,7 @@ def push(context: Context, profile: Path, image: str, platform: str | None) -> N
 @command.command()
 @click.argument("profile")
 @click.option("--learned", is_flag=True,
-              help="What the manager has learned of this image's starts; the node's peer asks it.")  # fmt: skip
+              help="What the manager has learned of its starts; this node's peer asks it.")  # fmt: skip
 @click.option("--files", is_flag=True, help="Which files of the image are read, the first one first.")
 @platform_option
 @click.pass_obj

@@ -23,7 +23,7 @@ class Kind(Enum):
     SECONDS = "number of seconds"
     NAMES = "list of names"
     TEXT = "text"
-    SWITCH = "switch (true or false)"
+    SWITCH = "switch"
 
 
 def _about(kind: Kind, doc: str, *, least: float = 0, most: float = 2**63 - 1) -> dict[str, Any]:

@@ -32,3 +32,10 @@ def manager(tmp_path: Path, database_address: str) -> Iterator[Manager]:
     """A running one, on either database."""
     with running_manager(options_for(tmp_path, database_address)) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def nonsense_at(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Manager]:
+    """One on SQLite, for everything that must leave no trace."""
+    with running_manager(options_for(tmp_path_factory.mktemp("nonsense"))) as running:
+        yield running

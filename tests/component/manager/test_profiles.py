@@ -1,0 +1,158 @@
+"""Starts are offered, told and learned of, over real gRPC, on both databases; REST shows and forgets them."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import Any
+
+import grpc
+import pytest
+
+from cafs.core.digest import Digest
+from cafs.core.learning import KEPT_STARTS, MAX_BYTES, MAX_CHUNKS
+from cafs.core.profile import Profile, encode_profile, parse_profile
+from cafs.manager.profiles import catalogue
+from cafs.proto import manager_pb2
+from tests.support.manager import Manager
+from tests.support.manager_client import ServiceStream, channel_to, until
+
+IMAGE = b"\x07" * 32
+DIGEST = f"sha256:{IMAGE.hex()}"
+LAYER = Digest("sha256:" + "1" * 64)
+
+
+def read(*numbers: int) -> bytes:
+    """A start that read these chunks, as it is told."""
+    return encode_profile(Profile((LAYER,), tuple((0, number.to_bytes(8, "big")) for number in numbers)))
+
+
+def numbers(document: bytes) -> list[int]:
+    return [int.from_bytes(prefix, "big") for _, prefix in parse_profile(document).chunks]
+
+
+def tell(stream: ServiceStream, document: bytes, image: bytes = IMAGE, **more: Any) -> None:
+    """Offer a start, and send it when it is wanted."""
+    stream.say(start_offer=manager_pb2.StartOffer(image=image))
+    assert stream.hear("start_wanted").image == image
+    report = {"name": "registry/app:v1", "frame_bytes": 1000, "profile": document, **more}
+    stream.say(start_report=manager_pb2.StartReport(image=image, **report))
+
+
+def ask(stream: ServiceStream, held: bytes = b"", image: bytes = IMAGE) -> Any:
+    stream.say(profile_wish=manager_pb2.ProfileWish(image=image, held=held))
+    told = stream.hear("learned_profile")
+    assert (told.image, told.held) == (image, held)
+    return told
+
+
+def starts(manager: Manager, admin: str) -> int:
+    return sum(profile["starts"] for profile in manager.call("GET", "/profiles", admin)["items"])
+
+
+def test_what_starts_read_is_learned_shown_and_forgotten(manager: Manager) -> None:
+    admin = manager.administrator()
+    with channel_to(manager.ports.services) as channel:
+        first, second, third = (ServiceStream(channel, host * 32) for host in "abc")
+        for stream in (first, second, third):
+            stream.hello()
+        assert not ask(first).profile
+        for count, (stream, read_by) in enumerate(((first, (5, 1, 9)), (second, (5, 1)), (third, (5, 3)))):
+            tell(stream, read(*read_by), frame_bytes=count)
+            until(lambda count=count: starts(manager, admin) == count + 1)
+        told = ask(second)
+        assert numbers(told.profile) == [5, 1]
+        assert parse_profile(told.profile).starts == 3
+        unchanged = ask(second, sha256(told.profile).digest())
+        assert (unchanged.unchanged, unchanged.profile) == (True, b"")
+        tell(third, read(5, 9))  # a host's newest counts
+        until(lambda: numbers(ask(second).profile) == [5, 1, 9])
+        assert starts(manager, admin) == 3
+
+        (listed,) = manager.call("GET", "/profiles", admin)["items"]
+        shown = manager.call("GET", f"/profiles/{DIGEST}", admin)
+        assert (listed["image"], listed["name"], listed["chunks"]) == (DIGEST, "registry/app:v1", 3)
+        assert {name: shown[name] for name in listed} == listed
+        assert shown["layers"] == [{"diff_id": LAYER, "chunks": 3}]
+        assert shown["order"] == [[0, f"{number:016x}"] for number in (5, 1, 9)]
+
+        manager.call("DELETE", f"/profiles/{DIGEST}", admin, 204)
+        assert not ask(second, sha256(told.profile).digest()).profile
+        assert manager.ask("GET", f"/profiles/{DIGEST}", admin).status_code == 404
+        assert manager.ask("DELETE", f"/profiles/{DIGEST}", admin).status_code == 404
+        change = manager.call("GET", "/audit", admin)["items"][0]
+        assert (change["action"], change["thing"]) == ("profile.reset", f"profile {DIGEST}")
+        assert change["before"] == {"name": "registry/app:v1", "starts": 3, "chunks": 3}
+        tell(first, read(2))
+        until(lambda: numbers(ask(second).profile) == [2])
+
+
+def test_the_newest_starts_and_images_are_kept(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    admin = manager.administrator()
+    monkeypatch.setattr(catalogue, "MOST_IMAGES", 3)
+    monkeypatch.setattr(catalogue, "KEPT_STARTS", 2)
+    with channel_to(manager.ports.services) as channel:
+        streams = [ServiceStream(channel, host * 32) for host in "abcd"]
+        for number, stream in enumerate(streams):
+            stream.hello()
+            tell(stream, read(number))
+            until(lambda number=number: starts(manager, admin) == min(number + 1, 2))
+        until(lambda: sorted(numbers(ask(streams[0]).profile)) == [2, 3])
+        images = [bytes([number]) * 32 for number in range(10, 14)]
+        for image in images:
+            tell(streams[0], read(1), image)
+            until(lambda image=image: bool(ask(streams[0], image=image).profile))
+        kept = [profile["image"] for profile in manager.call("GET", "/profiles", admin)["items"]]
+        assert kept == [f"sha256:{image.hex()}" for image in images[1:]]
+        page = manager.call("GET", "/profiles?limit=2", admin)
+        rest = manager.call("GET", f"/profiles?after={page['next']}", admin)
+        assert [profile["image"] for profile in (*page["items"], *rest["items"])] == kept
+        assert rest["next"] is None
+
+
+def test_what_was_not_wanted_is_passed_over(manager: Manager) -> None:
+    admin = manager.administrator()
+    with channel_to(manager.ports.services) as channel:
+        stream = ServiceStream(channel)
+        stream.hello()
+        stream.say(start_report=manager_pb2.StartReport(image=IMAGE, profile=read(1)))
+        assert not ask(stream).profile
+        tell(stream, read(1))
+        stream.say(start_report=manager_pb2.StartReport(image=IMAGE, profile=read(2)))
+        until(lambda: numbers(ask(stream).profile) == [1])
+        assert starts(manager, admin) == 1
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"profile_wish": {"image": b"short"}},
+        {"profile_wish": {}},
+        {"profile_wish": {"image": IMAGE, "held": b"x"}},
+        {"start_offer": {"image": IMAGE + b"x"}},
+        {"start_report": {"image": IMAGE, "profile": b"{}"}},
+        {"start_report": {"image": IMAGE}},
+        {"start_report": {"image": b"", "profile": read(1)}},
+        {"start_report": {"image": IMAGE, "profile": read(1), "name": "n" * 513}},
+        {"start_report": {"image": IMAGE, "profile": read(1), "name": "\x1b[2J"}},
+        {"start_report": {"image": IMAGE, "profile": read(*range(MAX_CHUNKS + 1))}},
+        {"start_report": {"image": IMAGE, "profile": read(1) + b" " * MAX_BYTES}},
+    ],
+)
+def test_nonsense_ends_the_stream(nonsense_at: Manager, message: dict[str, Any]) -> None:
+    with channel_to(nonsense_at.ports.services) as channel:
+        stream = ServiceStream(channel)
+        stream.hello()
+        stream.say(**message)
+        assert stream.ended()[0] is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_as_many_as_are_kept_are_asked_to_tell(manager: Manager) -> None:
+    with channel_to(manager.ports.services) as channel:
+        streams = [ServiceStream(channel, f"{number:032x}") for number in range(KEPT_STARTS + 2)]
+        for stream in streams:
+            stream.hello()
+            stream.say(start_offer=manager_pb2.StartOffer(image=IMAGE))
+            ask(stream)  # answered together with the offer, or after it
+        more = streams[-1]
+        more.say(start_offer=manager_pb2.StartOffer(image=b"\x08" * 32))
+        assert more.hear("start_wanted").image == b"\x08" * 32  # and none for the other image before it
