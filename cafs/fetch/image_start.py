@@ -14,11 +14,13 @@ import logging
 
 import trio
 
+from cafs.core.learning import choose_profile
 from cafs.core.profile import Profile
 from cafs.errors import CafsError
 from cafs.fetch.check_process import CheckProcess
 from cafs.fetch.image_programs import follow_programs
 from cafs.fetch.known_images import KnownImage
+from cafs.fetch.learned_profiles import MOUNT_PATIENCE_S, LearnedProfiles
 from cafs.fetch.prefetch import Prefetch
 from cafs.fetch.profile_artifact import find_profile
 from cafs.fetch.reader import LayerReader
@@ -40,6 +42,7 @@ class ImageStart:
         mode: Prefetch,
         nursery: trio.Nursery,
         checker: CheckProcess | None = None,
+        learned: LearnedProfiles | None = None,
     ) -> None:
         """
         Args:
@@ -47,7 +50,9 @@ class ImageStart:
             mode: What to prefetch.
             nursery: Everything here runs in it.
             checker: Checks indexes.
+            learned: Asked what was learned of starts; None: nobody is.
         """
+        self._learned = learned
         self._checker = checker
         self._service = service
         self._mode = mode
@@ -89,7 +94,7 @@ class ImageStart:
             self._complete.set()
 
     async def _prefetch(self, repository: Repository, image: Descriptor) -> None:
-        profile = await look_for_profile(repository, image) if self._mode.wants_profile else None
+        profile = await self._find_profile(repository, image) if self._mode.wants_profile else None
         await self._complete.wait()
         if self._mode is Prefetch.AUTO and (profile is None or profile.is_derived):
             layers = [
@@ -98,6 +103,22 @@ class ImageStart:
             ]
             self._nursery.start_soon(follow_programs, self._service.programs, layers, repository, image)
         self._service.start_prefetch(self._mode, profile)
+
+    async def _find_profile(self, repository: Repository, image: Descriptor) -> Profile | None:
+        """The one that is attached, or what was learned, if that is told within a moment."""
+        learned: list[Profile | None] = [None]
+        async with trio.open_nursery() as nursery:
+            if self._learned is not None:
+                nursery.start_soon(_learn, self._learned, image, learned)
+            attached = await look_for_profile(repository, image)
+            if attached is not None and not attached.is_derived:
+                nursery.cancel_scope.cancel()
+        return choose_profile(attached, learned[-1], {layer.diff_id for layer in self._layers})
+
+
+async def _learn(source: LearnedProfiles, image: Descriptor, found: list[Profile | None]) -> None:
+    with trio.move_on_after(MOUNT_PATIENCE_S):
+        found.append(await source.find(image.digest))
 
 
 async def look_for_profile(repository: Repository, image: Descriptor) -> Profile | None:

@@ -11,6 +11,7 @@ import json
 import logging
 from hashlib import sha256
 from pathlib import Path
+from typing import Self
 
 import trio
 
@@ -25,6 +26,7 @@ from cafs.core.learning import (
     parse_bounded,
 )
 from cafs.core.profile import Profile
+from cafs.core.settings import Settings
 from cafs.errors import IntegrityError, NotFoundError, UnavailableError
 from cafs.fetch.local_peer import LocalPeer
 
@@ -32,6 +34,8 @@ log = logging.getLogger(__name__)
 
 PATIENCE_S = 5.0
 """For the peer, which asks the manager. No start waits for it as long."""
+MOUNT_PATIENCE_S = 0.3
+"""How long a mount that could begin to prefetch waits for what was learned."""
 KEPT = 256
 """Images."""
 _OK, _UNCHANGED, _UNKNOWN = 200, 304, 404
@@ -74,6 +78,11 @@ class LearnedProfiles:
         """``folder``: where they are kept; made when it is needed."""
         self._peer = peer
         self._folder = folder
+
+    @classmethod
+    def of(cls, settings: Settings, peer: LocalPeer) -> Self | None:
+        """As configured; None: it is switched off."""
+        return cls(peer, settings.cache_dir / "learned") if settings.learned_profiles else None
 
     async def find(self, image: Digest) -> Profile | None:
         """What starts of this image read. Failures are none, or what was known before.

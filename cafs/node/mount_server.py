@@ -23,6 +23,7 @@ from cafs.errors import CafsError
 from cafs.fetch.check_process import CheckProcess
 from cafs.fetch.image_start import ImageStart
 from cafs.fetch.journal import FILE_NAME, Journal
+from cafs.fetch.learned_profiles import LearnedProfiles
 from cafs.fetch.limits import FetchLimits
 from cafs.fetch.local_peer import LocalPeer
 from cafs.fetch.open_image import Watcher
@@ -91,7 +92,8 @@ async def _serve(  # noqa: PLR0917 - trio.run hands arguments over by position
             files.enter_context(store)
         async with ChunkService(store, limits, journal, peer) as service, trio.open_nursery() as nursery:
             checker = CheckProcess(channel) if channel is not None else None
-            start = ImageStart(service, Prefetch(request.prefetch), nursery, checker)
+            learned = LearnedProfiles.of(request.settings, peer)
+            start = ImageStart(service, Prefetch(request.prefetch), nursery, checker, learned)
             image = await opener(directory, request, start)
             if checker is not None:
                 checker.dismiss()

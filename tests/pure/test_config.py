@@ -68,6 +68,8 @@ def test_each_source_overrides_the_one_before(tmp_path: Path, system_file: Path)
             "line 1: cache_dir must be a path, not 'here': in a file it must be absolute",
         ),
         ("cache_dir = 1\n", "line 1: cache_dir must be a path, not 1"),
+        ("learned_profiles = 'no'\n", "learned_profiles must be a switch, not 'no': true or false"),
+        ("learned_profiles = 1\n", "learned_profiles must be a switch, not 1: true or false"),
         ("insecure_registries = 'a'\n", "line 1: insecure_registries must be a list of names, not 'a'"),
         ("insecure_registries = ['a', 1]\n", "line 1: insecure_registries must be a list of names"),
         ("retries = = 1\n", r"not valid TOML: .*line 1"),
@@ -86,6 +88,7 @@ def test_a_mistake_in_a_file_is_named_with_its_line(tmp_path: Path, text: str, c
     [
         ({"CAFS_RETIRES": "3"}, [], "environment variable CAFS_RETIRES: unknown setting"),
         ({"CAFS_RETRIES": "x"}, [], "environment variable CAFS_RETRIES: retries must be a number, not 'x'"),
+        ({}, ["learned_profiles=True"], "learned_profiles must be a switch, not 'True': true or false"),
         ({}, ["retries"], "--set retries: expected KEY=VALUE"),
         ({}, ["retries=x"], "--set retries=x: retries must be a number"),
     ],

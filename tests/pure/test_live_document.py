@@ -45,6 +45,13 @@ def test_what_is_named_holds() -> None:
     assert limits == Limits(parents_per_peer=100, sample=100, shun_corrupt_s=60.5)
 
 
+@pytest.mark.parametrize("learn", [True, False])
+def test_learning_can_be_switched_off(learn: bool) -> None:
+    assert parse_document({}, "scheduler").learns
+    assert parse_document({"profiles": {}}, "scheduler").learns
+    assert parse_document({"profiles": {"learn": learn}}, "scheduler").learns is learn
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_limit_of_a_peer_may_be_named(name: str) -> None:
     config = parse_document({"peer": {name: 1 << 30}}, "seed")

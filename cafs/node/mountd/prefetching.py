@@ -15,6 +15,7 @@ import trio
 from cafs.core.learning import choose_profile
 from cafs.core.profile import Profile
 from cafs.fetch.image_programs import follow_programs
+from cafs.fetch.learned_profiles import MOUNT_PATIENCE_S
 from cafs.fetch.prefetch import Prefetch
 from cafs.fetch.reader import LayerReader
 from cafs.fetch.service import ChunkService
@@ -24,7 +25,6 @@ from cafs.node.mountd.state import ImageName
 
 SETTLE_S = 0.3
 """Without a further layer."""
-LEARNED_PATIENCE_S = 0.5
 
 FindProfile = Callable[[FoundImage], Awaitable[Profile | None]]
 
@@ -113,11 +113,12 @@ class Prefetching:
         """The one that is attached; the learned one is found beside it, or soon."""
         if self._find_learned is None:
             return await self._find_profile(image)
-        until = trio.current_time() + LEARNED_PATIENCE_S
+        until = trio.current_time() + MOUNT_PATIENCE_S
         self._nursery.start_soon(self._learn, self._find_learned, image, known)
         attached = await self._find_profile(image)
-        with trio.move_on_at(until):
-            await known.asked.wait()
+        if attached is None or attached.is_derived:
+            with trio.move_on_at(until):
+                await known.asked.wait()
         return attached
 
     async def _learn(self, find: FindProfile, image: FoundImage, known: _Image) -> None:

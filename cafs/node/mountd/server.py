@@ -77,9 +77,7 @@ async def _serve(parts: ServerParts, turn: Turn) -> None:
     limits, journal = FetchLimits.from_settings(request.settings), Journal(parts.directory.journal)
     repositories = Repositories(request.settings, secrets.sources)
     peer = LocalPeer.of(request.settings)
-    learned = None
-    if request.settings.learned_profiles:
-        learned = LearnedProfiles(peer, request.settings.cache_dir / "learned")
+    learned = LearnedProfiles.of(request.settings, peer)
     with ExitStack() as files:
         store = _open_store(request)
         if store is not None:

@@ -34,6 +34,7 @@ from cafs.oci.registry.repository import RegistryRepository
 from cafs.p2p.content import Content, Headers, OriginError, Wish
 from cafs.p2p.node_client import NodeDistributor
 from cafs.p2p.node_server import LIMITS, NodeParts, NodeServer
+from cafs.p2p.profile_relay import ProfileRelay
 from cafs.p2p.task_files import NewPiece
 from cafs.p2p.task_store import TaskStore, open_task_store
 from cafs.store.chunk_store import ChunkStore
@@ -119,6 +120,7 @@ def parts(host: Host, tasks: TaskStore, distributor: FakeDistributor | None = No
         limits=host.limits,
         store=host.directory / "store",
         distributor=distributor,
+        profiles=ProfileRelay(has_manager=False, is_on=True),
         status=lambda: {"version": "x"},
         metrics=lambda: b"x 1\n",
     )
