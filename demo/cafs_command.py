@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,8 @@ class CafsHome:
     enter: tuple[str, ...] = ()
     insecure: tuple[str, ...] = ()
     program: tuple[str, ...] = field(default_factory=lambda: tuple(cafs_program()))
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Further ones, by name."""
 
     @property
     def env(self) -> dict[str, str]:
@@ -40,6 +42,7 @@ class CafsHome:
             "CAFS_CACHE_DIR": str(self.place / "cache"),
             "CAFS_RUN_DIR": str(self.place / "run"),
             "CAFS_INSECURE_REGISTRIES": ",".join(self.insecure),
+            **{f"CAFS_{name.upper()}": value for name, value in self.settings.items()},
             "PYTHONPATH": os.pathsep.join(filter(None, (checkout, os.environ.get("PYTHONPATH")))),
         }
 

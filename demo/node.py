@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,13 +69,16 @@ class Node:
 
 
 @contextmanager
-def cold_node(place: Path, link: Link, *, with_cafs: bool) -> Iterator[Node]:
+def cold_node(
+    place: Path, link: Link, *, with_cafs: bool, settings: Mapping[str, str] | None = None
+) -> Iterator[Node]:
     """A node without content, snapshots, chunks and indexes, page cache dropped, until the context ends.
 
     Args:
         place: Its directory; short, and empty or not there. It is removed.
         link: It stands on the client's side.
         with_cafs: Whether CAFS's services run beside containerd.
+        settings: Of these; with ``managers`` among them, a peer is one of the services.
     """
     place.mkdir(parents=True, exist_ok=True)
     enter = tuple(link.on_client())
@@ -84,7 +87,7 @@ def cold_node(place: Path, link: Link, *, with_cafs: bool) -> Iterator[Node]:
             home = snapshotter = None
             proxies = {}
             if with_cafs:
-                home = CafsHome(place / "h", enter, (SERVER,))
+                home = CafsHome(place / "h", enter, (SERVER,), settings=settings or {})
                 proxies[CAFS] = place / "s.sock"
                 snapshotter = _serve_cafs(stack, place, home, proxies[CAFS])
             containerd = stack.enter_context(serve_containerd(place / "c", enter, proxies))
@@ -96,6 +99,8 @@ def cold_node(place: Path, link: Link, *, with_cafs: bool) -> Iterator[Node]:
 
 
 def _serve_cafs(stack: ExitStack, place: Path, home: CafsHome, address: Path) -> subprocess.Popen[bytes]:
+    if "managers" in home.settings:
+        stack.enter_context(serving(home.command("peer"), place / "peer.log", home.env))
     stack.enter_context(serving(home.command("mountd"), place / "mountd.log", home.env))
     words = ("snapshotter", "--address", address, "--root", place / "s")
     return stack.enter_context(serving(home.command(*words), place / "snapshotter.log", home.env))

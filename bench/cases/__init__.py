@@ -17,6 +17,7 @@ CASES = {
     "container_many": "fifty containers at once, against overlayfs; memory of the snapshotter",
     "container_shared": "ten images on one base: what is mounted, what memory they take",
     "container_start": "seven images under containerd over 200 Mbit/s, against overlayfs and their limit",
+    "learned_start": "the same with what was learned of other nodes' starts, against no and other profiles",
     "scheduler_core": "events a second and p99 of the scheduler's core, 10,000 hosts, 1,000 tasks",
     "p2p_pair": "one peer to one child over loopback, against nginx and curl",
     "p2p_swarm": "eight hosts at 200 Mbit/s fetch 500 MB at once; copies that leave the origin",

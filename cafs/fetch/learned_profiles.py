@@ -126,7 +126,10 @@ class LearnedProfiles:
             "POST",
             PROFILES_PATH + image,
             body=encode_bounded(start),
-            headers=((IMAGE_HEADER, printable[:MAX_NAME_BYTES]), (FRAME_BYTES_HEADER, str(frame_bytes))),
+            headers=(
+                (IMAGE_HEADER, printable.strip()[:MAX_NAME_BYTES]),
+                (FRAME_BYTES_HEADER, str(frame_bytes)),
+            ),
             most_bytes=MAX_BYTES,
             patience_s=PATIENCE_S,
         )

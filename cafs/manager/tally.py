@@ -18,6 +18,8 @@ class Tally:
     database_failures: int = 0
     arrivals: int = 0
     """Streams of services that began."""
+    starts: int = 0
+    """Of images, that profiles were learned of."""
     rejected: int = 0
     """And that were refused, or ended because of what came."""
 
@@ -40,6 +42,7 @@ class Tally:
         text.counter("database_failures_total", "Beats that found no database.", self.database_failures)
         text.counter("arrivals_total", "Streams of services that began.", self.arrivals)
         text.counter("rejected_total", "Streams refused, or ended because of what came.", self.rejected)
+        text.counter("starts_total", "Starts of images that profiles were learned of.", self.starts)
         hosts = {labels(kind=kind): count for kind, count in sorted(connected.items())}
         text.gauge("connected_hosts", "Services with a stream to this replica.", hosts)
         text.gauge("replicas", "Managers on this database, this one included.", replicas)

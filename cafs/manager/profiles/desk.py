@@ -21,6 +21,7 @@ from cafs.manager.profiles.wanted import Learned, Wanted
 from cafs.manager.services.incoming import Report
 from cafs.manager.services.roll import Attached
 from cafs.manager.tables import LearnedProfile
+from cafs.manager.tally import Tally
 from cafs.proto import manager_pb2
 
 log = logging.getLogger(__name__)
@@ -42,8 +43,9 @@ class _Asked:
 class ProfileDesk:
     """See the module."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, tally: Tally) -> None:
         self._database = database
+        self._tally = tally
         self._wanted = Wanted()
         self._waiting: list[_Asked] = []
         self._reports: list[tuple[str, Report]] = []
@@ -74,6 +76,7 @@ class ProfileDesk:
             try:
                 for host_id, report in reports:
                     await in_thread(partial(self._add, host_id, report))
+                    self._tally.starts += 1
                 await self._answer(waiting)
             except CafsError as e:
                 log.info("peers are not answered what was learned of starts: %s", e)

@@ -57,7 +57,7 @@ async def services_served(
     watch = Watch(database, roll.load)
     await watch.look()
     mutual = tls is not None and tls.mutual
-    desk, alive_every_s = ProfileDesk(database), pace.alive_every_s
+    desk, alive_every_s = ProfileDesk(database, tally), pace.alive_every_s
     service = ManagerService(roll, desk, tally, replica.id, mutual_tls=mutual, alive_every_s=alive_every_s)
     health = HealthService(SERVICE)
     server = new_server(_MESSAGE_BYTES)

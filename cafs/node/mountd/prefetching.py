@@ -8,6 +8,7 @@ earlier starts is waited for a moment only; when it comes late, the image is beg
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -22,6 +23,8 @@ from cafs.fetch.service import ChunkService
 from cafs.index.layer_index import LayerIndex
 from cafs.node.mountd.images import FoundImage
 from cafs.node.mountd.state import ImageName
+
+log = logging.getLogger(__name__)
 
 SETTLE_S = 0.3
 """Without a further layer."""
@@ -122,7 +125,10 @@ class Prefetching:
         return attached
 
     async def _learn(self, find: FindProfile, image: FoundImage, known: _Image) -> None:
-        known.learned = await find(image)
+        try:
+            known.learned = await find(image)
+        except Exception:  # a defect is one hint lost, never a dead mount server
+            log.exception("what was learned of %s is not known in an unforeseen way", image.name.image)
         known.asked.set()
         if known.learned is not None:
             known.note_change()

@@ -98,4 +98,7 @@ class Starts:
                 self._end(start)
         name = start.image.name
         log.debug("a start of %s read %d chunks", name.image, len(start.chunks))
-        await self._learned.report(name.manifest, name.image, start.profile(), start.frame_bytes)
+        try:
+            await self._learned.report(name.manifest, name.image, start.profile(), start.frame_bytes)
+        except Exception:  # a defect is one start that is not told, never a dead mount server
+            log.exception("a start of %s could not be told in an unforeseen way", name.image)
