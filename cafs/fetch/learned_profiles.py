@@ -121,13 +121,13 @@ class LearnedProfiles:
             start: Of the layers that were seen from their first read on.
             frame_bytes: Of its chunks.
         """
-        printable = "".join(letter for letter in name if letter.isascii() and letter.isprintable())
+        printable = "".join(letter for letter in name if letter.isascii() and letter.isprintable()).strip()
         await self._peer.ask(
             "POST",
             PROFILES_PATH + image,
             body=encode_bounded(start),
             headers=(
-                (IMAGE_HEADER, printable.strip()[:MAX_NAME_BYTES]),
+                (IMAGE_HEADER, printable[:MAX_NAME_BYTES]),
                 (FRAME_BYTES_HEADER, str(frame_bytes)),
             ),
             most_bytes=MAX_BYTES,
