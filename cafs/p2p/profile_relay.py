@@ -108,7 +108,8 @@ class ProfileRelay:
         image, link = _image(request), self._linked()
         name = request.header(IMAGE_HEADER) or ""
         size = request.header(FRAME_BYTES_HEADER) or "0"
-        if len(name) > MAX_NAME_BYTES or not name.isprintable() or not (size.isascii() and size.isdecimal()):
+        is_name = len(name) <= MAX_NAME_BYTES and name.isascii() and name.isprintable()
+        if not (is_name and size.isascii() and size.isdecimal()):
             raise UsageError(f"{IMAGE_HEADER} or {FRAME_BYTES_HEADER} is none")
         try:
             parse_bounded(request.body)
@@ -132,7 +133,7 @@ class ProfileRelay:
     def hear_wanted(self, told: Any) -> None:
         """The manager wants a start: a ``StartWanted``."""
         report = self._offered.pop(told.image, None)
-        if report is not None and self.link is not None:
+        if report is not None and self.link is not None and self._is_learning:
             self.link.say(_from_service(start_report=report))
             self.figures.told += 1
 
@@ -150,7 +151,8 @@ class ProfileRelay:
         except trio.TooSlowError:
             raise DeadlineError("the manager does not say what it has learned") from None
         finally:
-            self._asked.pop(key, None)
+            if self._asked.get(key) is asked:
+                del self._asked[key]
         return asked
 
     @property

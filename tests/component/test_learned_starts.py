@@ -152,6 +152,10 @@ async def test_a_start_is_told_when_the_manager_wants_it(short_tmp_path: Path) -
     async with node(short_tmp_path) as here:
         await here.learned.report(IMAGE, "registry/app:v1\x1b", PROFILE, 1234)
         assert [offer.image for offer in here.manager.heard("start_offer")] == [RAW]
+        here.relay.learns = False
+        here.relay.hear_wanted(manager_pb2.StartWanted(image=RAW))
+        here.relay.learns = True
+        await here.learned.report(IMAGE, "registry/app:v1\x1b", PROFILE, 1234)
         assert not here.manager.heard("start_report")
         here.relay.hear_wanted(manager_pb2.StartWanted(image=b"x" * 32))
         for _ in range(2):  # once is enough

@@ -41,6 +41,8 @@ class _Image:
         self.learned: Profile | None = None
         self.asked = trio.Event()
         """Whether something was learned is known, or will not be."""
+        self.is_recorded = False
+        """The attached profile was recorded, and counts whatever was learned."""
 
     def note_change(self) -> None:
         """Wake the image's task."""
@@ -119,7 +121,8 @@ class Prefetching:
         until = trio.current_time() + MOUNT_PATIENCE_S
         self._nursery.start_soon(self._learn, self._find_learned, image, known)
         attached = await self._find_profile(image)
-        if attached is None or attached.is_derived:
+        known.is_recorded = attached is not None and not attached.is_derived
+        if not known.is_recorded:
             with trio.move_on_at(until):
                 await known.asked.wait()
         return attached
@@ -130,7 +133,7 @@ class Prefetching:
         except Exception:  # a defect is one hint lost, never a dead mount server
             log.exception("what was learned of %s is not known in an unforeseen way", image.name.image)
         known.asked.set()
-        if known.learned is not None:
+        if known.learned is not None and not known.is_recorded:
             known.note_change()
 
     async def _follow_programs(self, image: FoundImage, known: _Image) -> None:
