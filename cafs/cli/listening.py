@@ -1,8 +1,12 @@
-"""Where a service listens, as it is written on the command line. Pure."""
+"""Where a service listens, as it is written on the command line."""
 
 from __future__ import annotations
 
-from cafs.errors import UsageError
+import errno
+import socket
+from ipaddress import ip_address
+
+from cafs.errors import StateError, UsageError
 
 
 def parse_listen(text: str, option: str = "--listen") -> tuple[str, int]:
@@ -15,3 +19,29 @@ def parse_listen(text: str, option: str = "--listen") -> tuple[str, int]:
     if not colon or not port.isdecimal() or len(port) > 5 or int(port) >= 1 << 16:
         raise UsageError(f"{option} {text}: expected HOST:PORT, or :PORT for this machine only")
     return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
+
+
+def take_address(text: str, option: str) -> str:
+    """An address at which another process is going to listen, and at which others find it; port 0 replaced.
+
+    Raises:
+        UsageError: it is none, or none of this machine.
+        StateError: another program listens there.
+    """
+    host, port = parse_listen(text, option)
+    try:
+        if ip_address(host).is_unspecified:
+            raise UsageError(f"{option} {text}: name one address of this machine, at which others find it")
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.create_server((host, port), family=family) as listener:
+            port = listener.getsockname()[1]
+    except ValueError as e:
+        raise UsageError(f"{option} {text}: expected an IP address before the port") from e
+    except OSError as e:
+        if e.errno == errno.EADDRINUSE:
+            raise StateError(
+                f"another program listens on {host}:{port}: choose another address with {option} HOST:PORT"
+                " (port 0: any free one)"
+            ) from e
+        raise UsageError(f"{option} {text}: {e.strerror}") from e
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

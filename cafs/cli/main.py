@@ -63,6 +63,7 @@ COMMANDS = {
     "snapshotter": "Serve containerd: converted images start lazily.",
     "scheduler": "Decide which peers feed which, and who goes to the source.",
     "manager": "Keep clusters and their configuration, for operators.",
+    "up": "Run all services on this machine, and keep them running.",
     "get": "Download a file: by P2P, or straight where no peer runs.",
     "proxy": "Let other programs in: HTTP proxy and mirrors of registries.",
     "ca": "Make certificates: for mTLS between hosts, and for the proxy.",

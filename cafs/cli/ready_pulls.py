@@ -213,7 +213,7 @@ def _wait_for_errand(listener: socket.socket, take: int, keeper: int) -> None:
 
     warm = warm_up()
     connection, _ = listener.accept()
-    stop_parent_death_signal()
+    stop_parent_death_signal(signal.SIGKILL)
     os.write(take, b".")
     os.close(take)
     listener.close()

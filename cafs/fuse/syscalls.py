@@ -1,6 +1,6 @@
 """mount(2), umount2(2), statx(2) and prctl(2) through the C library.
 
-Used by ``device``, ``layers`` and ``supervisor``, and by ``cafs.snapshotter``.
+Used by ``device``, ``layers`` and ``supervisor``, and by ``cafs.snapshotter`` and ``cafs.up``.
 
 Errors come as ``OSError`` with the kernel's errno; whoever knows what was mounted puts it into words.
 """
@@ -16,7 +16,7 @@ from enum import IntFlag
 from functools import cache
 from pathlib import Path
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_GET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 2, 36
 _AT_FDCWD = -100
 _AT_STATX_DONT_SYNC = 0x4000
 _STATX_BYTES = 256
@@ -85,11 +85,19 @@ def device_of(path: Path) -> int:
     return os.makedev(*_STATX_DEVICE.unpack_from(buffer))
 
 
-def stop_parent_death_signal() -> None:
-    """Undo ``signal_on_parent_death``, which survives an exec."""
-    _check(_libc().prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(0), 0, 0, 0), None)
+def stop_parent_death_signal(number: signal.Signals) -> None:
+    """Undo ``signal_on_parent_death``, which survives an exec, if it was for this signal."""
+    asked = ctypes.c_int()
+    _check(_libc().prctl(_PR_GET_PDEATHSIG, ctypes.byref(asked), 0, 0, 0), None)
+    if asked.value == number:
+        _check(_libc().prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(0), 0, 0, 0), None)
 
 
 def signal_on_parent_death(number: signal.Signals) -> None:
     """Ask for a signal when the process that forked us ends (``PR_SET_PDEATHSIG``)."""
     _check(_libc().prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(number), 0, 0, 0), None)
+
+
+def become_subreaper() -> None:
+    """Be the parent of all our descendants whose own parent has died (``PR_SET_CHILD_SUBREAPER``)."""
+    _check(_libc().prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), 0, 0, 0), None)

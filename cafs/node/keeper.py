@@ -188,7 +188,7 @@ def main(arguments: Sequence[str]) -> int:
     lock, descriptor, outstanding, can_resend, holder = map(int, arguments[1:])
     for inherited in (lock, descriptor, outstanding):
         os.set_inheritable(inherited, False)
-    stop_parent_death_signal()
+    stop_parent_death_signal(signal.SIGUSR1)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     set_up_log(directory.log)
     load_server_code()

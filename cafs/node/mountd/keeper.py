@@ -139,7 +139,7 @@ def _adoption(session: Session, turn: Turn, holder: int) -> Sequence[str]:
 
 def main(arguments: Sequence[str]) -> int:
     """Go on with the session of a supervisor that was killed or replaced itself."""
-    stop_parent_death_signal()
+    stop_parent_death_signal(signal.SIGUSR1)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     directory = RunDirectory(Path(arguments[0]))
     *inherited, can_resend, holder = map(int, arguments[1:])
