@@ -50,7 +50,7 @@ lint: $(READY) $(GENERATED) ## Style, types, layers and async rules
 	$(BIN)/lint-imports >.venv/imports.log || { cat .venv/imports.log; exit 1; }
 	$(BIN)/flake8 --select ASYNC1,ASYNC2,ASYNC3 --extend-ignore $(ASYNC_ALLOWED) $(ASYNC_FILES)
 
-demo: system $(READY) compiled ## Convert a real image, start it lazily over a slow link, compare with a full pull
+demo: system $(READY) compiled ## Convert a real image, start it lazily over slow links: one host, then a cluster
 	$(AS_ROOT) $(BIN)/python -m demo $(ARGS)
 
 bench: system $(READY) compiled ## Measure against the rivals and write docs/benchmarks.md

@@ -13,7 +13,6 @@ from functools import partial
 from bench.measure import interleave, median
 from bench.peers.cluster import Node, open_cluster
 from bench.peers.disk import memory_disk
-from bench.peers.switch import Port, open_switch
 from bench.place import Place
 from bench.report import Result, Row, format_seconds
 from demo.cafs_command import CafsHome
@@ -21,6 +20,7 @@ from demo.image import ANSWER, compressed_bytes, debian_python
 from demo.process import DemoError
 from demo.registry import ANY_ADDRESS, PORT, serve_registry
 from demo.start import run_program
+from demo.switch import Port, open_switch
 
 HOSTS, MBIT_PER_S = 8, 200
 MOST_TIMES, MOST_COPIES = 1.5, 1.1

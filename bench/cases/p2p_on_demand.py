@@ -11,7 +11,6 @@ from pathlib import Path
 from bench.measure import median
 from bench.peers.chunked_image import chunks_of, push_random_image
 from bench.peers.cluster import ChunkReader, Cluster, Node, open_cluster
-from bench.peers.switch import BURST_MS, QUEUE_MS, Port, open_switch
 from bench.place import Place
 from bench.report import Result, Row
 from cafs.core.chunk_ref import ChunkRef
@@ -19,6 +18,7 @@ from cafs.core.source import BlobRef
 from cafs.core.swarm.chunk_request import ChunkWish
 from demo.process import DemoError
 from demo.registry import ANY_ADDRESS, PORT, serve_registry
+from demo.switch import BURST_MS, QUEUE_MS, Port, open_switch
 
 MBIT_PER_S = 200
 IMAGE_BYTES = int(os.environ.get("CAFS_BENCH_ON_DEMAND_BYTES", str(320 << 20)))

@@ -8,10 +8,10 @@ from pathlib import Path
 from bench.measure import median
 from bench.peers.cluster import get_everywhere, open_cluster, open_origin
 from bench.peers.disk import memory_disk
-from bench.peers.switch import Port, open_switch
 from bench.place import Place
 from bench.report import Result, Row, format_seconds
 from demo.process import DemoError
+from demo.switch import Port, open_switch
 
 HOSTS, MBIT_PER_S = 8, 200
 CONTENT_BYTES = int(os.environ.get("CAFS_BENCH_SWARM_BYTES", str(500_000_000)))

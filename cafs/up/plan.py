@@ -100,8 +100,8 @@ def plan_services(
 def node_settings(settings: Settings, addresses: Addresses, runs: Collection[str]) -> dict[str, object]:
     """What other commands on this machine need to find these services."""
     found: dict[str, object] = {"cache_dir": str(settings.cache_dir), "run_dir": str(settings.run_dir)}
-    found["schedulers"] = [addresses.scheduler] if SCHEDULER in runs else []
-    found["managers"] = [addresses.manager] if MANAGER in runs else []
+    found["schedulers"] = [addresses.scheduler] if SCHEDULER in runs else list(settings.schedulers)
+    found["managers"] = [addresses.manager] if MANAGER in runs else list(settings.managers)
     found["peer_listen"] = found["peer_address"] = addresses.peer
     return found
 

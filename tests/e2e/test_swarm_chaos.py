@@ -15,8 +15,8 @@ from random import Random
 
 import pytest
 
-from bench.peers.switch import Port, open_switch
 from demo.process import run
+from demo.switch import Port, open_switch
 from tests.support.nginx import Served, nginx
 from tests.support.peers import Peer, Swarm, swarm, wait_for
 

@@ -29,7 +29,7 @@ def settings_of(plan: Plan, name: str) -> Settings:
     return load_settings({}, is_root=True, flags=flags)
 
 
-def planned(*left_out: str, **changes: str) -> Plan:
+def planned(*left_out: str, **changes: str | tuple[str, ...]) -> Plan:
     settings = Settings(cache_dir=Path("/d"), run_dir=Path("/d/run"), **changes)  # type: ignore[arg-type]
     return plan_services(settings, PLACES, [(name, "") for name in left_out], ["--set=idc=here"])
 
@@ -52,6 +52,13 @@ def test_nobody_waits_for_or_names_what_does_not_run() -> None:
     assert [service.name for service in plan.services] == ["seed", "peer", "snapshotter"]
     assert {service.after for service in plan.services} == {()}
     assert settings_of(plan, "peer").schedulers == settings_of(plan, "peer").managers == ()
+
+
+def test_what_does_not_run_here_is_where_the_configuration_says() -> None:
+    plan = planned("manager", "scheduler", "seed", schedulers=("10.0.0.1:3",), managers=("10.0.0.1:1",))
+    for name in ("peer", "mountd", "snapshotter"):
+        settings = settings_of(plan, name)
+        assert (settings.schedulers, settings.managers) == (("10.0.0.1:3",), ("10.0.0.1:1",))
 
 
 def test_a_host_with_certificates_shows_them_everywhere() -> None:
