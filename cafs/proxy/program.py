@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -13,6 +14,7 @@ from blake3 import blake3
 
 from cafs.core.host_address import parse_address
 from cafs.core.settings import Settings
+from cafs.daemon.service_manager import ServiceManager
 from cafs.errors import ProtocolError, StateError, UsageError
 from cafs.http11.metrics_port import metrics_served
 from cafs.p2p.manager import manager_attached
@@ -65,6 +67,7 @@ async def run(settings: Settings, options: Options, say: Callable[[str], None]) 
             for listener in listeners:
                 say(f"serving on http://{_shown(listener.socket)}")
             with _manager_attached(settings, proxy, listeners[0].socket.getsockname()[1]):
+                ServiceManager(os.environ).tell("READY=1")
                 await proxy.serve(listeners)
     finally:
         for listener in listeners:

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
 import socket
 import subprocess
 from pathlib import Path
 
+import click
 import pytest
 
+from cafs.cli.context import Context
+from cafs.cli.main import cli
+from tests.support.notify import started
+from tests.support.program import cafs_command
 from tests.support.snapshotter import RunningSnapshotter
 
 ROOT = Path(__file__).resolve().parents[2]
 MOUNTING = ("cafs-mountd.service", "cafs-snapshotter.service")
-UNITS = (*MOUNTING, "cafs-peer.service", "cafs-manager.service")
+UNITS = (
+    *MOUNTING,
+    *(f"cafs-{name}.service" for name in ("manager", "peer", "proxy", "scheduler", "seed")),
+)
 PRIVATE = ("PrivateTmp", "ProtectSystem", "ProtectHome", "ReadOnlyPaths", "TemporaryFileSystem", "BindPaths")
 """Each gives a unit mounts of its own, which no container would see."""
 
@@ -58,6 +67,26 @@ def test_the_snapshotter_feeds_the_watchdog_of_its_unit(short_tmp_path: Path) ->
         finally:
             process.terminate()
             assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_the_command_is_one_of_ours(unit: str) -> None:
+    [line] = re.findall(
+        r"^ExecStart=/usr/local/bin/cafs (.*)$", (ROOT / "deploy/systemd" / unit).read_text(), re.M
+    )
+    name, *options = line.split()
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    with command.make_context(name, options, obj=Context()):
+        pass
+
+
+def test_the_proxy_says_that_it_is_ready_and_ends_as_its_unit_expects(short_tmp_path: Path) -> None:
+    log = short_tmp_path / "log"
+    process = started(cafs_command("proxy", "--listen=127.0.0.1:0", "--no-p2p"), log, short_tmp_path / "n")
+    process.terminate()
+    unit = (ROOT / "deploy/systemd/cafs-proxy.service").read_text()
+    assert f"SuccessExitStatus={process.wait(20)}\n" in unit
 
 
 def test_a_second_run_replaces_the_program(tmp_path: Path) -> None:
