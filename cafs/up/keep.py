@@ -179,6 +179,8 @@ class Kept:
         await notices.hear()
 
     def _take(self, line: str) -> None:
+        if self._stopping and not self.ready.is_set():
+            return  # interrupted while it loads, Python says where
         self.hear(line)
         word = last_word(line)
         if word is not None:
@@ -222,4 +224,5 @@ def _has_members(group: int) -> bool:
 def _environment(notices: Path) -> Mapping[str, str]:
     ours = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
     kept = {name: text for name, text in os.environ.items() if name not in ours}
-    return {**kept, "NOTIFY_SOCKET": str(notices), "PYTHONUNBUFFERED": "1"}
+    # Nor is code taken from the folder that we happen to be in.
+    return {**kept, "NOTIFY_SOCKET": str(notices), "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1"}

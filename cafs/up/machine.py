@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from importlib.util import find_spec
+import re
+from collections.abc import Collection, Iterator
+from importlib.metadata import PackageNotFoundError, requires, version
 
 from cafs.up.plan import MANAGER, NAMES, SCHEDULER, SNAPSHOTTER
 
-_GRPC = ("grpc", "google.protobuf", "re2")
-_EXTRAS = {
-    SNAPSHOTTER: ("snapshotter", _GRPC),
-    SCHEDULER: ("snapshotter", _GRPC),
-    MANAGER: ("manager", (*_GRPC, "sqlalchemy", "alembic", "fastapi", "uvicorn", "argon2")),
-}
-"""By service: the extra that it needs, and modules that it brings."""
+_EXTRAS = {SNAPSHOTTER: "snapshotter", SCHEDULER: "snapshotter", MANAGER: "manager"}
+"""By service: the extra that it needs."""
+_REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(?:\[([\w.,-]+)\])?[^;]*;.*extra == ['\"]([\w-]+)['\"]")
 
 
 def left_out(without: Collection[str], *, is_root: bool) -> list[tuple[str, str]]:
@@ -25,19 +22,34 @@ def left_out(without: Collection[str], *, is_root: bool) -> list[tuple[str, str]
     """
     found = []
     for name in NAMES:
-        extra, modules = _EXTRAS.get(name, ("", ()))
-        missing = next((module for module in modules if not _is_installed(module)), None)
+        extra = _EXTRAS.get(name)
         if name in without:
             found.append((name, "not wanted"))
-        elif missing is not None:
+        elif extra is not None and (missing := next(missing_libraries(extra), None)) is not None:
             found.append((name, f"{missing} is missing: pip install 'cafs[{extra}]'"))
         elif name == SNAPSHOTTER and not is_root:
             found.append((name, "it mounts filesystems, which needs root"))
     return found
 
 
-def _is_installed(module: str) -> bool:
+def missing_libraries(extra: str) -> Iterator[str]:
+    """What an extra names, by what was installed with CAFS itself, and is not here.
+
+    Nothing where CAFS is not installed: then a command says itself what it lacks.
+    """
     try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:  # what it is a part of is missing
-        return False
+        lines = requires("cafs") or []
+    except PackageNotFoundError:
+        return
+    for line in lines:
+        found = _REQUIREMENT.match(line)
+        if found is None or found[3] != extra:
+            continue
+        if found[1] == "cafs":
+            for inner in (found[2] or "").split(","):
+                yield from missing_libraries(inner)
+            continue
+        try:
+            version(found[1])
+        except PackageNotFoundError:
+            yield found[1]

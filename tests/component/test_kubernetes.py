@@ -68,8 +68,7 @@ def test_there_is_what_the_guide_names() -> None:
         "DaemonSet/cafs-peer",
         "DaemonSet/cafs-snapshotter",
         "StatefulSet/cafs-seed",
-        "Deployment/cafs-scheduler-a",
-        "Deployment/cafs-scheduler-b",
+        "Deployment/cafs-scheduler",
         "Deployment/cafs-manager",
     }
     assert len({container["image"] for _, container in containers()}) == 1
@@ -108,10 +107,10 @@ def test_services_lead_to_pods_and_the_configuration_to_services() -> None:
                 assert named[port["targetPort"]] == port["port"]
                 services[f"{document['metadata']['name']}.cafs.svc:{port['port']}"] = found
     configured = settings()
-    for address in (*configured.schedulers, *configured.managers):
-        # Hosts must take the same scheduler for the same content.
-        assert services[address]["spec"]["replicas"] == 1
-    assert len(configured.schedulers) == 2
+    assert [services[address]["metadata"]["name"] for address in configured.managers] == ["cafs-manager"]
+    # The manager names them. Behind a service, hosts would not take the same one for the same content.
+    assert configured.schedulers == ()
+    assert "cafs-scheduler" not in {found["metadata"]["name"] for found in services.values()}
 
 
 def test_selectors_fit_their_own_pods_and_volumes_are_there() -> None:

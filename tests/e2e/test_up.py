@@ -133,13 +133,22 @@ def test_a_service_that_cannot_start_ends_all_with_its_words_and_code(short_tmp_
 
 
 def test_what_is_not_installed_is_left_out(short_tmp_path: Path) -> None:
-    hiding = short_tmp_path / "sitecustomize.py"
-    hiding.write_text("import sys\nsys.modules['sqlalchemy'] = None\n")
-    os.environ["PYTHONPATH"] = str(short_tmp_path)
+    installed = short_tmp_path / "other/cafs-0.dist-info"
+    installed.mkdir(parents=True)
+    (installed / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: cafs\nVersion: 0\nProvides-Extra: manager\n"
+        "Requires-Dist: pytest\nRequires-Dist: no-such-library<2,>=1; extra == 'manager'\n"
+    )
+    # What lies in the folder that it is started in is nobody's code.
+    (short_tmp_path / "cafs").mkdir()
+    (short_tmp_path / "cafs/__init__.py").write_text("raise SystemExit(7)\n")
+    os.environ["PYTHONPATH"] = str(installed.parent)
     try:
-        with running_up(short_tmp_path / "d", "--without=mountd", "--without=snapshotter") as up:
+        with running_up(
+            short_tmp_path / "d", "--without=mountd", "--without=snapshotter", folder=short_tmp_path
+        ) as up:
             told = up.ready()
-            missing = "sqlalchemy is missing: pip install 'cafs[manager]'"
+            missing = "no-such-library is missing: pip install 'cafs[manager]'"
             assert told["left_out"]["manager"] == missing
             assert f"without manager: {missing}" in up.log
             assert set(up.pids()) == {"scheduler", "seed", "peer"}

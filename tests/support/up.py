@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 from cafs.up.plan import NAMES
 from tests.support.mounts import unmounted_after
 from tests.support.peers import wait_for
-from tests.support.program import ROOT, Outcome, cafs_command, run_cafs
+from tests.support.program import ROOT, Outcome, run_cafs
 
 _START_S, _STOP_S = 60, 60
 ANYWHERE = [f"--{option}=127.0.0.1:0" for option in ("manager", "rest", "scheduler", "seed", "peer")]
@@ -86,14 +87,17 @@ class RunningUp:
 
 
 @contextmanager
-def running_up(data: Path, *options: str, ports: Sequence[str] = ANYWHERE) -> Iterator[RunningUp]:
-    """One that ends with the context, at the latest."""
+def running_up(
+    data: Path, *options: str, ports: Sequence[str] = ANYWHERE, folder: Path = ROOT
+) -> Iterator[RunningUp]:
+    """One that ends with the context, at the latest. It is started in ``folder``."""
     beside = data.parent
     out, err = beside / f"{data.name}.out", beside / f"{data.name}.err"
-    command = cafs_command("up", f"--data={data}", "--json", *ports, *options)
+    program = [sys.executable, str(ROOT / "deploy/cafs")]
+    command = [*program, "up", f"--data={data}", "--json", *ports, *options]
     with out.open("wb") as printed, err.open("wb") as said, unmounted_after(data):
         process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=printed, stderr=said, env=os.environ
+            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=printed, stderr=said, env=os.environ
         )
         try:
             yield RunningUp(process, data, out, err)
