@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cafs.cli.context import Context
-from cafs.cli.listening import take_address
+from cafs.cli.listening import take_addresses
 from cafs.daemon.directory_lock import locked
 from cafs.errors import StorageError, UsageError
 from cafs.up.machine import left_out
@@ -85,11 +85,9 @@ def command(  # noqa: PLR0917  click calls it, by keyword
 
 def _take_addresses(runs: Collection[str], **texts: str) -> Addresses:
     """By option. Those of services that do not run are not looked at."""
-    taken = {
-        option: take_address(text, f"--{option}") if (_OF.get(option, option)) in runs else text
-        for option, text in texts.items()
-    }
-    return Addresses(**taken)
+    wanted = {f"--{option}": text for option, text in texts.items() if _OF.get(option, option) in runs}
+    taken = {option.removeprefix("--"): address for option, address in take_addresses(wanted).items()}
+    return Addresses(**(texts | taken))
 
 
 def _with_directories(settings: Settings, data: Path | None) -> Settings:

@@ -99,8 +99,8 @@ def test_a_port_that_is_taken(short_tmp_path: Path) -> None:
         words = [*ANYWHERE, f"--scheduler=127.0.0.1:{port}"]
         refused = run_cafs("up", f"--data={short_tmp_path}/d", *words, code=1)
     assert refused.err == (
-        f"cafs: another program listens on 127.0.0.1:{port}: choose another address with"
-        " --scheduler HOST:PORT (port 0: any free one)\n"
+        f"cafs: 127.0.0.1:{port} is taken: choose another address with --scheduler HOST:PORT"
+        " (port 0: any free one)\n"
     )
 
 

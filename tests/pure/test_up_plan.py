@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cafs.cli.config import load_settings
-from cafs.cli.listening import take_address
+from cafs.cli.listening import take_addresses
 from cafs.core.settings import Settings
-from cafs.errors import UsageError
+from cafs.errors import StateError, UsageError
 from cafs.up.keep import LONGEST_PAUSE_S, how_it_ended, pause_s
 from cafs.up.lines import last_word
 from cafs.up.machine import left_out
@@ -93,10 +93,14 @@ def test_words() -> None:
 @pytest.mark.parametrize("text", ["0.0.0.0:1", "[::]:1", "localhost:1", "127.0.0.1:x", "192.0.2.1:1"])
 def test_addresses_that_no_service_can_have(text: str) -> None:
     with pytest.raises(UsageError, match="--peer"):
-        take_address(text, "--peer")
+        take_addresses({"--peer": text})
 
 
-def test_port_0_is_a_free_one() -> None:
-    host, _, port = take_address("127.0.0.1:0", "--peer").rpartition(":")
-    assert (host, int(port) > 0) == ("127.0.0.1", True)
-    assert take_address("[::1]:0", "--peer").startswith("[::1]:")
+def test_port_0_is_a_free_one_for_each() -> None:
+    taken = take_addresses({f"--{number}": "127.0.0.1:0" for number in range(20)})
+    assert len(set(taken.values())) == 20
+    assert all(int(address.removeprefix("127.0.0.1:")) > 0 for address in taken.values())
+    first = taken["--0"]
+    with pytest.raises(StateError, match=f"^{first} is taken: choose another address with --b HOST:PORT"):
+        take_addresses({"--a": first, "--b": first})
+    assert take_addresses({"--peer": "[::1]:0"})["--peer"].startswith("[::1]:")
