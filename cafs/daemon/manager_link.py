@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from random import SystemRandom
@@ -22,6 +22,7 @@ import grpc
 
 from cafs.daemon.grpc_client import LinkTls, open_channel
 from cafs.daemon.live_configuration import LiveConfiguration
+from cafs.daemon.reporting import Reporting
 from cafs.errors import CafsError
 from cafs.proto import manager_pb2
 from cafs.proto.services import methods_of
@@ -32,7 +33,10 @@ _PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 _END_S = 5.0
 _FIRST_ALIVE_S = 10.0
 """Until the manager has said how often."""
+_LEAST_WAIT_S = 0.05
 _ALIVE = manager_pb2.FromService(alive=manager_pb2.Alive())
+_LOOK = manager_pb2.FromService()
+"""In an outbox: not said, but it is looked again when the next report is due."""
 (_ATTACH,) = methods_of(manager_pb2.DESCRIPTOR, "Manager")
 
 
@@ -76,6 +80,7 @@ class ManagerLink:
         hand_over: Callable[[Callable[[], None]], object],
         *,
         hear: Mapping[str, Callable[[Any], None]] | None = None,
+        reporting: Reporting | None = None,
     ) -> None:
         """
         Args:
@@ -85,6 +90,7 @@ class ManagerLink:
             configuration: What obeys.
             hand_over: Has something called in the program's own thread, soon; does not wait for it.
             hear: What is done with other messages, by the names of their fields in ``ToService``.
+            reporting: What the manager is told of figures; None: nothing.
         """
         self._addresses = addresses
         self._facts = facts
@@ -92,6 +98,9 @@ class ManagerLink:
         self._configuration = configuration
         self._hand_over = hand_over
         self._hear = hear or {}
+        self._reporting = reporting
+        self._asked = False
+        """The program's thread is about to look whether a report is due."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="manager-link", daemon=True)
         self._lock = threading.Lock()
@@ -110,12 +119,16 @@ class ManagerLink:
     ) -> None:
         """Say goodbye, as far as that goes at once, and end."""
         self._stop.set()
+        if self._reporting is not None and self._up:
+            self._report(self._outbox, new_stream=True)
         self.say(manager_pb2.FromService(leaving=manager_pb2.Leaving()))
         self._outbox.put(None)
         self._thread.join(1.0 if self._up else 0.0)
         with self._lock:
             self._abort()
         self._thread.join(_END_S)
+        if self._reporting is not None:
+            self._reporting.keep()
 
     @property
     def is_up(self) -> bool:
@@ -171,9 +184,12 @@ class ManagerLink:
                 self._alive_every_s = max(0.05, message.welcome.alive_every_ms / 1000)
                 self._up = self._told = True
                 outbox.put(_ALIVE)  # the next one comes as often as it wants
+                self._hand_over(partial(self._report, outbox, new_stream=True))
                 log.info("the manager has us: replica %s", message.welcome.replica_id)
             elif message.WhichOneof("message") == "configuration":
                 self._hand_over(partial(self._obey, message.configuration, outbox))
+            elif message.WhichOneof("message") == "counted" and self._reporting is not None:
+                self._hand_over(partial(self._counted, self._reporting, message.counted, outbox))
             elif (heard := self._hear.get(message.WhichOneof("message") or "")) is not None:
                 self._hand_over(partial(heard, getattr(message, message.WhichOneof("message") or "")))
 
@@ -190,6 +206,32 @@ class ManagerLink:
             running = self._configuration.running("a mistake in the service: its log says more")
         outbox.put(manager_pb2.FromService(running=running))
 
+    def _report(
+        self, outbox: queue.SimpleQueue[manager_pb2.FromService | None], *, new_stream: bool = False
+    ) -> None:
+        """In the program's thread."""
+        reporting, self._asked = self._reporting, False
+        if reporting is None:
+            return
+        if new_stream:
+            reporting.on_stream()
+        try:
+            message = reporting.due()
+        except Exception:
+            log.exception("a mistake in a report of figures")
+            return
+        outbox.put(_LOOK if message is None else message)
+
+    @staticmethod
+    def _counted(
+        reporting: Reporting,
+        told: manager_pb2.Counted,
+        outbox: queue.SimpleQueue[manager_pb2.FromService | None],
+    ) -> None:
+        """In the program's thread."""
+        reporting.counted(told)
+        outbox.put(_LOOK)
+
     def _abort_with(self, abort: Callable[[], Any]) -> None:
         with self._lock:
             self._abort = abort
@@ -201,10 +243,29 @@ class ManagerLink:
     ) -> Iterator[manager_pb2.FromService]:
         """In gRPC's own thread. What is said is a sign of life; in between there is ``Alive``."""
         yield self._facts.hello(self._configuration.running())
+        said_at = time.monotonic()
         while True:
+            alive_in_s = said_at + self._alive_every_s - time.monotonic()
             message: manager_pb2.FromService | None = _ALIVE
-            with suppress(queue.Empty):
-                message = outbox.get(timeout=self._alive_every_s)
+            try:
+                message = outbox.get(timeout=max(_LEAST_WAIT_S, min(alive_in_s, self._report_in_s())))
+            except queue.Empty:
+                self._ask_for_report(outbox)
+                if time.monotonic() < said_at + self._alive_every_s:
+                    continue
             if message is None:
                 return
+            if message is _LOOK:
+                continue
             yield message
+            said_at = time.monotonic()
+
+    def _report_in_s(self) -> float:
+        if self._reporting is None or not self._up or self._asked:
+            return self._alive_every_s  # whoever looks says when to look again
+        return self._reporting.due_in()
+
+    def _ask_for_report(self, outbox: queue.SimpleQueue[manager_pb2.FromService | None]) -> None:
+        if not self._report_in_s():
+            self._asked = True
+            self._hand_over(partial(self._report, outbox))

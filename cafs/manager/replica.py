@@ -37,6 +37,10 @@ class Pace:
     gone_after_s: float = 15.0
     alive_every_s: float = 20.0
     """Of services; after three times as long they are inactive."""
+    gather_s: float = 2.0
+    """Reports of services are gathered for so long, and then written."""
+    report_every_s: float = 5.0
+    """And wanted so often, unless there are many."""
 
 
 @dataclass

@@ -8,14 +8,20 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Column,
     DateTime,
     Dialect,
     ForeignKey,
+    Index,
+    Integer,
     LargeBinary,
     String,
     TypeDecorator,
 )
+from sqlalchemy import Table as Plain
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from cafs.core.statistics.amounts import AMOUNTS, LEVELS
 
 
 class Moment(TypeDecorator[datetime]):
@@ -247,3 +253,40 @@ class Start(Table):
     frame_bytes: Mapped[int] = mapped_column(BigInteger)
     document: Mapped[bytes] = mapped_column(LargeBinary)
     """The profile of this start, compressed by zlib."""
+
+
+STATISTIC = Plain(
+    "statistic",
+    Table.metadata,
+    Column("kind", String(16), primary_key=True),
+    Column("resolution_s", Integer, primary_key=True),
+    Column("at", BigInteger, primary_key=True),
+    Column("subject", String(255), primary_key=True),
+    Column("cluster_id", Integer, primary_key=True),
+    *(Column(name, BigInteger, nullable=False) for name in AMOUNTS),
+    *(Column(name, BigInteger) for name in LEVELS),
+    Index("statistic_subject", "subject", "at"),
+    sqlite_with_rowid=False,
+)
+"""What happened in ``resolution_s`` seconds from ``at`` (since 1970) on, of one thing of a ``kind``
+(``cluster``, ``host``, ``application``, ``task``) in a cluster (0: in none): ``subject`` names it; empty: the
+rest, or the cluster itself. Levels are as they were last; None: nobody looked.
+
+In the order of time, so that what is written together lies together."""
+
+
+class Reporter(Table):
+    """A host that has reported: what was counted last, so that nothing is counted twice, and its levels."""
+
+    __tablename__ = "reporter"
+
+    host_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    life: Mapped[str] = mapped_column(String(32))
+    number: Mapped[int] = mapped_column(BigInteger)
+    at: Mapped[int] = mapped_column(BigInteger, index=True)
+    """Seconds since 1970."""
+    store_bytes: Mapped[int] = mapped_column(BigInteger)
+    store_quota_bytes: Mapped[int] = mapped_column(BigInteger)
+    task_bytes: Mapped[int] = mapped_column(BigInteger)
+    task_quota_bytes: Mapped[int] = mapped_column(BigInteger)
+    tasks: Mapped[int] = mapped_column(BigInteger)

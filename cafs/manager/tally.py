@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cafs.core.exposition import Histogram, Labels, MetricsText, labels
+from cafs.core.statistics.amounts import SOURCES
 
 
 @dataclass(slots=True)
@@ -22,12 +23,30 @@ class Tally:
     """Of images, that profiles were learned of."""
     rejected: int = 0
     """And that were refused, or ended because of what came."""
+    reports: int = 0
+    """Of services, counted."""
+    reports_dropped: int = 0
+    """That could not be written; they are said again."""
+    traffic: Counter[Labels] = field(default_factory=Counter)
+    downloads: Counter[Labels] = field(default_factory=Counter)
+    """Of the services that reported to this replica."""
 
     def note_request(self, method: str, route: str, status: int, took_s: float) -> None:
         """One was answered. ``route`` is the pattern, so that names of things do not become labels."""
         known = method if method in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"} else "other"
         self.requests[labels(method=known, route=route, status=str(status))] += 1
         self.seconds.note(took_s)
+
+    def note_report(self, cluster_id: int, amounts: Mapping[str, int]) -> None:
+        """One was counted, of a host of a cluster (0: of none)."""
+        self.reports += 1
+        cluster = str(cluster_id)
+        for name in SOURCES:
+            if count := amounts.get(name, 0):
+                self.traffic[labels(cluster=cluster, source=name.removesuffix("_bytes"))] += count
+        for result in ("succeeded", "failed"):
+            if count := amounts.get(f"downloads_{result}", 0):
+                self.downloads[labels(cluster=cluster, result=result)] += count
 
     def render(self, replicas: int, connected: Mapping[str, int]) -> bytes:
         """As Prometheus text.
@@ -43,6 +62,10 @@ class Tally:
         text.counter("arrivals_total", "Streams of services that began.", self.arrivals)
         text.counter("rejected_total", "Streams refused, or ended because of what came.", self.rejected)
         text.counter("starts_total", "Starts of images that profiles were learned of.", self.starts)
+        text.counter("reports_total", "Reports of services that were counted.", self.reports)
+        text.counter("reports_dropped_total", "And that could not be written.", self.reports_dropped)
+        text.counter("traffic_bytes_total", "What hosts were given, by whence.", self.traffic)
+        text.counter("downloads_total", "Downloads of hosts that ended, by how.", self.downloads)
         hosts = {labels(kind=kind): count for kind, count in sorted(connected.items())}
         text.gauge("connected_hosts", "Services with a stream to this replica.", hosts)
         text.gauge("replicas", "Managers on this database, this one included.", replicas)

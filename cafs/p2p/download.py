@@ -154,6 +154,8 @@ class Download:
         self._means.flights.priorities.pop(self.task.id, None)
         figures.succeeded += outcome is Outcome.SUCCEEDED
         figures.failed += outcome is not Outcome.SUCCEEDED
+        ended = {"downloads_succeeded" if outcome is Outcome.SUCCEEDED else "downloads_failed": 1}
+        self._means.shares.note(self.task.id, self.task.spec.application, **ended)
         if outcome is Outcome.SUCCEEDED and not (self._is_served() if self.demands else self._left_served):
             session.leave()
         else:

@@ -53,6 +53,7 @@ class Engine:
 
     async def open(self, wish: Wish) -> TaskContent:
         """See ``Distributor``."""
+        began = trio.current_time()
         wish = self._means.policy.judge(wish)
         origin = Origin(url=wish.url, headers=wish.headers)
         spec = await self._accepted(wish, spec_of(wish), origin)
@@ -64,6 +65,7 @@ class Engine:
             priority=wish.priority,
             bytes_per_s=wish.bytes_per_s,
         )
+        reader = self._means.readers.reader(task.spec, task.have.bits, began)
         held = Hold(self, task, demand, origin)
         try:
             await held.known()
@@ -71,7 +73,7 @@ class Engine:
         except BaseException:
             held.release()
             raise
-        return TaskContent(held)
+        return TaskContent(held, reader)
 
     async def _accepted(self, wish: Wish, spec: TaskSpec, origin: Origin) -> TaskSpec:
         """The task to take part in, once the origin was asked where only it can say who may have what.

@@ -18,6 +18,7 @@ import trio
 from cafs import __version__
 from cafs.core.live.document import LiveConfig
 from cafs.core.settings import Settings
+from cafs.core.statistics.ledger import Ledger
 from cafs.core.swarm.peer_limits import PeerLimits
 from cafs.errors import StateError
 from cafs.p2p.live_limits import LiveLimits
@@ -69,10 +70,12 @@ def peer_attached(
     settings: Settings,
     facts: HostFacts,
     obedience: Obedience,
+    *,
     profiles: ProfileRelay,
     on_schedulers: Callable[[Sequence[str]], None],
+    ledger: Ledger,
 ) -> Iterator[None]:
-    """The manager knows of this peer or seed, and it obeys, while the context lasts.
+    """The manager knows of this peer or seed and hears of its figures, and it obeys, while the context lasts.
 
     Raises:
         StateError: a library is missing.
@@ -83,7 +86,9 @@ def peer_attached(
         "learned_profile": profiles.hear_learned,
         "start_wanted": profiles.hear_wanted,
     }
-    with manager_attached(settings, kind, facts.host_id, facts.address, obedience.obey, hear=hear) as link:
+    with manager_attached(
+        settings, kind, facts.host_id, facts.address, obey=obedience.obey, ledger=ledger, hear=hear
+    ) as link:
         profiles.link = link
         yield
 
@@ -94,8 +99,9 @@ def manager_attached(
     kind: str,
     host_id: str,
     address: str,
-    obey: Callable[[LiveConfig], None],
     *,
+    obey: Callable[[LiveConfig], None],
+    ledger: Ledger,
     hear: Mapping[str, Callable[[Any], None]] | None = None,
 ) -> Iterator[ManagerLink | None]:
     """The same for any program of this node, in trio. None: there is no manager.
@@ -106,6 +112,7 @@ def manager_attached(
         host_id: Its name.
         address: IP:PORT at which others reach it.
         obey: See ``daemon.live_configuration.Apply``.
+        ledger: Of its figures.
         hear: See ``ManagerLink``.
 
     Raises:
@@ -118,6 +125,7 @@ def manager_attached(
         from cafs.daemon.grpc_client import LinkTls  # noqa: PLC0415
         from cafs.daemon.live_configuration import LiveConfiguration  # noqa: PLC0415
         from cafs.daemon.manager_link import ManagerLink, ServiceFacts  # noqa: PLC0415
+        from cafs.daemon.reporting import Reporting  # noqa: PLC0415
         from cafs.proto import manager_pb2  # noqa: PLC0415
     except ModuleNotFoundError as e:
         raise StateError(f"{e.name} is missing: pip install 'cafs[snapshotter]'") from e
@@ -131,12 +139,13 @@ def manager_attached(
         location=settings.location,
         version=__version__,
     )
-    folder = "proxy" if kind == "PROXY" else "peer"
-    live = LiveConfiguration(
-        settings.cache_dir / folder / "configuration.json", "seed" if kind == "SEED" else "scheduler", obey
-    )
+    folder = settings.cache_dir / ("proxy" if kind == "PROXY" else "peer")
+    live = LiveConfiguration(folder / "configuration.json", "seed" if kind == "SEED" else "scheduler", obey)
     live.recall()
     tls = LinkTls(*map(Path, files)) if all(files) else None
     hand_over = trio.lowlevel.current_trio_token().run_sync_soon
-    with ManagerLink(settings.managers, service, tls, live, hand_over, hear=hear) as link:
+    reporting = Reporting(ledger, folder / "figures.json")
+    with ManagerLink(
+        settings.managers, service, tls, live, hand_over, hear=hear, reporting=reporting
+    ) as link:
         yield link

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from cafs.core.statistics.shares import Shares
 from cafs.core.swarm.ids import HostId, TaskId
+from cafs.core.swarm.messages import Member
+from cafs.core.swarm.task import TaskSpec
 from cafs.core.tracing import UNTRACED, Tracer
 from cafs.p2p.live_limits import LiveLimits
 from cafs.p2p.parent_client import ParentClient
+from cafs.p2p.reader_figures import ReaderFigures
 from cafs.p2p.schedulers import Schedulers
 from cafs.p2p.source import Sources
 from cafs.p2p.task_store import TaskStore
@@ -27,7 +31,11 @@ class DownloadFigures:
 
     peer_bytes: int = 0
     """Pieces of other hosts, verified."""
+    seed_bytes: int = 0
+    """Of these, from seeds."""
     source_bytes: int = 0
+    good_pieces: int = 0
+    """From wherever."""
     wrong_pieces: int = 0
     failed_pieces: int = 0
     begun: int = 0
@@ -92,3 +100,21 @@ class Means:
     figures: DownloadFigures = field(default_factory=DownloadFigures)
     flights: Flights = field(default_factory=Flights)
     traffic: Traffic = field(default_factory=Traffic)
+    shares: Shares = field(default_factory=Shares)
+    readers: ReaderFigures = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "readers", ReaderFigures(self.shares))
+
+    def note_piece(self, spec: TaskSpec, count: int, parent: Member | None) -> None:
+        """A verified piece came: from a parent, or (None) from the source."""
+        self.figures.good_pieces += 1
+        if parent is None:
+            self.figures.source_bytes += count
+            name = "origin_bytes"
+        else:
+            self.figures.peer_bytes += count
+            self.figures.seed_bytes += count if parent.seed else 0
+            name = "seed_bytes" if parent.seed else "peer_bytes"
+        self.traffic.note(spec.task_id, count, parent.address if parent is not None else None)
+        self.shares.note(spec.task_id, spec.application, pieces_succeeded=1, **{name: count})

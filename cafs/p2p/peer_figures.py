@@ -37,6 +37,8 @@ class PeerFigures:
         self._profiles = profiles
         self._seed = seed
         self._began = time.monotonic()
+        self.store_bytes = 0
+        """What chunks take in the store, when somebody looked last."""
 
     def status(self) -> dict[str, Any]:
         """For people and programs."""
@@ -61,6 +63,35 @@ class PeerFigures:
             "limits": self._means.limits.now.to_json(),
         }
 
+    def amounts(self) -> dict[str, int]:
+        """What grew since the start, by the names of ``core.statistics.amounts``."""
+        downloads, chunks = self._means.figures, self._exchange.figures
+        return {
+            "origin_bytes": downloads.source_bytes + chunks.source_bytes,
+            "seed_bytes": downloads.seed_bytes,
+            "peer_bytes": downloads.peer_bytes - downloads.seed_bytes + chunks.peer_bytes,
+            "upload_bytes": self._means.limits.upload.total_bytes,
+            "downloads_succeeded": downloads.succeeded,
+            "downloads_failed": downloads.failed,
+            "pieces_succeeded": downloads.good_pieces,
+            "pieces_failed": downloads.failed_pieces,
+            "pieces_wrong": downloads.wrong_pieces,
+            "chunks_brought": chunks.brought,
+            "chunks_not_brought": chunks.not_brought,
+            **self._means.readers.amounts(),
+        }
+
+    def levels(self) -> dict[str, int]:
+        """What holds now, by the same names."""
+        tasks, limits = self._means.tasks, self._means.limits.now
+        return {
+            "store_bytes": self.store_bytes,
+            "store_quota_bytes": limits.store_quota_bytes,
+            "task_bytes": tasks.used_bytes,
+            "task_quota_bytes": limits.task_quota_bytes,
+            "tasks": len(tasks.tasks()),
+        }
+
     def metrics(self) -> bytes:
         """As Prometheus text."""
         text, chunks, limits = MetricsText("cafs_peer"), self._exchange.figures, self._means.limits
@@ -68,6 +99,9 @@ class PeerFigures:
         text.gauge("resident_bytes", "Memory that the process takes.", resident_bytes())
         text.gauge("tasks", "Contents that are held.", len(tasks.tasks()))
         text.gauge("task_bytes", "What they take on the disk.", tasks.used_bytes)
+        text.gauge("task_quota_bytes", "And may take.", limits.now.task_quota_bytes)
+        text.gauge("store_bytes", "What chunks take in the store.", self.store_bytes)
+        text.gauge("store_quota_bytes", "And may take.", limits.now.store_quota_bytes)
         text.gauge("uploads", "Requests of other hosts being served.", self._uploads.active)
         text.counter("uploads_total", "Requests of other hosts that were served.", self._uploads.served)
         text.counter("uploads_refused_total", "Requests told to come again.", self._uploads.refused)
@@ -86,8 +120,16 @@ class PeerFigures:
         text.counter(
             "piece_bytes_total",
             "Verified pieces that came, by whence.",
-            {labels(source="peers"): downloads.peer_bytes, labels(source="origin"): downloads.source_bytes},
+            {
+                labels(source="peers"): downloads.peer_bytes - downloads.seed_bytes,
+                labels(source="seeds"): downloads.seed_bytes,
+                labels(source="origin"): downloads.source_bytes,
+            },
         )
+        readers = self._means.readers
+        text.counter("local_bytes_total", "Given to readers, and here before they came.", readers.local_bytes)
+        text.histogram("first_byte_seconds", "How long readers waited for a first byte.", readers.first_byte)
+        text.counter("pieces_total", "Verified pieces that came.", downloads.good_pieces)
         text.counter("pieces_wrong_total", "Pieces from other hosts that were wrong.", downloads.wrong_pieces)
         text.counter("pieces_failed_total", "Requests for pieces that failed.", downloads.failed_pieces)
         text.counter(

@@ -13,7 +13,7 @@ import trio
 
 from cafs.core.swarm.ids import HostId
 from cafs.core.swarm.layout import Bitmap
-from cafs.core.swarm.messages import FailReason, FinishedPiece
+from cafs.core.swarm.messages import FailReason, FinishedPiece, Member
 from cafs.core.swarm.swarm_view import SwarmView
 from cafs.errors import StorageError
 from cafs.p2p.download_pace import DownloadPace
@@ -91,17 +91,19 @@ class PieceFetch:
         self.in_flight.add(number)
         self._view.asked(host)
         self._means.flights.take(self._task.id, layout.size(number))
-        nursery.start_soon(self._fetch, number, host, known.member.address, number not in known.have)
+        nursery.start_soon(self._fetch, number, known.member, number not in known.have)
 
-    async def _fetch(self, number: int, host: HostId, address: str, bring: bool) -> None:
-        layout = self._task.layout
+    async def _fetch(self, number: int, parent: Member, bring: bool) -> None:
+        layout, host = self._task.layout, parent.host
         assert layout is not None
         size, parents = layout.size(number), self._means.parents
         try:
             async with self._pace.from_host(size):
                 began = trio.current_time()
-                data, claimed = await parents.fetch_piece(address, self._task.id, number, size, bring=bring)
-            await self._keep(number, host, data, claimed, began)
+                data, claimed = await parents.fetch_piece(
+                    parent.address, self._task.id, number, size, bring=bring
+                )
+            await self._keep(number, parent, data, claimed, began)
         except ParentError as e:
             self._blame(number, host, e.reason, e.retry_after_s or 0.0)
         except StorageError as e:
@@ -112,7 +114,8 @@ class PieceFetch:
             self._view.answered(host)
             self._poke()
 
-    async def _keep(self, number: int, host: HostId, data: bytearray, claimed: bytes, began: float) -> None:
+    async def _keep(self, number: int, parent: Member, data: bytearray, claimed: bytes, began: float) -> None:
+        host = parent.host
         cost_ms = int((trio.current_time() - began) * 1000)
         proof = await self._proofs.of(number, claimed)
         if proof is None:
@@ -121,16 +124,16 @@ class PieceFetch:
         [wrong] = await self._task.put_pieces([NewPiece(number, data, proof)])
         if wrong is not None:
             self._means.figures.wrong_pieces += 1
+            self._means.shares.note(self._task.id, self._task.spec.application, pieces_wrong=1)
             self._blame(number, host, FailReason.CORRUPT)
             return
         self.given += 1
-        self._means.figures.peer_bytes += len(data)
-        known = self._view.members.get(host)
-        self._means.traffic.note(self._task.id, len(data), known.member.address if known else host)
+        self._means.note_piece(self._task.spec, len(data), parent)
         self._view.note_success(host, trio.current_time())
         self._reports.add(FinishedPiece(number, proof, host, cost_ms))
 
     def _blame(self, number: int, host: HostId, reason: FailReason, retry_after_s: float = 0.0) -> None:
         self._means.figures.failed_pieces += 1
+        self._means.shares.note(self._task.id, self._task.spec.application, pieces_failed=1)
         self._view.note_failure(host, number, reason, trio.current_time(), retry_after_s)
         self._session.tell_failed(number, host, reason)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -21,12 +22,13 @@ from pathlib import Path
 import trio
 
 from cafs.core.settings import Settings
+from cafs.core.statistics.ledger import Ledger
 from cafs.core.swarm.ids import HostId
 from cafs.core.swarm.peer_limits import PeerLimits
 from cafs.core.tracing import Tracer
 from cafs.daemon.directory_lock import locked
 from cafs.daemon.service_manager import ServiceManager
-from cafs.errors import CafsError, StateError, UsageError
+from cafs.errors import CafsError, StateError, StorageError, UsageError
 from cafs.fetch.local_peer import peer_socket
 from cafs.fetch.resident import (
     allocate_from_one_arena,
@@ -195,10 +197,20 @@ async def _served(settings: Settings, options: Options) -> AsyncIterator[tuple[L
         nursery.start_soon(schedulers.run)
         nursery.start_soon(_tell_of_lost, tasks, schedulers)
         nursery.start_soon(keep_quotas, limits, tasks, chunks)
-        nursery.start_soon(_keep_house)
+        nursery.start_soon(_keep_house, chunks, figures)
         obedience = Obedience(limits_of(settings), limits, means.policy, profiles)
         named = NamedSchedulers(settings, schedulers)
-        stack.enter_context(peer_attached(settings, host.facts(), obedience, profiles, named.take))
+        ledger = Ledger(secrets.token_hex(16), figures.amounts, figures.levels, means.shares)
+        stack.enter_context(
+            peer_attached(
+                settings,
+                host.facts(),
+                obedience,
+                profiles=profiles,
+                on_schedulers=named.take,
+                ledger=ledger,
+            )
+        )
         yield limits, obedience
         await _say_goodbye(schedulers)
         nursery.cancel_scope.cancel()
@@ -296,8 +308,12 @@ async def _say_goodbye(schedulers: Schedulers) -> None:
         await trio.sleep(_GOODBYE_S)
 
 
-async def _keep_house() -> None:
+async def _keep_house(chunks: ChunkStore, figures: PeerFigures) -> None:
     while True:
+        try:
+            figures.store_bytes = (await trio.to_thread.run_sync(chunks.stats)).used_bytes
+        except StorageError as e:
+            log.debug("the chunk store cannot be read: %s", e)
         await trio.sleep(_HOUSEKEEPING_S)
         await trio.to_thread.run_sync(release_mapped_pages)
         await trio.to_thread.run_sync(give_back_memory)

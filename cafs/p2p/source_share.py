@@ -169,8 +169,7 @@ class SourceShare:
         digest = self._task.digest(number)
         assert digest is not None
         self._note_success()
-        self._means.figures.source_bytes += len(piece)
-        self._means.traffic.note(self._task.id, len(piece), None)
+        self._means.note_piece(self._task.spec, len(piece), None)
         self._end_piece(number)
         self._reports.add(FinishedPiece(number, digest, None, 0))
         self._poke()

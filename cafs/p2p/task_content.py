@@ -17,6 +17,7 @@ import trio
 from cafs.core.swarm.demand import Demand
 from cafs.errors import NotFoundError
 from cafs.p2p.content import Headers
+from cafs.p2p.reader_figures import Reader
 from cafs.p2p.stored_task import StoredTask
 
 
@@ -42,8 +43,9 @@ class Attachment(Protocol):
 class TaskContent:
     """See the module. Made when the content's layout is known, or its length is known to be unknown."""
 
-    def __init__(self, attachment: Attachment) -> None:
+    def __init__(self, attachment: Attachment, reader: Reader) -> None:
         self._attachment = attachment
+        self._reader = reader
         self._task = attachment.task
         meta = self._task.meta
         assert meta is not None
@@ -83,6 +85,7 @@ class TaskContent:
             end = min(end, self.last_byte + 1 - layout.first_byte(number))
         self._at += end - begin
         self._attachment.demand.at_byte = self._at
+        self._reader.given(number, end - begin, trio.current_time())
         return piece if (begin, end) == (0, len(piece)) else piece[begin:end]
 
     def _is_at_end(self) -> bool:

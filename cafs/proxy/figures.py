@@ -21,6 +21,14 @@ class Figures:
     connections: int = 0
     """Open now."""
 
+    def amounts(self) -> dict[str, int]:
+        """By the names of ``core.statistics.amounts``. What came by P2P is counted by the node's peer."""
+        return {
+            "requests": self.requests.total(),
+            "requests_failed": self.failures.total(),
+            "forwarded_bytes": self.forwarded_bytes,
+        }
+
     def render(self) -> bytes:
         """As Prometheus text."""
         text = MetricsText("cafs_proxy")

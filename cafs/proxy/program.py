@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -14,6 +15,7 @@ from blake3 import blake3
 
 from cafs.core.host_address import parse_address
 from cafs.core.settings import Settings
+from cafs.core.statistics.ledger import Ledger
 from cafs.daemon.service_manager import ServiceManager
 from cafs.errors import ProtocolError, StateError, UsageError
 from cafs.http11.metrics_port import metrics_served
@@ -91,7 +93,8 @@ def _manager_attached(settings: Settings, proxy: Proxy, port: int) -> AbstractCo
         raise UsageError(f"peer_address must say at which address others reach this node ({e})") from e
     name = f"proxy|{socket.gethostname()}|{address}"
     host_id = blake3(name.encode()).hexdigest(length=16)
-    return manager_attached(settings, "PROXY", host_id, address, proxy.rules.obey)
+    ledger = Ledger(secrets.token_hex(16), proxy.figures.amounts)
+    return manager_attached(settings, "PROXY", host_id, address, obey=proxy.rules.obey, ledger=ledger)
 
 
 def _shown(listening: trio.socket.SocketType) -> str:

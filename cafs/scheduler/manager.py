@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,10 +15,12 @@ from blake3 import blake3
 from cafs import __version__
 from cafs.core.host_address import parse_address
 from cafs.core.live.document import LiveConfig
+from cafs.core.statistics.ledger import Ledger
 from cafs.daemon.grpc_client import LinkTls
 from cafs.daemon.grpc_server import Tls
 from cafs.daemon.live_configuration import LiveConfiguration
 from cafs.daemon.manager_link import ManagerLink, ServiceFacts
+from cafs.daemon.reporting import Reporting
 from cafs.errors import ProtocolError, UsageError
 from cafs.proto import manager_pb2
 from cafs.scheduler.streams import Hub
@@ -72,5 +75,7 @@ def manager_attached(
     configuration.recall()
     ours = LinkTls(tls.certificate, tls.key, tls.authority) if tls and tls.authority else None
     hand_over = asyncio.get_running_loop().call_soon_threadsafe
-    with ManagerLink(managers.addresses, facts, ours, configuration, hand_over):
+    ledger = Ledger(secrets.token_hex(16), hub.tally.amounts)
+    reporting = Reporting(ledger, managers.kept_in / f"{facts.host_id}.figures.json")
+    with ManagerLink(managers.addresses, facts, ours, configuration, hand_over, reporting=reporting):
         yield

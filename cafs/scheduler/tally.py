@@ -30,6 +30,10 @@ class Tally:
         self.events[kind] += 1
         self.seconds.note(took_s)
 
+    def amounts(self) -> dict[str, int]:
+        """By the names of ``core.statistics.amounts``."""
+        return {"registrations": self.events["PeerRegister"], "decisions": self.decisions.total()}
+
     def render(self, state: State, connected: int) -> bytes:
         """As Prometheus text."""
         text = MetricsText("cafs_scheduler")

@@ -19,6 +19,7 @@ from cafs.manager.http import (
     routes_profiles,
     routes_sessions,
     routes_setup,
+    routes_statistics,
     routes_users,
 )
 from cafs.manager.http.envelope import Envelope
@@ -35,6 +36,7 @@ _ROUTES = (
     routes_configuration.routes,
     routes_hosts.routes,
     routes_profiles.routes,
+    routes_statistics.routes,
     routes_audit.routes,
 )
 

@@ -141,6 +141,11 @@ class Roll:
         """Streams by kind."""
         return Counter(attached.arrival.kind.value for attached in self._here.values())
 
+    @property
+    def hosts(self) -> int:
+        """How many streams there are."""
+        return len(self._here)
+
     def clusters(self, kind: str) -> list[Candidate]:
         """That a host of such a kind may belong to."""
         return self._clusters.get(kind, [])

@@ -16,6 +16,9 @@ from cafs.manager.clusters.placing import Candidate
 from cafs.manager.profiles.desk import ProfileDesk
 from cafs.manager.services.incoming import parse_hello, parse_image, parse_report, parse_running
 from cafs.manager.services.roll import Attached, Configured, Roll
+from cafs.manager.statistics.collector import Collector
+from cafs.manager.statistics.incoming import Told, parse_figures
+from cafs.manager.statistics.rows import Arrived
 from cafs.manager.tally import Tally
 from cafs.proto import manager_pb2
 from cafs.proto.services import methods_of
@@ -36,6 +39,7 @@ class ManagerService:
         roll: Roll,
         desk: ProfileDesk,
         tally: Tally,
+        collector: Collector,
         replica_id: str,
         *,
         mutual_tls: bool,
@@ -44,6 +48,7 @@ class ManagerService:
         self._roll = roll
         self._desk = desk
         self._tally = tally
+        self._collector = collector
         self._mutual_tls = mutual_tls
         self._alive_every_s = alive_every_s
         self._welcome = manager_pb2.Welcome(replica_id=replica_id, alive_every_ms=round(alive_every_s * 1000))
@@ -150,6 +155,17 @@ class ManagerService:
                 self._desk.offer(attached, parse_image(message.start_offer.image))
             case "start_report":
                 self._desk.report(attached, parse_report(message.start_report))
+            case "report":
+                self._take_figures(attached, parse_figures(message.report))
+
+    def _take_figures(self, attached: Attached, told: Told) -> None:
+        cluster = attached.cluster
+
+        def answer(next_in_s: float) -> None:
+            attached.tell(manager_pb2.ToService(counted=_counted(told, next_in_s)))
+
+        arrived = Arrived(attached.arrival.host_id, cluster.id if cluster is not None else 0, told)
+        self._collector.take(arrived, answer)
 
 
 class _Voice:
@@ -217,6 +233,10 @@ def _placed(cluster: Candidate | None) -> manager_pb2.Placed:
     if cluster is None:
         return manager_pb2.Placed()
     return manager_pb2.Placed(cluster_id=cluster.id, cluster_name=cluster.name)
+
+
+def _counted(told: Told, next_in_s: float) -> manager_pb2.Counted:
+    return manager_pb2.Counted(life=told.life, number=told.number, next_in_ms=round(next_in_s * 1000))
 
 
 def _configuration(cluster_id: int, configured: Configured) -> manager_pb2.Configuration:

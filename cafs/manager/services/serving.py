@@ -22,6 +22,7 @@ from cafs.manager.replica import Pace, ThisReplica
 from cafs.manager.services.roll import Roll
 from cafs.manager.services.service import SERVICE, ManagerService
 from cafs.manager.services.watch import Watch
+from cafs.manager.statistics.collector import Collector
 from cafs.manager.tally import Tally
 
 _GRACE_S = 3.0
@@ -58,7 +59,10 @@ async def services_served(
     await watch.look()
     mutual = tls is not None and tls.mutual
     desk, alive_every_s = ProfileDesk(database, tally), pace.alive_every_s
-    service = ManagerService(roll, desk, tally, replica.id, mutual_tls=mutual, alive_every_s=alive_every_s)
+    collector = Collector(database, tally, lambda: roll.hosts, pace)
+    service = ManagerService(
+        roll, desk, tally, collector, replica.id, mutual_tls=mutual, alive_every_s=alive_every_s
+    )
     health = HealthService(SERVICE)
     server = new_server(_MESSAGE_BYTES)
     server.add_generic_rpc_handlers((service.handlers(), health.handlers()))
@@ -66,6 +70,9 @@ async def services_served(
     await server.start()
     async with AsyncExitStack() as stack:
         stack.push_async_callback(roll.flush)
+        stack.push_async_callback(collector.flush)
+        await stack.enter_async_context(cancelled_at_end(collector.run()))
+        await stack.enter_async_context(cancelled_at_end(collector.tidy()))
         await stack.enter_async_context(cancelled_at_end(roll.run()))
         await stack.enter_async_context(cancelled_at_end(watch.run()))
         await stack.enter_async_context(cancelled_at_end(desk.run()))

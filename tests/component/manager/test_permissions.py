@@ -61,6 +61,9 @@ ROUTES = {
     ("GET", f"{API}/profiles"): ("viewer everywhere", "profiles:read"),
     ("GET", f"{API}/profiles/{{image}}"): ("viewer everywhere", "profiles:read"),
     ("DELETE", f"{API}/profiles/{{image}}"): ("operator everywhere", "profiles:write"),
+    ("GET", f"{API}/statistics/series"): ("viewer somewhere", "clusters:read"),
+    ("GET", f"{API}/statistics/totals"): ("viewer somewhere", "clusters:read"),
+    ("GET", f"{API}/statistics/top"): ("viewer somewhere", "clusters:read"),
     ("DELETE", f"{API}/sessions/current"): (SESSION, None),  # last: it ends what the others are asked with
 }
 """Who may, and the scope that a token needs."""
