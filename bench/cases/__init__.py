@@ -25,6 +25,7 @@ CASES = {
     "p2p_on_demand": "a chunk that a reader waits for, from another host, while a fill takes the link",
     "p2p_peer_memory": "what a peer holds in memory, idle and under full load",
     "proxy_latency": "one byte through the proxy, warm and for the first time",
+    "manager_load": "10,000 hosts that live and report to one manager on SQLite: processor, memory, REST",
     "swarm_simulation": "100 to 100,000 simulated hosts under the scheduler's core; churn, slow hosts, liars",
 }
 """Name of the module -> one line for ``--help``."""

@@ -12,30 +12,21 @@ import httpx2
 
 from tests.support.manager import PASSWORD
 from tests.support.nginx import Served
-from tests.support.notify import started
 from tests.support.peers import Swarm, wait_for
-from tests.support.program import cafs_command
 
 BODY = os.urandom((6 << 20) + 12345)
 
 
 def manager_of(hosts: Swarm) -> tuple[str, httpx2.Client]:
     """Where services find it, and a client of its REST that is signed in as an administrator."""
-    log = hosts.folder / "manager.log"
-    command = cafs_command("manager", "--listen=127.0.0.1:0", "--rest=127.0.0.1:0")
-    process = started([*command, f"--set=cache_dir={hosts.folder}/m"], log, hosts.folder / "nm")
-    hosts.processes.callback(process.wait, 30)
-    hosts.processes.callback(process.terminate)
-    told = log.read_text()
-    [services] = re.findall(r"services on (\S+)", told)
-    [site] = re.findall(r"REST on (\S+)", told)
-    [link] = re.findall(r"setup\?link=(\S+)", told)
-    client = httpx2.Client(base_url=f"{site}/api/v1", trust_env=False, timeout=30)
+    manager = hosts.manager()
+    [link] = re.findall(r"setup\?link=(\S+)", manager.log.read_text())
+    client = httpx2.Client(base_url=f"{manager.site}/api/v1", trust_env=False, timeout=30)
     hosts.processes.callback(client.close)
     whom = {"name": "root", "password": PASSWORD}
     assert client.post("/setup", json={"link": link, **whom}).status_code == 201
     client.headers["Authorization"] = f"Bearer {client.post('/sessions', json=whom).json()['token']}"
-    return services, client
+    return manager.services, client
 
 
 def totals(client: httpx2.Client, **query: Any) -> dict[str, Any]:

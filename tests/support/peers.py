@@ -81,6 +81,16 @@ class Proxy(Process):
 
 
 @dataclass
+class ManagerProcess(Process):
+    """``cafs manager``, on SQLite."""
+
+    services: str
+    """HOST:PORT at which services find it."""
+    site: str
+    """Of its REST."""
+
+
+@dataclass
 class Swarm:
     """Processes that end with the test."""
 
@@ -88,6 +98,16 @@ class Swarm:
     processes: ExitStack = field(default_factory=ExitStack)
     schedulers: list[str] = field(default_factory=list)
     count: int = 0
+
+    def manager(self, *more: str) -> ManagerProcess:
+        """The one; who is started with ``--set=managers=…`` uses it."""
+        log = self.folder / "manager.log"
+        command = cafs_command("manager", "--listen=127.0.0.1:0", "--rest=127.0.0.1:0", *more)
+        process = started([*command, f"--set=cache_dir={self.folder}/m"], log, self.folder / "nm")
+        self.processes.callback(_end, process)
+        told = r"services on (\S+)[\s\S]*REST on (\S+)"
+        found = wait_for(lambda: re.search(told, log.read_text()), "addresses")
+        return ManagerProcess(process, log, found[1], found[2])
 
     def scheduler(
         self, port: int = 0, *more: str, prefix: Sequence[str] = (), host: str = "127.0.0.1"

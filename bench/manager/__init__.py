@@ -1,0 +1,1 @@
+"""A manager under the load of many services."""
