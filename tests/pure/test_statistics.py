@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 import pytest
+from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,10 +27,13 @@ from cafs.core.statistics.amounts import (
 from cafs.core.statistics.ledger import LONGEST_S, Ledger, Report
 from cafs.core.statistics.shares import MOST_KEPT, MOST_TOLD, Shares
 from cafs.daemon.reporting import encode_report
+from cafs.errors import ProtocolError
 from cafs.manager.statistics.incoming import parse_figures, rest_of
 from cafs.manager.statistics.keeping import GRAINS, Of, grain_for
 from cafs.manager.statistics.metrics import Metric, columns_of
+from cafs.manager.statistics.rows import Arrived, sums_of
 from cafs.proto import manager_pb2
+from tests.support.fuzzing import fuzzed, mutated
 
 LIFE = "0123456789abcdef" * 2
 
@@ -187,6 +192,26 @@ def test_a_report_is_heard_as_it_was_said(amounts: dict[str, int], names: list[s
         manager_pb2.FromService.FromString(encode_report(report).SerializeToString()).report
     )
     assert (heard.all, heard.tasks, heard.levels) == (amounts, parts, levels)
+
+
+REPORT = Report(
+    life=LIFE,
+    number=3,
+    amounts=Counter(peer_bytes=5, first_bytes=1),
+    tasks={"a" * 64: Counter(peer_bytes=3)},
+    applications={"models": Counter(peer_bytes=2)},
+    levels={"tasks": 2},
+)
+
+
+@fuzzed(150)
+@given(mutated([encode_report(REPORT).SerializeToString()]))
+def test_damaged_reports_are_refused_or_can_be_kept(data: bytes) -> None:
+    with suppress(DecodeError, ProtocolError):
+        told = parse_figures(manager_pb2.FromService.FromString(data).report)
+        rows = sums_of([Arrived("a" * 32, 1, told)], 10**9).rows()
+        assert all(0 <= row[name] <= MOST_AMOUNT for row in rows for name in AMOUNTS)
+        assert all(len(row["subject"]) <= 255 and row["subject"].isprintable() for row in rows)
 
 
 def test_the_rest_is_what_parts_leave_over() -> None:
