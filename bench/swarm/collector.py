@@ -6,7 +6,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from cafs.scheduler.collector import collect_rarely
+from cafs.daemon.garbage import collect_rarely
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from ipaddress import ip_address
 
 from sqlalchemy.engine import URL
 
+from cafs.daemon.garbage import collect_hourly, collect_rarely
 from cafs.daemon.grpc_server import Tls
 from cafs.daemon.metrics_server import metrics_served
 from cafs.daemon.service_manager import ServiceManager
@@ -83,7 +84,8 @@ async def run(options: Options) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     systemd = ServiceManager(os.environ)
-    async with served(options) as ports:
+    async with served(options) as ports, cancelled_at_end(collect_hourly()):
+        collect_rarely()
         systemd.tell("READY=1")
         log.info("services on %s:%d", options.services[0], ports.services)
         log.info("REST on %s", ports.site)

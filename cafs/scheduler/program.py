@@ -17,11 +17,11 @@ from dataclasses import dataclass
 import grpc
 
 from cafs.core.scheduling.limits import Limits
+from cafs.daemon.garbage import collect_rarely
 from cafs.daemon.grpc_health import HealthService
 from cafs.daemon.grpc_server import Tls, listen, new_server
 from cafs.daemon.metrics_server import metrics_served
 from cafs.daemon.service_manager import ServiceManager
-from cafs.scheduler.collector import collect_rarely
 from cafs.scheduler.manager import Managers, manager_attached
 from cafs.scheduler.service import SERVICE, SchedulerService
 from cafs.scheduler.streams import Hub

@@ -136,6 +136,7 @@ class ManagerService:
                 if message.WhichOneof("message") == "leaving":
                     return
                 self._heed(attached, message)
+                del message  # it has some KiB, and the next one comes in half a minute
             except StopAsyncIteration:
                 return
             except ProtocolError as e:
