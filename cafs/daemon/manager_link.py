@@ -30,6 +30,8 @@ from cafs.proto.services import methods_of
 log = logging.getLogger(__name__)
 
 _PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
+_PATIENT_S = 5.0
+"""What starts together with its manager is there before it, and no fault."""
 _END_S = 5.0
 _FIRST_ALIVE_S = 10.0
 """Until the manager has said how often."""
@@ -140,7 +142,7 @@ class ManagerLink:
         self._outbox.put(message)
 
     def _run(self) -> None:
-        pause_s, turn = _PAUSE_S, 0
+        pause_s, turn, began = _PAUSE_S, 0, time.monotonic()
         while not self._stop.is_set():
             address = self._addresses[turn % len(self._addresses)]
             turn += 1
@@ -150,8 +152,10 @@ class ManagerLink:
             was_up, self._up = self._up, False
             if was_up:
                 pause_s = _PAUSE_S
-            (log.warning if was_up or not self._told else log.debug)("manager %s: %s", address, why)
-            self._told = True
+            early = why.startswith("UNAVAILABLE") and time.monotonic() - began < _PATIENT_S
+            tells = was_up or not (self._told or early)
+            (log.warning if tells else log.debug)("manager %s: %s", address, why)
+            self._told |= tells
             self._stop.wait(pause_s * (0.5 + SystemRandom().random()))
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
