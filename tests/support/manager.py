@@ -15,7 +15,7 @@ import httpx2
 from argon2 import PasswordHasher
 
 from cafs.manager.database import parse_database
-from cafs.manager.http.app import API
+from cafs.manager.http.paths import API
 from cafs.manager.program import Options, Ports, served
 from cafs.manager.users.passwords import Passwords
 

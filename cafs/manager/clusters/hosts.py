@@ -102,39 +102,6 @@ def scheduler_addresses(session: Session) -> dict[int, tuple[str, ...]]:
     return {cluster_id: tuple(sorted(each)[:MOST_SCHEDULERS]) for cluster_id, each in found.items()}
 
 
-def list_hosts(
-    session: Session,
-    *,
-    clusters: Collection[int] | None,
-    cluster_id: int | None = None,
-    kind: str | None = None,
-    active: bool | None = None,
-    after: str = "",
-    limit: int = 100,
-) -> list[Host]:
-    """In the order of their ids.
-
-    Args:
-        session: Where to look.
-        clusters: Only in these; None: in any, and in none.
-        cluster_id: Only in this one.
-        kind: Only of this kind.
-        active: Only those that are, or are not.
-        after: Behind this id.
-        limit: How many at most.
-    """
-    query = select(Host).where(Host.id > after).order_by(Host.id).limit(limit)
-    if clusters is not None:
-        query = query.where(Host.cluster_id.in_(clusters))
-    if cluster_id is not None:
-        query = query.where(Host.cluster_id == cluster_id)
-    if kind is not None:
-        query = query.where(Host.kind == kind)
-    if active is not None:
-        query = query.where(Host.active if active else ~Host.active)
-    return list(session.scalars(query))
-
-
 def get_host(session: Session, host_id: str) -> Host:
     """One of them.
 

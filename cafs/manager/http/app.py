@@ -24,8 +24,8 @@ from cafs.manager.http import (
 )
 from cafs.manager.http.envelope import Envelope
 from cafs.manager.http.parts import Here, Parts
+from cafs.manager.http.paths import API
 
-API = "/api/v1"
 _ROUTES = (
     routes_setup.routes,
     routes_sessions.routes,

@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Depends, Path, Query
 from pydantic import Field
 
 from cafs.errors import NotFoundError
-from cafs.manager.clusters.hosts import forget_host, get_host, list_hosts
+from cafs.manager.clusters.host_lists import Order, Wanted, count_alike, list_hosts
+from cafs.manager.clusters.hosts import forget_host, get_host
 from cafs.manager.http.caller import needs
 from cafs.manager.http.models import MOST_ID, Limit, Told
 from cafs.manager.http.parts import Here
@@ -21,6 +22,7 @@ from cafs.manager.users.roles import Caller, Need, Role, Scope, Where, refusal
 routes = APIRouter(prefix="/hosts", tags=["hosts"])
 Seer = Annotated[Caller, needs(Role.VIEWER, Scope.CLUSTERS_READ, Where.SOMEWHERE)]
 Keeper = Annotated[Caller, needs(Role.OPERATOR, Scope.CLUSTERS_WRITE, Where.SOMEWHERE)]
+Kind = Literal["scheduler", "seed", "peer", "proxy"]
 HostId = Annotated[str, Path(pattern="^[0-9a-f]{32}$")]
 
 
@@ -28,7 +30,7 @@ class HostTold(Told):
     """A host."""
 
     id: str
-    kind: Literal["scheduler", "seed", "peer", "proxy"]
+    kind: Kind
     hostname: str
     address: str
     idc: str
@@ -48,32 +50,77 @@ class Hosts(Told):
     """Some of many."""
 
     items: list[HostTold]
-    next: str | None = Field(description="`after` of the next page; null: these were the last.")
+    next: str | None = Field(
+        description="`after` of the next page; null: these were the last, or they are sorted otherwise."
+    )
+
+
+class CountTold(Told):
+    """So many hosts that are alike in all of this."""
+
+    cluster_id: int | None
+    kind: Kind
+    active: bool
+    cafs_version: str
+    running: int | None
+    refuses: bool
+    hosts: int
+
+
+def _wanted(  # noqa: PLR0917 - FastAPI calls it, by keyword
+    caller: Seer,
+    cluster_id: Annotated[int | None, Query(ge=1, le=MOST_ID)] = None,
+    kind: Kind | None = None,
+    active: bool | None = None,
+    cafs_version: Annotated[str | None, Query(max_length=255)] = None,
+    current: Annotated[
+        bool | None, Query(description="Whether it runs the newest version of its cluster's configuration.")
+    ] = None,
+    refuses: Annotated[bool | None, Query(description="Whether it refuses a version.")] = None,
+    text: Annotated[
+        str, Query(max_length=255, pattern=r"^[^\x00]*$", description="Within its name or its address.")
+    ] = "",
+) -> Wanted:
+    return Wanted(
+        clusters=caller.clusters(),
+        cluster_id=cluster_id,
+        kind=kind,
+        active=active,
+        cafs_version=cafs_version,
+        current=current,
+        refuses=refuses,
+        text=text,
+    )
+
+
+Filter = Annotated[Wanted, Depends(_wanted)]
 
 
 @routes.get("", responses=declared(401, 403, 422, 503))
 def list_some(  # noqa: PLR0917 - FastAPI calls it, by keyword
-    caller: Seer,
+    wanted: Filter,
     parts: Here,
-    cluster_id: Annotated[int | None, Query(ge=1, le=MOST_ID)] = None,
-    kind: Literal["scheduler", "seed", "peer", "proxy"] | None = None,
-    active: bool | None = None,
     after: Annotated[str, Query(pattern="^([0-9a-f]{32})?$", description="Begin behind this id.")] = "",
+    order: Annotated[Order, Query(description="What they are sorted by; then by id.")] = Order.ID,
+    descending: Annotated[bool, Query(description="The largest first.")] = False,
+    skip: Annotated[int, Query(ge=0, le=MOST_ID, description="Leave out so many of the first.")] = 0,
     limit: Limit = 100,
 ) -> Hosts:
-    """Hosts of the clusters that one may look at, in the order of their ids."""
+    """Hosts of the clusters that one may look at."""
     with parts.database.reading() as session:
         found = list_hosts(
-            session,
-            clusters=caller.clusters(),
-            cluster_id=cluster_id,
-            kind=kind,
-            active=active,
-            after=after,
-            limit=limit + 1,
+            session, wanted, after=after, order=order, descending=descending, skip=skip, limit=limit + 1
         )
     items = [HostTold.model_validate(host) for host in found[:limit]]
-    return Hosts(items=items, next=items[-1].id if len(found) > limit else None)
+    in_order = order == Order.ID and not descending
+    return Hosts(items=items, next=items[-1].id if in_order and len(found) > limit else None)
+
+
+@routes.get("/counts", responses=declared(401, 403, 422, 503))
+def count(wanted: Filter, parts: Here) -> list[CountTold]:
+    """The same hosts, counted: how many are alike in cluster, kind, state, version and configuration."""
+    with parts.database.reading() as session:
+        return [CountTold.model_validate(alike) for alike in count_alike(session, wanted)]
 
 
 @routes.get("/{host_id}", responses=declared(401, 403, 404, 422, 503))

@@ -56,7 +56,8 @@ class Me(Told):
 
     id: int
     name: str
-    role: Role | None
+    role: Role | None = Field(description="Everywhere.")
+    clusters: dict[int, Role] = Field(description="In single clusters, by number.")
     scopes: list[Scope] | None = Field(description="What the token is good for; null: a session, for all.")
 
 
@@ -119,7 +120,8 @@ def sign_out(caller: Anybody, parts: Here) -> None:
 def show_me(caller: Annotated[Caller, needs(None, None, any_token=True)], parts: Here) -> Me:
     """Who asks, and what they may do."""
     scopes = None if caller.scopes is None else [Scope(scope) for scope in sorted(caller.scopes)]
-    return Me(id=caller.account_id, name=caller.name, role=caller.role, scopes=scopes)
+    held = dict(caller.cluster_roles)
+    return Me(id=caller.account_id, name=caller.name, role=caller.role, clusters=held, scopes=scopes)
 
 
 @routes.put("/me/password", status_code=204, responses=declared(401, 403, 422, 429, 503))

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 from starlette.responses import HTMLResponse
 
 from cafs.errors import CafsError
-from cafs.manager.http.models import Name, Password, Sent, UserTold
+from cafs.manager.http.models import Name, Password, Sent, Told, UserTold
 from cafs.manager.http.parts import Here, Parts, client_address
 from cafs.manager.http.problems import declared
 from cafs.manager.http.routes_users import told
@@ -50,6 +50,28 @@ class SetUp(Sent):
     link: Annotated[str, Field(max_length=128, json_schema_extra={"writeOnly": True})]
     name: Annotated[Name | None, Field(description="Of a new administrator.")] = None
     password: Password
+
+
+class LinkSent(Sent):
+    """A link that somebody was given."""
+
+    link: Annotated[str, Field(max_length=128, json_schema_extra={"writeOnly": True})]
+
+
+class LinkTold(Told):
+    """Whom it is for."""
+
+    name: str | None = Field(description="The account that gets a password; null: a new administrator.")
+
+
+@routes.post("/setup/link", responses=declared(401, 422, 503))
+def look(sent: LinkSent, parts: Here) -> LinkTold:
+    """Whom a link is for, without using it."""
+    with parts.database.reading() as session:
+        found = look_at_link(session, sent.link)
+        if found.account_id is None:
+            return LinkTold(name=None)
+        return LinkTold(name=get_account(session, found.account_id).name)
 
 
 @routes.post("/setup", status_code=201, responses=declared(401, 409, 422, 429, 503))

@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 from tests.support.manager import Manager
+from tests.support.manager_hosts import host_row, write_hosts
 
 ANY = {"If-Match": "*"}
 WRONG_SCOPES: list[dict[str, Any]] = [
@@ -147,3 +148,35 @@ def test_a_cluster_that_is_gone_takes_its_roles_along(manager: Manager) -> None:
     again = manager.call("POST", "/clusters", admin, 201, json=body)["id"]
     assert again != number
     assert manager.ask("GET", f"/clusters/{again}", alice).status_code == 403
+
+
+def test_hosts_are_filtered_sorted_paged_and_counted(manager: Manager) -> None:
+    admin = manager.administrator()
+    body = {"document": {"peer": {"concurrent_uploads": 7}}}
+    manager.call("PUT", "/clusters/1/configuration", admin, json=body, headers=ANY)
+    rows = (
+        host_row(1, hostname="Alpha", running=1),
+        host_row(2, hostname="beta", kind="seed", cluster_id=2, running=0),
+        host_row(3, hostname="gamma_1", active=False, running=None),
+        host_row(4, hostname="gamma21", cafs_version="0.1", running=0, refused="no"),
+    )
+    write_hosts(manager.options.database, rows)
+
+    def names(query: str) -> list[str]:
+        return [host["hostname"] for host in manager.call("GET", f"/hosts?{query}", admin)["items"]]
+
+    assert names("text=ALP") == ["Alpha"]
+    assert names("text=gamma_") == ["gamma_1"]
+    assert names("text=10.0.0.2") == ["beta"]
+    assert names("kind=peer&current=true") == ["Alpha"]
+    assert names("current=false") == ["gamma_1", "gamma21"]
+    assert names("refuses=true") == names("cafs_version=0.1") == ["gamma21"]
+    assert names("order=hostname&descending=true&skip=1&limit=2") == ["gamma21", "beta"]
+    assert manager.call("GET", "/hosts?order=hostname&limit=1", admin)["next"] is None
+    counts = manager.call("GET", "/hosts/counts?cluster_id=1", admin)
+    assert sorted((count["active"], count["refuses"], count["hosts"]) for count in counts) == [
+        (False, False, 1),
+        (True, False, 1),
+        (True, True, 1),
+    ]
+    assert manager.ask("GET", "/hosts?order=refused", admin).status_code == 422

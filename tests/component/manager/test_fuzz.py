@@ -16,7 +16,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from cafs.manager.http.app import API
+from cafs.manager.http.paths import API
 from tests.support.manager import Manager, options_for, running_manager
 from tests.support.postgres import Postgres
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from cafs.manager.http.app import API
+from cafs.manager.http.paths import API
 from cafs.manager.users.roles import Scope
 from tests.support.manager import Manager, options_for, running_manager
 
@@ -16,6 +16,7 @@ ADMIN = "admin everywhere"
 ROUTES = {
     ("GET", "/healthz"): (EVERYBODY, None),
     ("POST", f"{API}/setup"): (EVERYBODY, None),
+    ("POST", f"{API}/setup/link"): (EVERYBODY, None),
     ("POST", f"{API}/sessions"): (EVERYBODY, None),
     ("POST", f"{API}/oidc/flows"): (EVERYBODY, None),
     ("POST", f"{API}/oidc/sessions"): (EVERYBODY, None),
@@ -56,6 +57,7 @@ ROUTES = {
         "clusters:read",
     ),
     ("GET", f"{API}/hosts"): ("viewer somewhere", "clusters:read"),
+    ("GET", f"{API}/hosts/counts"): ("viewer somewhere", "clusters:read"),
     ("GET", f"{API}/hosts/{{host_id}}"): ("viewer somewhere", "clusters:read"),
     ("DELETE", f"{API}/hosts/{{host_id}}"): ("operator somewhere", "clusters:write"),
     ("GET", f"{API}/profiles"): ("viewer everywhere", "profiles:read"),

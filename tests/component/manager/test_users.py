@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import update
 
 from cafs.manager.database import Database
-from cafs.manager.http.app import API
+from cafs.manager.http.paths import API
 from cafs.manager.tables import Account, Invitation, Token
 from tests.support.manager import PASSWORD, Manager, options_for, running_manager
 from tests.support.postgres import Postgres

@@ -1,0 +1,4 @@
+"""Where things are served."""
+
+API = "/api/v1"
+CONSOLE = "/console"
