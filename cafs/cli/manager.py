@@ -29,6 +29,8 @@ _SERVICES, _REST = 65003, 65004
               help="Services need a certificate of this authority, good for their address.")  # fmt: skip
 @click.option("--new-admin", is_flag=True,
               help="Print a link for one more administrator, as at the first start.")  # fmt: skip
+@click.option("--console/--no-console", default=True, show_default=True,
+              help="Serve the web console beside REST, if cafs[console] is installed.")  # fmt: skip
 @click.pass_obj
 def command(  # noqa: PLR0917  click calls it, by keyword
     context: Context,
@@ -39,6 +41,7 @@ def command(  # noqa: PLR0917  click calls it, by keyword
     tls_key: Path | None,
     tls_ca: Path | None,
     new_admin: bool,
+    console: bool,
 ) -> None:
     """Keep what operators decide, in SQLite or PostgreSQL (manager_database).
 
@@ -72,6 +75,7 @@ def command(  # noqa: PLR0917  click calls it, by keyword
         site=settings.manager_site.rstrip("/"),
         provider=provider_of(settings),
         new_admin=new_admin,
+        console=console,
         say=context.note,
     )
     asyncio.run(run(options))

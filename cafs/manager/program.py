@@ -7,6 +7,8 @@ systemd hears that we are ready. End (SIGTERM, SIGINT): health says so, requests
 from __future__ import annotations
 
 import asyncio
+import importlib
+import importlib.util
 import logging
 import os
 import signal
@@ -17,6 +19,7 @@ from functools import partial
 from ipaddress import ip_address
 
 from sqlalchemy.engine import URL
+from starlette.types import ASGIApp
 
 from cafs.daemon.garbage import collect_hourly, collect_rarely
 from cafs.daemon.grpc_server import Tls
@@ -26,6 +29,7 @@ from cafs.errors import CafsError
 from cafs.manager.database import Database
 from cafs.manager.http.app import make_app
 from cafs.manager.http.parts import Parts, link_to
+from cafs.manager.http.paths import CONSOLE
 from cafs.manager.http.server import http_served, listening, site_of
 from cafs.manager.in_thread import in_thread
 from cafs.manager.migrate import upgrade
@@ -57,6 +61,8 @@ class Options:
     """OpenID provider at which people may sign in."""
     new_admin: bool = False
     """Make a link for one more administrator."""
+    console: bool = False
+    """Serve the console, if its library is there. At most one manager of a process may."""
     pace: Pace = field(default_factory=Pace)
     passwords: Passwords = field(default_factory=Passwords)
     say: Callable[[str], None] = log.info
@@ -121,8 +127,10 @@ async def served(options: Options) -> AsyncIterator[Ports]:
             changed=services.watch.wake,
             provider=_provider(stack, options),
         )
-        _, served_app = make_app(parts)
-        await stack.enter_async_context(http_served(served_app, listener, options.tls))
+        _, answers = make_app(parts)
+        if console := options.console and _has_console():
+            answers = await stack.enter_async_context(_with_console(answers, tally, parts.site))
+        await stack.enter_async_context(http_served(answers, listener, options.tls, websockets=console))
         await in_thread(partial(_invite, parts, options))
         if options.metrics is not None:
 
@@ -141,6 +149,22 @@ def _provider(stack: AsyncExitStack, options: Options) -> ProviderClient | None:
     client = ProviderClient(options.provider)
     stack.callback(client.close)
     return client
+
+
+def _has_console() -> bool:
+    if importlib.util.find_spec("nicegui") is not None:
+        return True
+    log.info("no console: its library is not here (pip install 'cafs[console]')")
+    return False
+
+
+@asynccontextmanager
+async def _with_console(rest: ASGIApp, tally: Tally, site: str) -> AsyncIterator[ASGIApp]:
+    # In a thread: it takes a while, and only who has a console pays for it.
+    serving = await in_thread(partial(importlib.import_module, "cafs.manager.console.serving"))
+    async with serving.console_served(rest, tally, site) as answers:
+        log.info("console on %s%s/", site, CONSOLE)
+        yield answers
 
 
 def _invite(parts: Parts, options: Options) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterable
 from http import HTTPStatus
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -34,11 +35,12 @@ class _GoneError(Exception):
 
 
 class Envelope:
-    """Around the application."""
+    """Around an application; ``safety``: headers of each of its answers."""
 
-    def __init__(self, app: ASGIApp, tally: Tally) -> None:
+    def __init__(self, app: ASGIApp, tally: Tally, safety: Iterable[tuple[bytes, bytes]] = _SAFETY) -> None:
         self._app = app
         self._tally = tally
+        self._safety = tuple(safety)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -49,7 +51,7 @@ class Envelope:
             nonlocal told
             if message["type"] == "http.response.start":
                 told = message["status"]
-                message = {**message, "headers": [*message.get("headers", ()), *_SAFETY]}
+                message = {**message, "headers": [*message.get("headers", ()), *self._safety]}
             await send(message)
 
         try:

@@ -17,6 +17,7 @@ from cafs.errors import StateError, StorageError
 _HEAD_BYTES = 32 << 10
 _CONNECTIONS = 2000
 _GRACE_S = 3
+_MESSAGE_BYTES = 1 << 20
 
 
 class _Server(uvicorn.Server):
@@ -35,8 +36,16 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def http_served(app: ASGIApp, listener: socket.socket, tls: Tls | None) -> AsyncIterator[None]:
+async def http_served(
+    app: ASGIApp, listener: socket.socket, tls: Tls | None, *, websockets: bool = False
+) -> AsyncIterator[None]:
     """Serve while the context lasts. Requests under way are answered at its end.
+
+    Args:
+        app: What answers.
+        listener: Where.
+        tls: Its certificate.
+        websockets: Whether it takes such, too.
 
     Raises:
         StorageError: a file of TLS cannot be used.
@@ -49,7 +58,8 @@ async def http_served(app: ASGIApp, listener: socket.socket, tls: Tls | None) ->
         lifespan="off",
         proxy_headers=False,
         server_header=False,
-        ws="none",
+        ws="websockets-sansio" if websockets else "none",
+        ws_max_size=_MESSAGE_BYTES,
         http="h11",
         h11_max_incomplete_event_size=_HEAD_BYTES,
         limit_concurrency=_CONNECTIONS,

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from cafs.errors import UsageError
 from cafs.proto import manager_pb2, p2p_pb2
 from tests.component.manager.test_services import A, host
 from tests.support.logs import ExpectedLogs
+from tests.support.managed_peers import Peer, peers
 from tests.support.manager import Manager, options_for, running_manager
 from tests.support.manager_client import ServiceStream, channel_to, until
 from tests.support.postgres import Postgres
@@ -260,51 +260,6 @@ def test_a_kept_file_that_is_damaged_is_as_good_as_none(
 
 
 # Real services
-
-
-class Peer:
-    """``cafs peer`` as a process, and its node socket."""
-
-    def __init__(self, folder: Path, *arguments: str) -> None:
-        self._folder = folder
-        folders = [f"--set=cache_dir={folder}/c", f"--set=run_dir={folder}/r"]
-        self._command = cafs_command("peer", "--listen", "127.0.0.1:0", *folders, *arguments)
-        self._socket = f"{folder}/r/peer/peer.sock"
-        self.process = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
-        until(lambda: Path(self._socket).exists())
-
-    def ask(self, method: str, path: str, document: Any = None) -> tuple[int, Any]:
-        """Status and document."""
-        body = b"" if document is None else json.dumps(document).encode()
-        head = (
-            f"{method} {path} HTTP/1.1\r\nHost: p\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-        )
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(20)
-            connection.connect(self._socket)
-            connection.sendall(head.encode() + body)
-            answer = b"".join(iter(lambda: connection.recv(65536), b""))
-        first, _, text = answer.partition(b"\r\n\r\n")
-        return int(first.split()[1]), json.loads(text)
-
-    def limit(self, name: str) -> int:
-        """As it holds now."""
-        return int(self.ask("GET", "/v1/status")[1]["limits"][name])
-
-    def stop(self) -> None:
-        self.process.terminate()
-        assert self.process.wait(20) == 0
-
-
-@contextmanager
-def peers(*made: Peer) -> Iterator[None]:
-    """Ended whatever happens."""
-    try:
-        yield
-    finally:
-        for peer in made:
-            if peer.process.poll() is None:
-                peer.stop()
 
 
 def test_a_peer_obeys_and_goes_on_without_the_manager(short_tmp_path: Path) -> None:

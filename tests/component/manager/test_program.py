@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 
@@ -165,3 +166,16 @@ def test_the_program_serves_until_sigterm(tmp_path: Path) -> None:
 )
 def test_wrong_options_are_a_usage_error(arguments: list[str], word: str) -> None:
     assert word in run_cafs("manager", *arguments, code=2).err
+
+
+def test_without_its_library_there_is_no_console_and_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "nicegui", None)
+    caplog.set_level("INFO")
+    with running_manager(options_for(tmp_path, console=True)) as manager:
+        assert manager.ask("GET", "/console/").status_code == 404
+        assert manager.ask("GET", "/healthz").status_code == 200
+        secret = manager.setup_link
+        assert "<form" in manager.ask("GET", f"/setup?link={secret}").text  # people come in all the same
+    assert "pip install 'cafs[console]'" in caplog.text

@@ -1,0 +1,109 @@
+"""What the console makes of REST's answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from starlette.datastructures import Headers
+
+from cafs.manager.console.audit import change_text
+from cafs.manager.console.gate import is_own
+from cafs.manager.console.hosts import host_row, query_of
+from cafs.manager.console.overview import cluster_rows, kinds_chart, versions_chart
+from cafs.manager.console.session import to_sign_in
+
+
+def count(hosts: int, **changes: Any) -> dict[str, Any]:
+    usual = {
+        "cluster_id": 1,
+        "kind": "peer",
+        "active": True,
+        "cafs_version": "1",
+        "running": 2,
+        "refuses": False,
+    }
+    return {**usual, "hosts": hosts, **changes}
+
+
+COUNTS = [
+    count(5),
+    count(3, running=1),
+    count(2, running=None, refuses=True, kind="seed"),
+    count(7, active=False, running=1),
+    count(1, cluster_id=None, cafs_version=""),
+]
+
+
+def test_a_line_for_each_cluster_and_for_who_has_none() -> None:
+    cluster = {"id": 1, "name": "c", "kind": "scheduler", "configuration": 2}
+    mine, nobodys = cluster_rows([cluster], COUNTS)
+    assert (mine["active"], mine["inactive"], mine["behind"], mine["refusing"]) == (10, 7, 5, 2)
+    assert (nobodys["name"], nobodys["active"], nobodys["behind"], nobodys["href"]) == ("(none)", 1, 0, "")
+    assert len(cluster_rows([cluster], COUNTS[:-1])) == 1
+
+
+def test_charts_hold_every_host_once() -> None:
+    series = {one["name"]: one["data"] for one in kinds_chart(COUNTS)["series"]}
+    assert series == {"active": [0, 0, 9, 0], "refusing": [0, 2, 0, 0], "inactive": [0, 0, 7, 0]}
+    assert versions_chart(COUNTS)["series"][0]["data"] == [
+        {"name": "1", "value": 10},
+        {"name": "(not said)", "value": 1},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("running", "refused", "said"),
+    [
+        (2, "", "2"),
+        (1, "", "1 of 2"),
+        (1, "cannot", "1, refuses a newer one"),
+        (None, "", "not said of 2"),
+    ],
+)
+def test_a_host_says_what_it_runs(running: int | None, refused: str, said: str) -> None:
+    host = {
+        "id": "a" * 32, "kind": "peer", "hostname": "", "address": "10.0.0.1:1", "cluster_id": 1,
+        "active": True, "since": "2026-01-02T03:04:05Z", "cafs_version": "1",
+        "running": running, "refused": refused,
+    }  # fmt: skip
+    row = host_row(host, {1: {"name": "c", "configuration": 2}})
+    assert (row["running"], row["hostname"], row["since"]) == (said, "aaaaaaaa", "2026-01-02 03:04:05 UTC")
+
+
+def test_what_is_not_chosen_is_not_asked_for() -> None:
+    nothing = dict.fromkeys(("text", "kind", "active", "cluster_id", "cafs_version", "at"), "")
+    assert set(query_of(nothing).values()) == {None}
+    assert query_of({**nothing, "at": "behind"})["current"] == "false"
+    assert query_of({**nothing, "at": "refuses"})["refuses"] == "true"
+
+
+def test_only_what_changed_is_told() -> None:
+    assert change_text({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": None}) == "b: 2 → 3"
+    assert change_text(None, {"role": "admin"}) == 'role: not said → "admin"'
+    assert not change_text({}, None)
+
+
+@pytest.mark.parametrize(
+    ("headers", "scheme", "own"),
+    [
+        ({"host": "m:1", "origin": "http://m:1"}, "http", True),
+        ({"host": "m:1", "origin": "https://m:1"}, "http", True),  # a proxy before us speaks TLS
+        ({"host": "m:1", "origin": "http://m:1"}, "https", False),
+        ({"host": "m:1", "origin": "http://m:2"}, "ws", False),
+        ({"host": "m:1", "origin": "null"}, "http", False),
+        ({"host": "m:1"}, "http", True),
+        ({"host": "m:1", "sec-fetch-site": "same-site"}, "http", False),
+        ({"host": "m:1", "sec-fetch-site": "same-origin"}, "http", True),
+    ],
+)
+def test_whose_page_sent_it(headers: dict[str, str], scheme: str, own: bool) -> None:
+    assert is_own(Headers(headers), scheme) is own
+
+
+@pytest.mark.parametrize("where", ["https://evil", "//evil", "/console/\n", "/elsewhere", "/console/?a=<b>"])
+def test_it_leads_to_our_pages_only(where: str) -> None:
+    assert to_sign_in("", where) == "/console/sign-in"
+    assert to_sign_in("out", "/console/hosts?kind=peer").endswith(
+        "?said=out&next=%2Fconsole%2Fhosts%3Fkind%3Dpeer"
+    )
