@@ -18,6 +18,7 @@ from cafs.scheduler.answers import explain, list_hosts, list_tasks
 from cafs.scheduler.blocking import judged
 from cafs.scheduler.incoming import parse_event, parse_hello
 from cafs.scheduler.streams import Hub, Stream
+from cafs.scheduler.swarm import show_swarm
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class SchedulerService:
             ("ListTasks", self._list_tasks),
             ("ListHosts", self._list_hosts),
             ("Explain", self._explain),
+            ("Swarm", self._swarm),
         ):
             method = methods[name]
             table[name] = grpc.unary_unary_rpc_method_handler(
@@ -125,6 +127,13 @@ class SchedulerService:
         found = explain(self._hub.core.state, request, self._hub.now())
         if found is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, "neither such a task nor such a peer is known")
+            raise AssertionError("abort has raised")
+        return found
+
+    async def _swarm(self, request: p2p_pb2.SwarmRequest, context: _Context) -> p2p_pb2.SwarmResponse:
+        found = show_swarm(self._hub.core.state, request, self._hub.now())
+        if found is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no such task is known")
             raise AssertionError("abort has raised")
         return found
 

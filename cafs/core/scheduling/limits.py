@@ -65,3 +65,5 @@ class Limits:
     explained_per_task: int = 32
     explained_choices: int = 1024
     """Choices of parents whose candidates are remembered, in all tasks together."""
+    fed_pairs: int = 16_384
+    """Pairs of hosts of which is remembered what one gave the other, in all tasks together."""

@@ -191,6 +191,7 @@ def _note_costs(  # noqa: PLR0917  called for each report
     parent = state.hosts.get(parent_id)
     if parent is None or parent is child:
         return
+    state.feeds.note(task.id, parent_id, child.id, count, now)
     piece_bytes = task.notary.meta.piece_bytes if task.notary.meta is not None else _USUAL_PIECE_BYTES
     mean_ms = cost_ms / count
     if state.costs.note(parent.health, child.health, child.hello.host_id, mean_ms, piece_bytes):
@@ -213,6 +214,7 @@ def _from_source(state: State, peer: Peer, number: int, digest: bytes, now: floa
     peer.origin_failures = 0
     task.source_failures = 0
     task.source_pieces += 1
+    state.feeds.note(task.id, "", peer.member.host.id, 1, now)
     if notary.has_news:
         state.mark_news(task)
     return True

@@ -8,6 +8,7 @@ from random import Random
 from cafs.core.scheduling.decisions import Decision
 from cafs.core.scheduling.events import HostType, TaskSpec
 from cafs.core.scheduling.explain import Choices, Decided, Seen
+from cafs.core.scheduling.feeds import Feeds
 from cafs.core.scheduling.health import Costs, Court
 from cafs.core.scheduling.limits import Limits
 from cafs.core.scheduling.notary import Notary
@@ -41,6 +42,7 @@ class State:
         self.court = Court(limits.sole_accusations)
         self.costs = Costs()
         self.choices = Choices(limits.explained_choices)
+        self.feeds = Feeds(limits.fed_pairs)
         self.out: list[Decision] = []
         self.last: list[Decision] = []
         self.counts: Counter[str] = Counter()
