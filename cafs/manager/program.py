@@ -22,6 +22,7 @@ from sqlalchemy.engine import URL
 from starlette.types import ASGIApp
 
 from cafs.daemon.garbage import collect_hourly, collect_rarely
+from cafs.daemon.grpc_client import LinkTls
 from cafs.daemon.grpc_server import Tls
 from cafs.daemon.metrics_server import metrics_served
 from cafs.daemon.service_manager import ServiceManager
@@ -126,6 +127,7 @@ async def served(options: Options) -> AsyncIterator[Ports]:
             passwords=options.passwords,
             changed=services.watch.wake,
             provider=_provider(stack, options),
+            scheduler_tls=_scheduler_tls(options.tls),
         )
         _, answers = make_app(parts)
         if console := options.console and _has_console():
@@ -149,6 +151,11 @@ def _provider(stack: AsyncExitStack, options: Options) -> ProviderClient | None:
     client = ProviderClient(options.provider)
     stack.callback(client.close)
     return client
+
+
+def _scheduler_tls(tls: Tls | None) -> LinkTls | None:
+    """Whoever holds services to certificates shows them its own."""
+    return LinkTls(tls.certificate, tls.key, tls.authority) if tls and tls.authority else None
 
 
 def _has_console() -> bool:

@@ -138,6 +138,7 @@ class Visitor:
     def shot(self, name: str) -> None:
         """Keep what it looks like."""
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        self.page.evaluate("scrollTo(0, 0)")
         self.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True, animations="disabled")
 
 

@@ -31,6 +31,8 @@ async def cluster_of(seen: Seen, tab: str) -> tuple[dict[str, Any], str]:
     cluster: dict[str, Any] = answer.document
     heading(f"{cluster['name']} · {cluster['kind']} cluster")
     tabs = [("", "Cluster"), ("/configuration", "Configuration"), ("/versions", "Versions")]
+    if cluster["kind"] == "scheduler":
+        tabs.append(("/tasks", "Tasks"))
     if seen.may("admin", cluster["id"]):
         tabs.append(("/members", "Members"))
     with ui.element("q-tabs").props('align=left no-caps inline-label aria-label="Of this cluster"'):

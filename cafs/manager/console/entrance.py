@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from fastapi import Request
-from nicegui import Client, ui
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from nicegui import ui
+from starlette.responses import RedirectResponse, Response
 
-from cafs.manager.console.frame import MOST_PAGES, dress, heading, link
+from cafs.manager.console.frame import ENTRANCE, dress, heading, link, refuse_crowd
 from cafs.manager.console.rest import RefusedError, Rest
-from cafs.manager.console.session import DO_SET_UP, DO_SIGN_IN, rest_of
+from cafs.manager.console.session import DO_OPENID, DO_SET_UP, DO_SIGN_IN, rest_of
 from cafs.manager.http.parts import client_address
 from cafs.manager.http.paths import CONSOLE
 from cafs.manager.users.passwords import LEAST
@@ -18,6 +18,8 @@ _SAID = {
     "expired": "Your session is over: sign in again.",
     "out": "You are signed out.",
     "away": "The manager cannot do this just now: try again.",
+    "provider": "The OpenID provider does not let you in just now: try again.",
+    "stranger": "The OpenID provider knows you, but nobody has let you in here: ask an administrator.",
     "gone": "The link is none of ours, or was used, or is too old. An administrator can make another one.",
     "taken": "The name is taken: choose another one.",
     "invalid": "Names have lower-case letters, digits, and . _ @ - within; "
@@ -28,13 +30,14 @@ _MOST_WAIT_DIGITS = 5
 
 def register() -> None:
     """Have both served."""
-    ui.page("/sign-in", title="Sign in · CAFS")(_show_sign_in)
-    ui.page("/setup", title="Set up · CAFS")(_show_set_up)
+    sign_in, set_up = ENTRANCE
+    ui.page(sign_in, title="Sign in · CAFS")(_show_sign_in)
+    ui.page(set_up, title="Set up · CAFS")(_show_set_up)
 
 
 async def _show_sign_in(request: Request) -> Response | None:
-    if len(Client.instances) > MOST_PAGES:
-        return PlainTextResponse("too many pages are open: try again in a minute\n", 503)
+    if full := refuse_crowd(strangers=True):
+        return full
     rest = rest_of(request)
     if rest.token and not request.query_params.get("said"):
         try:
@@ -52,12 +55,15 @@ async def _show_sign_in(request: Request) -> Response | None:
         password.props("name=password autocomplete=current-password required outlined")
         _keep("next", request)
         ui.button("Sign in").props("type=submit no-caps").classes("full-width")
+        if (await rest.get("/oidc"))["offered"]:
+            way = ui.button("Sign in by OpenID", icon="login").classes("full-width")
+            way.props(f"href={DO_OPENID} outline no-caps")
     return None
 
 
 async def _show_set_up(request: Request) -> Response | None:
-    if len(Client.instances) > MOST_PAGES:
-        return PlainTextResponse("too many pages are open: try again in a minute\n", 503)
+    if full := refuse_crowd(strangers=True):
+        return full
     nobody = Rest(request.app.state.rest, "", client_address(request))
     try:
         asked = {"link": request.query_params.get("link", "")[:128]}

@@ -16,8 +16,11 @@ from cafs.manager.console.rest import RefusedError, Rest
 from cafs.manager.console.session import DO_SIGN_OUT, rest_of, to_sign_in
 from cafs.manager.http.paths import CONSOLE
 
-MOST_PAGES = 2000
-"""Open at once: each is kept here as long as its browser is there."""
+_MOST_PAGES, _MOST_STRANGERS = 500, 300
+"""Open at once, of who is signed in and of others: each is kept here as long as its browser is there, or a
+minute if that never comes back for what the page needs. Fewer than the server has connections."""
+ENTRANCE = ("/sign-in", "/setup")
+"""Pages for who is not signed in."""
 _RANKS = {"viewer": 1, "operator": 2, "admin": 3}
 _NAVIGATION = (
     ("/", "Overview", "space_dashboard", None),
@@ -108,8 +111,8 @@ def register(page: Page) -> None:
     """Have it served."""
 
     async def shown(request: Request) -> Response | None:
-        if len(Client.instances) > MOST_PAGES:
-            return PlainTextResponse("too many pages are open: try again in a minute\n", 503)
+        if full := refuse_crowd(strangers=False):
+            return full
         rest = rest_of(request)
         if not rest.token:
             return RedirectResponse(to_sign_in("", request.url.path), 303)
@@ -127,6 +130,14 @@ def register(page: Page) -> None:
         return None
 
     ui.page(page.path, title=f"{page.title} · CAFS")(shown)
+
+
+def refuse_crowd(*, strangers: bool) -> Response | None:
+    """Whether more pages are open than may be, of ``ENTRANCE`` or of all others."""
+    opened = sum((client.page.path in ENTRANCE) is strangers for client in Client.instances.values())
+    if opened <= (_MOST_STRANGERS if strangers else _MOST_PAGES):
+        return None
+    return PlainTextResponse("too many pages are open: try again in a minute\n", 503)
 
 
 def heading(text: str, level: int = 1) -> ui.label:

@@ -14,9 +14,12 @@ from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cafs.manager.http.paths import CONSOLE
+from cafs.manager.oidc.provider import CALLBACK
 
 _ASSETS = f"{CONSOLE}/_nicegui/"
 """Of the library; their paths have its version, so they may be kept."""
+_SOCKETS = f"{CONSOLE}/_nicegui_ws/"
+"""Also where they are spoken in requests, one after the other."""
 _KEPT = "public, max-age=31536000, immutable"
 # Vue compiles the library's templates in the browser: unsafe-eval. Nothing is loaded from, or sent to,
 # anywhere else.
@@ -42,7 +45,7 @@ class Gate:
         elif path == "/setup" and scope["type"] == "http" and scope["method"] == "GET":
             query = scope["query_string"].decode("latin-1")
             await RedirectResponse(f"{CONSOLE}/setup?{query}", 303)(scope, receive, send)
-        elif path.startswith(f"{CONSOLE}/"):
+        elif path.startswith(f"{CONSOLE}/") or path == CALLBACK:
             await self._console(scope, receive, send)
         else:
             await self._rest(scope, receive, send)
@@ -58,7 +61,8 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = MutableHeaders(scope=scope)
         del headers["x-forwarded-prefix"]  # whoever asks does not say where scripts are loaded from
-        changes = scope["type"] == "websocket" or scope["method"] not in _ASKING
+        speaks = scope["path"].startswith(_SOCKETS)
+        changes = scope["type"] == "websocket" or scope["method"] not in _ASKING or speaks
         if changes and not is_own(headers, scope["scheme"]):
             await _refuse(scope, receive, send)
             return

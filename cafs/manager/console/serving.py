@@ -25,6 +25,8 @@ from cafs.manager.console import (
     hosts,
     members,
     overview,
+    swarm,
+    tasks,
     users,
     versions,
 )
@@ -41,6 +43,8 @@ _PAGES = (
     *cluster.PAGES,
     *configuration.PAGES,
     *versions.PAGES,
+    *tasks.PAGES,
+    *swarm.PAGES,
     *members.PAGES,
     *hosts.PAGES,
     *users.PAGES,

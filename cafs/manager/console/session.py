@@ -11,17 +11,26 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode
 
 from fastapi import FastAPI, Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from cafs.manager.console.rest import RefusedError, Rest
 from cafs.manager.http.parts import client_address
 from cafs.manager.http.paths import CONSOLE
+from cafs.manager.oidc.provider import CALLBACK
 
 SIGN_IN, SET_UP = f"{CONSOLE}/sign-in", f"{CONSOLE}/setup"
-DO_SIGN_IN, DO_SIGN_OUT, DO_SET_UP = (f"{CONSOLE}/do/{what}" for what in ("sign-in", "sign-out", "set-up"))
+DO_SIGN_IN, DO_SIGN_OUT, DO_SET_UP, DO_OPENID = (
+    f"{CONSOLE}/do/{what}" for what in ("sign-in", "sign-out", "set-up", "openid")
+)
+_FLOW, _FLOW_S = "cafs-flow", 600
+# The cookie is for our own pages' requests only, and this answer was asked for from the provider's page: what
+# follows must be asked for from ours.
+_ON = f"""<!doctype html><html lang="en"><title>CAFS</title>
+<meta http-equiv="refresh" content="0;url={CONSOLE}/"><a href="{CONSOLE}/">Go on</a></html>
+"""
 _OURS = re.compile(rf"{CONSOLE}/[A-Za-z0-9/?=&._~%-]*")
 _LASTS_S = 12 * 3600
-_UNAUTHORIZED, _THROTTLED, _TAKEN = 401, 429, 409
+_UNAUTHORIZED, _FORBIDDEN, _TAKEN, _THROTTLED = 401, 403, 409, 429
 
 
 def cookie_name(request: Request) -> str:
@@ -47,6 +56,8 @@ def add_routes(shell: FastAPI) -> None:
     shell.add_api_route(DO_SIGN_IN, _sign_in, methods=["POST"])
     shell.add_api_route(DO_SIGN_OUT, _sign_out, methods=["POST"])
     shell.add_api_route(DO_SET_UP, _set_up, methods=["POST"])
+    shell.add_api_route(DO_OPENID, _to_provider, methods=["GET"])
+    shell.add_api_route(CALLBACK, _from_provider, methods=["GET"])
 
 
 async def _sign_in(request: Request) -> Response:
@@ -65,7 +76,7 @@ async def _set_up(request: Request) -> Response:
     if sent.get("name"):
         body["name"] = sent["name"]
     try:
-        made = await Rest(request.app.state.rest, "", client_address(request)).ask("POST", "/setup", body)
+        made = await _nobody(request).ask("POST", "/setup", body)
         return await _begin(request, made.document["name"], body["password"], "")
     except RefusedError as e:
         said = {_UNAUTHORIZED: "gone", _TAKEN: "taken", _THROTTLED: "wait"}.get(e.status, "invalid")
@@ -74,18 +85,57 @@ async def _set_up(request: Request) -> Response:
 
 
 async def _begin(request: Request, name: str, password: str, where: str) -> Response:
-    nobody = Rest(request.app.state.rest, "", client_address(request))
-    begun = await nobody.ask("POST", "/sessions", {"name": name, "password": password})
+    begun = await _nobody(request).ask("POST", "/sessions", {"name": name, "password": password})
     response = RedirectResponse(where if _OURS.fullmatch(where) else f"{CONSOLE}/", 303)
+    _keep_session(request, response, begun.document["token"])
+    return response
+
+
+def _nobody(request: Request) -> Rest:
+    return Rest(request.app.state.rest, "", client_address(request))
+
+
+def _keep_session(request: Request, response: Response, token: str) -> None:
     response.set_cookie(
         cookie_name(request),
-        begun.document["token"],
+        token,
         max_age=_LASTS_S,
         path="/",
         secure=request.app.state.secure,
         httponly=True,
         samesite="strict",
     )
+
+
+async def _to_provider(request: Request) -> Response:
+    """The flow waits in a cookie that comes back with the provider's answer, and with nothing else."""
+    try:
+        way = (await _nobody(request).ask("POST", "/oidc/flows")).document
+    except RefusedError as e:
+        return RedirectResponse(
+            to_sign_in("wait" if e.status == _THROTTLED else "provider", wait=e.wait_s), 303
+        )
+    response = RedirectResponse(way["address"], 303)
+    secure = request.app.state.secure
+    response.set_cookie(
+        _FLOW, way["flow"], max_age=_FLOW_S, path=CALLBACK, secure=secure, httponly=True, samesite="lax"
+    )
+    return response
+
+
+async def _from_provider(request: Request) -> Response:
+    query = request.query_params
+    body = {name: query.get(name, "") for name in ("state", "code")}
+    try:
+        begun = await _nobody(request).ask(
+            "POST", "/oidc/sessions", {**body, "flow": request.cookies.get(_FLOW, "")}
+        )
+    except RefusedError as e:
+        said = {_THROTTLED: "wait", _FORBIDDEN: "stranger", _TAKEN: "stranger"}.get(e.status, "provider")
+        return RedirectResponse(to_sign_in(said, wait=e.wait_s), 303)
+    response = HTMLResponse(_ON)
+    _keep_session(request, response, begun.document["token"])
+    response.delete_cookie(_FLOW, path=CALLBACK)
     return response
 
 

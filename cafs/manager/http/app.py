@@ -20,6 +20,7 @@ from cafs.manager.http import (
     routes_sessions,
     routes_setup,
     routes_statistics,
+    routes_tasks,
     routes_users,
 )
 from cafs.manager.http.envelope import Envelope
@@ -34,6 +35,7 @@ _ROUTES = (
     routes_clusters.routes,
     routes_members.routes,
     routes_configuration.routes,
+    routes_tasks.routes,
     routes_hosts.routes,
     routes_profiles.routes,
     routes_statistics.routes,

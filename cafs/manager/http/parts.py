@@ -8,6 +8,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from cafs.daemon.grpc_client import LinkTls
 from cafs.manager.database import Database
 from cafs.manager.oidc.client import ProviderClient
 from cafs.manager.tally import Tally
@@ -28,6 +29,8 @@ class Parts:
     """Called after clusters were changed, so that services hear of it at once. From any thread."""
     provider: ProviderClient | None = None
     """At which people sign in, if there is one."""
+    scheduler_tls: LinkTls | None = None
+    """With what schedulers are asked; None: in the clear."""
     throttle: Throttle = field(default_factory=Throttle)
 
 

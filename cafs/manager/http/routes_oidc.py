@@ -40,6 +40,18 @@ class WayBack(Sent):
     code: Annotated[str, Field(max_length=_CODE, json_schema_extra={"writeOnly": True})]
 
 
+class Offered(Told):
+    """How people may sign in."""
+
+    offered: bool = Field(description="By an OpenID provider, too.")
+
+
+@routes.get("", responses=declared())
+def show(parts: Here) -> Offered:
+    """Whether people may sign in by an OpenID provider here."""
+    return Offered(offered=parts.provider is not None)
+
+
 @routes.post("/flows", status_code=201, responses=declared(404, 429, 503))
 def begin(request: Request, parts: Here) -> WayThere:
     """Begin to sign in at the provider."""

@@ -15,6 +15,7 @@ from tests.support.managed_peers import Peer, peers
 from tests.support.manager import PASSWORD
 from tests.support.manager_client import until
 from tests.support.manager_hosts import host_row, write_hosts
+from tests.support.openid import CLIENT, running_openid
 
 ANY = {"If-Match": "*"}
 EVERYWHERE = (
@@ -345,3 +346,29 @@ def test_users_and_members(visitor: Visitor) -> None:
     page.keyboard.press("Enter")
     page.get_by_role("heading", name="Clusters").wait_for()
     expect(page.get_by_role("row")).to_have_count(2)  # the head, and the one cluster
+
+
+def test_by_an_openid_provider(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> None:
+    with running_openid() as provider:
+        provider.person("7", preferred_username="alice", groups=["sre"])
+        provider.person("8", preferred_username="mallory", groups=["others"])
+        settings = {"issuer": provider.issuer, "client": CLIENT, "secret": "s3cret", "roles": "sre=operator"}
+        flags = [f"--set=manager_oidc_{name}={value}" for name, value in settings.items()]
+        with (
+            running_console(tmp_path_factory.mktemp("openid"), *flags) as console,
+            visiting(chromium, console) as visitor,
+        ):
+            page = visitor.page
+            for subject in ("8", "7"):
+                visitor.open("/sign-in")
+                page.get_by_role("link", name="Sign in by OpenID").click()
+                page.locator("input[name=sub]").fill(subject)
+                page.get_by_role("button", name="Authorize").click()
+                if subject == "8":
+                    expect(page.get_by_role("alert")).to_contain_text("nobody has let you in here")
+            page.get_by_role("heading", name="Clusters").wait_for()
+            page.get_by_text("alice · operator").wait_for()
+            (session,) = [one for one in page.context.cookies() if one["name"] == "cafs"]
+            assert (session["httpOnly"], session["sameSite"]) == (True, "Strict")
+            visitor.wrong.clear()  # the provider's page wants a style sheet from elsewhere
+            visitor.asked.clear()

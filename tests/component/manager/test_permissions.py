@@ -18,6 +18,7 @@ ROUTES = {
     ("POST", f"{API}/setup"): (EVERYBODY, None),
     ("POST", f"{API}/setup/link"): (EVERYBODY, None),
     ("POST", f"{API}/sessions"): (EVERYBODY, None),
+    ("GET", f"{API}/oidc"): (EVERYBODY, None),
     ("POST", f"{API}/oidc/flows"): (EVERYBODY, None),
     ("POST", f"{API}/oidc/sessions"): (EVERYBODY, None),
     ("GET", f"{API}/me"): (ANYBODY, None),
@@ -56,6 +57,12 @@ ROUTES = {
         "viewer there",
         "clusters:read",
     ),
+    ("GET", f"{API}/clusters/{{cluster_id}}/tasks"): ("viewer there", "clusters:read"),
+    ("GET", f"{API}/clusters/{{cluster_id}}/tasks/{{task_id}}/swarm"): ("viewer there", "clusters:read"),
+    ("GET", f"{API}/clusters/{{cluster_id}}/tasks/{{task_id}}/explanation"): (
+        "viewer there",
+        "clusters:read",
+    ),
     ("GET", f"{API}/hosts"): ("viewer somewhere", "clusters:read"),
     ("GET", f"{API}/hosts/counts"): ("viewer somewhere", "clusters:read"),
     ("GET", f"{API}/hosts/{{host_id}}"): ("viewer somewhere", "clusters:read"),
@@ -76,6 +83,7 @@ NOT_THERE = {
     "{token_id}": "999999",
     "{name}": "nobody",
     "{host_id}": "0" * 32,
+    "{task_id}": "0" * 64,
     "{version}": "999",
     "{image}": f"sha256:{0:064x}",
 }
