@@ -10,6 +10,7 @@ from starlette.datastructures import Headers
 from cafs.manager.console.audit import change_text
 from cafs.manager.console.gate import is_own
 from cafs.manager.console.hosts import host_row, query_of
+from cafs.manager.console.images import reads_chart
 from cafs.manager.console.overview import cluster_rows, kinds_chart, versions_chart
 from cafs.manager.console.session import to_sign_in
 
@@ -69,6 +70,13 @@ def test_a_host_says_what_it_runs(running: int | None, refused: str, said: str) 
     }  # fmt: skip
     row = host_row(host, {1: {"name": "c", "configuration": 2}})
     assert (row["running"], row["hostname"], row["since"]) == (said, "aaaaaaaa", "2026-01-02 03:04:05 UTC")
+
+
+def test_each_read_is_a_point_in_its_layer() -> None:
+    profile = {"layers": [{}, {}], "order": [[1, "a"], [0, "b"], [1, "c"]]}
+    chart = reads_chart(profile)
+    assert chart["series"][0]["data"] == [[0, 1], [1, 0], [2, 1]]
+    assert chart["yAxis"]["data"] == ["layer 0", "layer 1"]
 
 
 def test_what_is_not_chosen_is_not_asked_for() -> None:

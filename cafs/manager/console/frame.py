@@ -26,6 +26,7 @@ _NAVIGATION = (
     ("/", "Overview", "space_dashboard", None),
     ("/clusters", "Clusters", "hub", None),
     ("/hosts", "Hosts", "dns", None),
+    ("/images", "Images", "layers", "viewer"),
     ("/users", "Users", "group", "admin"),
     ("/audit", "Audit", "history", "admin"),
     ("/account", "Your account", "key", None),

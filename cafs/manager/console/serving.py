@@ -23,6 +23,7 @@ from cafs.manager.console import (
     configuration,
     entrance,
     hosts,
+    images,
     members,
     overview,
     swarm,
@@ -47,6 +48,7 @@ _PAGES = (
     *swarm.PAGES,
     *members.PAGES,
     *hosts.PAGES,
+    *images.PAGES,
     *users.PAGES,
     *account.PAGES,
     *audit.PAGES,
@@ -95,7 +97,7 @@ def _shell() -> FastAPI:
         tailwind=False,
         gzip_middleware_factory=None,
         show_welcome_message=False,
-        reconnect_timeout=10.0,
+        reconnect_timeout=30.0,  # also how long a busy browser may be silent: two fifths of it
         binding_refresh_interval=None,
     )
     return shell

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser
 
+from tests.support.console import Console, Visitor, running_chromium, running_console, visiting
 from tests.support.manager import Manager, options_for, running_manager
 from tests.support.postgres import Postgres, running_postgres
 
@@ -39,3 +41,25 @@ def nonsense_at(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Manager]:
     """One on SQLite, for everything that must leave no trace."""
     with running_manager(options_for(tmp_path_factory.mktemp("nonsense"))) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """The browser."""
+    with running_chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
+    """One for all tests that do not mind others' changes; ``root`` is there."""
+    with running_console(tmp_path_factory.mktemp("console")) as running:
+        running.set_up()
+        yield running
+
+
+@pytest.fixture
+def visitor(chromium: Browser, console: Console) -> Iterator[Visitor]:
+    """Somebody at that console, not signed in."""
+    with visiting(chromium, console, viewport={"width": 1280, "height": 800}) as somebody:
+        yield somebody
