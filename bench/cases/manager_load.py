@@ -68,9 +68,9 @@ def run_case(place: Place) -> Result:
             Row("processor", f"{cores:.2f} cores", "", "", f"under {CORES} cores", cores < CORES),
             Row("memory, at most", f"{held >> 20} MiB", "", "", f"under {MEMORY_BYTES >> 20} MiB",
                 held < MEMORY_BYTES),
+            Row("REST, median", f"{every[len(every) // 2] * 1000:.0f} ms", "", "", "", None),
             Row("REST, p99", f"{p99 * 1000:.0f} ms", "", "", f"under {P99_S * 1000:.0f} ms", p99 < P99_S),
         ),
-        {"REST": every},
     )  # fmt: skip
 
 
