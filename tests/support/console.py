@@ -17,11 +17,12 @@ from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 
 from cafs.manager.http.paths import API
 from tests.support.manager import PASSWORD
-from tests.support.manager_client import until
+from tests.support.peers import wait_for
 from tests.support.program import ROOT, cafs_command
 
 SCREENSHOTS = ROOT / ".cache" / "console"
-PATIENCE_MS = 20_000
+PATIENCE_MS = 45_000
+_START_S = 60
 
 
 @dataclass
@@ -66,7 +67,9 @@ def running_console(folder: Path, *arguments: str) -> Iterator[Console]:
     )
     with log.open("wb") as out, subprocess.Popen(command, stderr=out) as process:
         try:
-            until(lambda: process.poll() is not None or "REST on " in log.read_text())
+            wait_for(
+                lambda: process.poll() is not None or "REST on " in log.read_text(), "a manager", _START_S
+            )
             said = log.read_text()
             site = _found(r"REST on (\S+)", said)
             with httpx2.Client(base_url=site, timeout=30, trust_env=False) as rest:
