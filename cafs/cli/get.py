@@ -64,7 +64,7 @@ def command(  # noqa: PLR0917 - click calls it, by keyword
         url=url if "://" in url else Path(url).absolute().as_uri(),
         output=output,
         digest=parse_digest(digest) if digest else None,
-        headers=tuple(_parse_header(header) for header in headers),
+        headers=tuple(parse_header(header) for header in headers),
         first_byte=first,
         last_byte=last,
         tag=tag,
@@ -103,7 +103,12 @@ def _parse_range(text: str | None) -> tuple[int, int | None]:
     return int(found[1]), int(found[2]) if found[2] else None
 
 
-def _parse_header(text: str) -> tuple[str, str]:
+def parse_header(text: str) -> tuple[str, str]:
+    """``NAME: VALUE``; the name in small letters.
+
+    Raises:
+        UsageError: it is none. What it says is not repeated: it may be a credential.
+    """
     found = _HEADER.fullmatch(text)
     if found is None:
         raise UsageError("--header: expected 'NAME: VALUE'")

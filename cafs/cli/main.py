@@ -64,6 +64,7 @@ COMMANDS = {
     "scheduler": "Decide which peers feed which, and who goes to the source.",
     "manager": "Keep clusters and their configuration, for operators.",
     "up": "Run all services on this machine, and keep them running.",
+    "job": "Have hosts do something: preheat, delete, tidy up; watch how far they are.",
     "get": "Download a file: by P2P, or straight where no peer runs.",
     "proxy": "Let other programs in: HTTP proxy and mirrors of registries.",
     "ca": "Make certificates: for mTLS between hosts, and for the proxy.",

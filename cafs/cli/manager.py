@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 
 import click
@@ -60,6 +61,7 @@ def command(  # noqa: PLR0917  click calls it, by keyword
 
         from cafs.daemon.grpc_server import Tls  # noqa: PLC0415
         from cafs.manager.database import parse_database  # noqa: PLC0415
+        from cafs.manager.jobs.conversions import Converter  # noqa: PLC0415
         from cafs.manager.oidc.provider import provider_of  # noqa: PLC0415
         from cafs.manager.program import Options, run  # noqa: PLC0415
     except ModuleNotFoundError as e:
@@ -76,6 +78,14 @@ def command(  # noqa: PLR0917  click calls it, by keyword
         provider=provider_of(settings),
         new_admin=new_admin,
         console=console,
+        converter=Converter(_convert_command(context), settings.manager_conversions),
         say=context.note,
     )
     asyncio.run(run(options))
+
+
+def _convert_command(context: Context) -> tuple[str, ...]:
+    """``cafs convert`` with our settings, but for the manager's own."""
+    flags = [flag for flag in context.flags if not flag.strip().startswith("manager")]
+    config = [f"--config={context.config}"] if context.config else []
+    return (sys.executable, "-m", "cafs", "convert", *config, *(f"--set={flag}" for flag in flags))

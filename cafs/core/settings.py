@@ -216,6 +216,28 @@ class Settings:
             "where people reach the manager, for links: https://HOST[:PORT]; empty: where it listens",
         ),
     )
+    manager_conversions: int = field(
+        default=1,
+        metadata=_about(
+            Kind.COUNT, "images that this replica of the manager converts at once, for jobs; 0: none", most=64
+        ),
+    )
+    manager_url: str = field(
+        default="http://127.0.0.1:65004",
+        metadata=_about(Kind.TEXT, "the manager's REST, for `cafs job`: https://HOST[:PORT]"),
+    )
+    manager_token: str = field(
+        default="",
+        metadata=_about(
+            Kind.TEXT, "personal access token for the manager (give it by CAFS_MANAGER_TOKEN or a file)"
+        ),
+    )
+    manager_ca: str = field(
+        default="",
+        metadata=_about(
+            Kind.TEXT, "file with the authority of the manager's certificate; empty: the system's"
+        ),
+    )
     manager_oidc_issuer: str = field(
         default="",
         metadata=_about(

@@ -20,7 +20,7 @@ from cafs.proto import manager_pb2
 
 log = logging.getLogger(__name__)
 
-_REFUSED_BYTES = 900
+_TOLD_BYTES = 900
 _FILE_BYTES = 1 << 20
 Apply = Callable[[LiveConfig], None]
 """Has it hold from now on. What it raises (``CafsError``) is why it does not."""
@@ -87,11 +87,8 @@ class LiveConfiguration:
 
     def running(self, refused: str = "") -> manager_pb2.Running:
         """What holds, as it is told."""
-        why = "".join(letter if letter.isprintable() else " " for letter in refused)
         return manager_pb2.Running(
-            cluster_id=self.held.cluster_id,
-            version=self.held.version,
-            refused=why.encode()[:_REFUSED_BYTES].decode(errors="ignore"),
+            cluster_id=self.held.cluster_id, version=self.held.version, refused=tellable(refused)
         )
 
     def _read(self) -> tuple[Held, Any] | None:
@@ -113,6 +110,12 @@ class LiveConfiguration:
         beside = self._path.with_name(self._path.name + ".new")
         beside.write_text(json.dumps(kept))
         beside.replace(self._path)
+
+
+def tellable(text: str) -> str:
+    """As the manager takes it: one line, printable, not too long."""
+    line = "".join(letter if letter.isprintable() else " " for letter in text)
+    return line.encode()[:_TOLD_BYTES].decode(errors="ignore")
 
 
 def _number(kept: dict[str, Any], name: str) -> int:

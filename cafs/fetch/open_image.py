@@ -120,7 +120,7 @@ async def open_image(
         known = await find_converted(repository, reference, settings, platform)
         if watcher is not None:
             watcher.found(repository, known)
-        layers = await _open_layers(repository, settings, known, watcher)
+        layers = await open_layers(repository, settings, known, watcher)
     except BaseException:
         await _close_shielded(repository)  # noqa: ASYNC102 - shielded, within a time limit, in there
         raise
@@ -227,10 +227,14 @@ async def _still_believed(
     return remembered
 
 
-async def _open_layers(
-    repository: Repository, settings: Settings, known: KnownImage, watcher: Watcher | None
+async def open_layers(
+    repository: Repository, settings: Settings, known: KnownImage, watcher: Watcher | None = None
 ) -> tuple[OpenLayer, ...]:
-    """Open every index, several at once; all or none stay open."""
+    """Open every index of an image, several at once; all or none stay open. They are kept on the disk.
+
+    Raises:
+        RemoteError, StorageError, IntegrityError, NotFoundError: as ``IndexCache.open``.
+    """
     import trio  # noqa: PLC0415 - see the module's docstring
 
     from cafs.fetch.local_peer import LocalPeer  # noqa: PLC0415 - the same

@@ -33,6 +33,7 @@ from cafs.manager.http.parts import Parts, link_to
 from cafs.manager.http.paths import CONSOLE
 from cafs.manager.http.server import http_served, listening, site_of
 from cafs.manager.in_thread import in_thread
+from cafs.manager.jobs.conversions import Conversions, Converter
 from cafs.manager.migrate import upgrade
 from cafs.manager.oidc.client import ProviderClient
 from cafs.manager.oidc.provider import Provider
@@ -64,6 +65,7 @@ class Options:
     """Make a link for one more administrator."""
     console: bool = False
     """Serve the console, if its library is there. At most one manager of a process may."""
+    converter: Converter = field(default_factory=Converter)
     pace: Pace = field(default_factory=Pace)
     passwords: Passwords = field(default_factory=Passwords)
     say: Callable[[str], None] = log.info
@@ -120,6 +122,9 @@ async def served(options: Options) -> AsyncIterator[Ports]:
             services_served(database, tally, replica, options.services, tls=options.tls, pace=options.pace)
         )
         await stack.enter_async_context(_living(replica, site, services.roll))
+        for _ in range(options.converter.at_once):
+            conversions = Conversions(database, replica.id, options.converter, services.jobs.wake)
+            await stack.enter_async_context(cancelled_at_end(conversions.run()))
         parts = Parts(
             database=database,
             tally=tally,
@@ -128,6 +133,7 @@ async def served(options: Options) -> AsyncIterator[Ports]:
             changed=services.watch.wake,
             provider=_provider(stack, options),
             scheduler_tls=_scheduler_tls(options.tls),
+            jobs_changed=services.jobs.wake,
         )
         _, answers = make_app(parts)
         if console := options.console and _has_console():

@@ -290,3 +290,97 @@ class Reporter(Table):
     task_bytes: Mapped[int] = mapped_column(BigInteger)
     task_quota_bytes: Mapped[int] = mapped_column(BigInteger)
     tasks: Mapped[int] = mapped_column(BigInteger)
+
+
+class Job(Table):
+    """Something that hosts are to do: cafs/manager/jobs."""
+
+    __tablename__ = "job"
+    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012 - as above
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(String(32))
+    cluster_id: Mapped[int] = mapped_column(ForeignKey("cluster.id", ondelete="CASCADE"), index=True)
+    """Whose hosts do it."""
+    spec: Mapped[dict[str, Any]] = mapped_column(JSON)
+    """What is to be done: of the kind's form."""
+    scope: Mapped[dict[str, Any]] = mapped_column(JSON)
+    """Which hosts are to do it."""
+    concurrency: Mapped[int] = mapped_column()
+    """Hosts that do it at once."""
+    retries: Mapped[int] = mapped_column()
+    """How often a host that failed is told again by itself."""
+    timeout_s: Mapped[int] = mapped_column()
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    why: Mapped[str] = mapped_column(String(1000), default="")
+    """It failed; empty: its hosts say more."""
+    who: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime] = mapped_column(Moment)
+    ends_by: Mapped[datetime | None] = mapped_column(Moment)
+    """When it has begun: what is not done by then has failed."""
+    ended_at: Mapped[datetime | None] = mapped_column(Moment)
+    version: Mapped[int] = mapped_column(default=1)
+    """Counts changes of its state: its ETag."""
+
+
+class JobTarget(Table):
+    """One host's part in a job."""
+
+    __tablename__ = "job_target"
+
+    job_id: Mapped[int] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"), primary_key=True)
+    host_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    hostname: Mapped[str] = mapped_column(String(255))
+    """It outlives what is known of the host."""
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    attempt: Mapped[int] = mapped_column(default=0)
+    """How often it was told."""
+    failures: Mapped[int] = mapped_column(default=0)
+    """Since somebody asked for it."""
+    done_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    total_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    """0: not known yet."""
+    why: Mapped[str] = mapped_column(String(1000), default="")
+    """Of the last failure."""
+    result: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    """What the host answered, where there is something to be told."""
+    worker: Mapped[str | None] = mapped_column(String(32))
+    """The replica that does it itself: as long as that lives, nobody else takes it."""
+    changed_at: Mapped[datetime] = mapped_column(Moment)
+
+
+class JobEvent(Table):
+    """What happened to a job. Rows are only added."""
+
+    __tablename__ = "job_event"
+    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012 - as above
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"), index=True)
+    at: Mapped[datetime] = mapped_column(Moment)
+    what: Mapped[str] = mapped_column(String(32))
+    detail: Mapped[str] = mapped_column(String(1000))
+
+
+class Schedule(Table):
+    """A job that is made again and again."""
+
+    __tablename__ = "schedule"
+    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012 - as above
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(64))
+    cluster_id: Mapped[int] = mapped_column(ForeignKey("cluster.id", ondelete="CASCADE"), index=True)
+    """As in ``job``."""
+    cron: Mapped[str] = mapped_column(String(128))
+    timezone: Mapped[str] = mapped_column(String(64))
+    job: Mapped[dict[str, Any]] = mapped_column(JSON)
+    """As it is sent to make one."""
+    enabled: Mapped[bool] = mapped_column()
+    next_at: Mapped[datetime] = mapped_column(Moment, index=True)
+    last_job_id: Mapped[int | None] = mapped_column()
+    """The job that it made last; it may be forgotten by now."""
+    who: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime] = mapped_column(Moment)
+    version: Mapped[int] = mapped_column(default=1)
+    """Counts changes by people: its ETag."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from http import HTTPStatus
 
@@ -54,6 +54,19 @@ class Engine:
     async def open(self, wish: Wish) -> TaskContent:
         """See ``Distributor``."""
         began = trio.current_time()
+        held = await self.hold(wish)
+        return TaskContent(held, self._means.readers.reader(held.task.spec, held.had, began))
+
+    async def hold(self, wish: Wish, *, waits: bool = True) -> Hold:
+        """Have a wish fulfilled until it is released; returns when it is known what the content is like.
+
+        Args:
+            wish: What is wanted.
+            waits: Somebody reads it in order; else all of it is wanted, whenever it comes.
+
+        Raises:
+            CafsError: as ``Distributor.open``.
+        """
         wish = self._means.policy.judge(wish)
         origin = Origin(url=wish.url, headers=wish.headers)
         spec = await self._accepted(wish, spec_of(wish), origin)
@@ -62,10 +75,10 @@ class Engine:
             wish.first_byte,
             wish.last_byte,
             wish.first_byte,
+            waits=waits,
             priority=wish.priority,
             bytes_per_s=wish.bytes_per_s,
         )
-        reader = self._means.readers.reader(task.spec, task.have.bits, began)
         held = Hold(self, task, demand, origin)
         try:
             await held.known()
@@ -73,7 +86,7 @@ class Engine:
         except BaseException:
             held.release()
             raise
-        return TaskContent(held, reader)
+        return held
 
     async def _accepted(self, wish: Wish, spec: TaskSpec, origin: Origin) -> TaskSpec:
         """The task to take part in, once the origin was asked where only it can say who may have what.
@@ -208,6 +221,8 @@ class Hold:
     ) -> None:
         self.task = task
         self.demand = demand
+        self.had = task.have.bits
+        """What was here before."""
         self._engine = engine
         self._origin = origin
         self._use = task.use()
@@ -244,11 +259,23 @@ class Hold:
             headers = (("content-range", f"bytes */{length}"),)
             raise OriginError(f"the content has {length} bytes only", 416, headers, b"")
 
-    async def all_here(self) -> None:
-        """Wait until all of the demand is served; raises as ``known``."""
+    async def all_here(self, tell: Callable[[int, int], None] | None = None) -> None:
+        """Wait until all of the demand is served; raises as ``known``.
+
+        Args:
+            tell: Hears how much is here, and of how much (0: nobody knows), in bytes, whenever that changes.
+        """
         while not _is_here(self.task, self.demand):
+            if tell is not None:
+                tell(*self._amounts())
             self.look()
             await self.task.changed()
+        if tell is not None:
+            tell(*self._amounts())
+
+    def _amounts(self) -> tuple[int, int]:
+        layout = self.task.layout
+        return self.task.held_bytes, (layout.content_bytes or 0) if layout is not None else 0
 
     def release(self) -> None:
         """See ``Attachment``."""

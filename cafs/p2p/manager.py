@@ -8,7 +8,7 @@ the trio thread.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,6 @@ from cafs.core.swarm.peer_limits import PeerLimits
 from cafs.errors import StateError
 from cafs.p2p.live_limits import LiveLimits
 from cafs.p2p.profile_relay import ProfileRelay
-from cafs.p2p.scheduler_messages import HostFacts
 from cafs.p2p.wish_policy import WishPolicy
 
 if TYPE_CHECKING:
@@ -63,34 +62,6 @@ class Obedience:
         """The peer's own configuration says otherwise."""
         self._own = own
         self._limits.change(self._live.peer_limits(own))
-
-
-@contextmanager
-def peer_attached(
-    settings: Settings,
-    facts: HostFacts,
-    obedience: Obedience,
-    *,
-    profiles: ProfileRelay,
-    on_schedulers: Callable[[Sequence[str]], None],
-    ledger: Ledger,
-) -> Iterator[None]:
-    """The manager knows of this peer or seed and hears of its figures, and it obeys, while the context lasts.
-
-    Raises:
-        StateError: a library is missing.
-    """
-    kind = "SEED" if facts.seed else "PEER"
-    hear = {
-        "schedulers": lambda told: on_schedulers(list(told.addresses)),
-        "learned_profile": profiles.hear_learned,
-        "start_wanted": profiles.hear_wanted,
-    }
-    with manager_attached(
-        settings, kind, facts.host_id, facts.address, obey=obedience.obey, ledger=ledger, hear=hear
-    ) as link:
-        profiles.link = link
-        yield
 
 
 @contextmanager

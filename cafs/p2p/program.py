@@ -42,6 +42,7 @@ from cafs.oci.registry.exchange import Patience
 from cafs.oci.registry.pull_secrets import PullSecrets
 from cafs.oci.repositories import Repositories
 from cafs.p2p import node_server, upload_server
+from cafs.p2p.attached import peer_attached
 from cafs.p2p.blob_swarms import BlobSwarms
 from cafs.p2p.chunk_exchange import ChunkExchange
 from cafs.p2p.chunk_peers import ChunkPeers
@@ -50,7 +51,7 @@ from cafs.p2p.engine import Engine
 from cafs.p2p.host import ScheduledHost
 from cafs.p2p.live_limits import LiveLimits
 from cafs.p2p.live_quotas import keep_quotas
-from cafs.p2p.manager import Obedience, peer_attached
+from cafs.p2p.manager import Obedience
 from cafs.p2p.means import Means
 from cafs.p2p.mutual_tls import HostTls, load_host_tls
 from cafs.p2p.named_schedulers import NamedSchedulers, known_schedulers
@@ -65,6 +66,7 @@ from cafs.p2p.task_store import TaskStore, open_task_store
 from cafs.p2p.telemetry import tracing
 from cafs.p2p.upload_server import UploadServer
 from cafs.p2p.uploads import Uploads
+from cafs.p2p.work import Work
 from cafs.store.chunk_store import ChunkStore
 from cafs.store.location import store_directory
 
@@ -171,8 +173,19 @@ async def _served(settings: Settings, options: Options) -> AsyncIterator[tuple[L
         chunks = stack.enter_context(
             ChunkStore.open(store_directory(settings.cache_dir), settings.store_quota_bytes)
         )
+        repositories = Repositories(settings, PullSecrets().sources)
+        stack.push_async_callback(repositories.aclose)
+        peers = ChunkPeers(tls.client if tls else None, limits.download, tracer)
         exchange = await stack.enter_async_context(
-            _chunk_exchange(settings, chunks, BlobSwarms(host_id, schedulers), limits, tls, tracer)
+            ChunkExchange(
+                chunks,
+                repositories,
+                BlobSwarms(host_id, schedulers),
+                peers,
+                limits.source,
+                concurrency=settings.fetch_concurrency,
+                tracer=tracer,
+            )
         )
         nursery = await stack.enter_async_context(trio.open_nursery())
         host.engine = engine = Engine(means, nursery)
@@ -201,6 +214,15 @@ async def _served(settings: Settings, options: Options) -> AsyncIterator[tuple[L
         obedience = Obedience(limits_of(settings), limits, means.policy, profiles)
         named = NamedSchedulers(settings, schedulers)
         ledger = Ledger(secrets.token_hex(16), figures.amounts, figures.levels, means.shares)
+        work = Work(
+            settings=settings,
+            engine=engine,
+            tasks=tasks,
+            exchange=exchange,
+            chunks=chunks,
+            repositories=repositories,
+            nursery=nursery,
+        )
         stack.enter_context(
             peer_attached(
                 settings,
@@ -209,6 +231,7 @@ async def _served(settings: Settings, options: Options) -> AsyncIterator[tuple[L
                 profiles=profiles,
                 on_schedulers=named.take,
                 ledger=ledger,
+                work=work,
             )
         )
         yield limits, obedience
@@ -244,32 +267,6 @@ async def _means(
     finally:
         parents.close()
         await sources.aclose()
-
-
-@asynccontextmanager
-async def _chunk_exchange(  # noqa: PLR0917 - private, and all of it is handed on
-    settings: Settings,
-    store: ChunkStore,
-    swarms: BlobSwarms,
-    limits: LiveLimits,
-    tls: HostTls | None,
-    tracer: Tracer,
-) -> AsyncIterator[ChunkExchange]:
-    repositories = Repositories(settings, PullSecrets().sources)
-    peers = ChunkPeers(tls.client if tls else None, limits.download, tracer)
-    try:
-        async with ChunkExchange(
-            store,
-            repositories,
-            swarms,
-            peers,
-            limits.source,
-            concurrency=settings.fetch_concurrency,
-            tracer=tracer,
-        ) as exchange:
-            yield exchange
-    finally:
-        await repositories.aclose()
 
 
 def _schedulers(settings: Settings, host: ScheduledHost) -> Schedulers:

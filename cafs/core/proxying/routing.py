@@ -99,5 +99,9 @@ def scope_of(head: RequestHead, address: Address) -> str:
     """See ``Plan.scope``: the site, and the repository where there is one."""
     if not credentials(head.fields) and not has_secrets(address.query):
         return ""
-    repository = repository_in(address.path)
-    return f" private {address.scheme}://{address.authority}/{repository}"
+    return private_scope(f"{address.scheme}://{address.authority}", repository_in(address.path))
+
+
+def private_scope(site: str, repository: str) -> str:
+    """Of what needs credentials there; ``repository`` is empty where there is none."""
+    return f" private {site}/{repository}"

@@ -77,14 +77,14 @@ def _flush(session: Session) -> None:
         raise ExistsError("another cluster of this kind has the name, or is the default") from None
 
 
-def note_change(session: Session) -> None:
-    """Tell all replicas that clusters are not what they were, once this is committed."""
-    session.execute(update(Counter).where(Counter.name == "changes").values(value=Counter.value + 1))
+def note_change(session: Session, of: str = "changes") -> None:
+    """Tell all replicas that clusters (or jobs) are not what they were, once this is committed."""
+    session.execute(update(Counter).where(Counter.name == of).values(value=Counter.value + 1))
 
 
-def count_changes(session: Session) -> int:
+def count_changes(session: Session, of: str = "changes") -> int:
     """Grows with each change, of whichever replica."""
-    return session.scalar(select(Counter.value).where(Counter.name == "changes")) or 0
+    return session.scalar(select(Counter.value).where(Counter.name == of)) or 0
 
 
 def candidates(session: Session) -> dict[str, list[Candidate]]:

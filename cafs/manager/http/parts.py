@@ -27,6 +27,8 @@ class Parts:
     passwords: Passwords
     changed: Callable[[], None]
     """Called after clusters were changed, so that services hear of it at once. From any thread."""
+    jobs_changed: Callable[[], None]
+    """Called after jobs were changed, the same way."""
     provider: ProviderClient | None = None
     """At which people sign in, if there is one."""
     scheduler_tls: LinkTls | None = None

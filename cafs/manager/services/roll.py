@@ -11,7 +11,7 @@ import asyncio
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -33,6 +33,7 @@ from cafs.manager.clusters.hosts import (
 from cafs.manager.clusters.placing import Candidate, find_cluster
 from cafs.manager.database import Database
 from cafs.manager.in_thread import in_thread
+from cafs.manager.jobs.ledger import forget_old_jobs
 from cafs.manager.services.incoming import Arrival, Kind, Runs
 from cafs.proto import manager_pb2
 
@@ -180,6 +181,12 @@ class Roll:
     def configured(self, cluster: Candidate | None) -> Configured:
         """What holds in a cluster."""
         return self._configurations.get(cluster.id if cluster is not None else 0, Configured())
+
+    def have_told(self, host_ids: Iterable[str]) -> None:
+        """There is something new to say to those of them that are here."""
+        for host_id in host_ids:
+            if (attached := self._here.get(host_id)) is not None:
+                attached.on_news()
 
     def note_running(self, attached: Attached, runs: Runs) -> None:
         """A service says what it runs."""
@@ -368,6 +375,7 @@ class Roll:
         try:
             with self._database.writing() as session:
                 forget_old(session)
+                forget_old_jobs(session)
                 note_change(session)  # some schedulers left long enough ago
         except CafsError as e:
-            log.info("old hosts are still there: %s", e)
+            log.info("old hosts and jobs are still there: %s", e)

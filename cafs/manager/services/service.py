@@ -13,6 +13,8 @@ from cafs.daemon.grpc_streams import RunningStreams, first_message
 from cafs.daemon.host_certificate import mismatch
 from cafs.errors import ProtocolError, UnavailableError
 from cafs.manager.clusters.placing import Candidate
+from cafs.manager.jobs.board import Board
+from cafs.manager.jobs.orders import Order, orders_message, parse_order_report
 from cafs.manager.profiles.desk import ProfileDesk
 from cafs.manager.services.incoming import parse_hello, parse_image, parse_report, parse_running
 from cafs.manager.services.roll import Attached, Configured, Roll
@@ -34,10 +36,11 @@ _Context = grpc.aio.ServicerContext[Any, Any]
 class ManagerService:
     """The handlers of the service."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - composed once
         self,
         roll: Roll,
         desk: ProfileDesk,
+        board: Board,
         tally: Tally,
         collector: Collector,
         replica_id: str,
@@ -47,6 +50,7 @@ class ManagerService:
     ) -> None:
         self._roll = roll
         self._desk = desk
+        self._board = board
         self._tally = tally
         self._collector = collector
         self._mutual_tls = mutual_tls
@@ -100,7 +104,7 @@ class ManagerService:
     async def _converse(
         self, attached: Attached, requests: AsyncIterator[manager_pb2.FromService], context: _Context
     ) -> None:
-        voice, reading = _Voice(attached, context, self._roll), asyncio.current_task()
+        voice, reading = _Voice(attached, context, self._roll, self._board), asyncio.current_task()
         assert reading is not None
         try:
             await context.write(manager_pb2.ToService(welcome=self._welcome))
@@ -158,6 +162,8 @@ class ManagerService:
                 self._desk.report(attached, parse_report(message.start_report))
             case "report":
                 self._take_figures(attached, parse_figures(message.report))
+            case "order_report":
+                self._board.note(attached.arrival.host_id, *parse_order_report(message.order_report))
 
     def _take_figures(self, attached: Attached, told: Told) -> None:
         cluster = attached.cluster
@@ -170,18 +176,29 @@ class ManagerService:
 
 
 class _Voice:
-    """Tells one service where it belongs, what holds there and whom to ask, whenever that is not what it was
-    told last; and what it is to be answered."""
+    """Tells one service where it belongs, what holds there, whom to ask, what to do, answers: what is new."""
 
-    __slots__ = ("_attached", "_context", "_placed", "_roll", "_schedulers", "_sent", "_speaking")
+    __slots__ = (
+        "_attached",
+        "_board",
+        "_context",
+        "_ordered",
+        "_placed",
+        "_roll",
+        "_schedulers",
+        "_sent",
+        "_speaking",
+    )
 
-    def __init__(self, attached: Attached, context: _Context, roll: Roll) -> None:
+    def __init__(self, attached: Attached, context: _Context, roll: Roll, board: Board) -> None:
         self._attached = attached
         self._context = context
         self._roll = roll
+        self._board = board
         self._placed: Candidate | str | None = "not yet"
         self._sent: tuple[int, int] | None = None
         self._schedulers: tuple[str, ...] | None = None if attached.is_peer else ()
+        self._ordered: tuple[Order, ...] | None = None
         self._speaking: asyncio.Task[None] | None = None
 
     def on_news(self) -> None:
@@ -205,25 +222,45 @@ class _Voice:
     async def speak(self) -> None:
         """Until nothing is new."""
         while not self._attached.ended:
-            cluster = self._attached.cluster
-            configured = self._roll.configured(cluster)
-            now = cluster.id if cluster is not None else 0, configured.version
-            schedulers = self._attached.schedulers
-            answers, self._attached.answers = self._attached.answers, []
-            state = cluster, now, schedulers
-            if not answers and state == (self._placed, self._sent, self._schedulers):
+            if not (await self._speak_of_cluster() or await self._speak_of_orders() or await self._answer()):
                 return
-            if cluster != self._placed:
-                await self._context.write(manager_pb2.ToService(placed=_placed(cluster)))
-            if now != self._sent:
-                told = _configuration(now[0], configured)
-                await self._context.write(manager_pb2.ToService(configuration=told))
-            if schedulers != self._schedulers:
-                named = manager_pb2.Schedulers(addresses=schedulers)
-                await self._context.write(manager_pb2.ToService(schedulers=named))
-            self._placed, self._sent, self._schedulers = cluster, now, schedulers
-            for answer in answers:
-                await self._context.write(answer)
+
+    async def _speak_of_cluster(self) -> bool:
+        """Whether there was something to say."""
+        cluster = self._attached.cluster
+        configured = self._roll.configured(cluster)
+        now = cluster.id if cluster is not None else 0, configured.version
+        schedulers = self._attached.schedulers
+        if (cluster, now, schedulers) == (self._placed, self._sent, self._schedulers):
+            return False
+        if cluster != self._placed:
+            await self._context.write(manager_pb2.ToService(placed=_placed(cluster)))
+        if now != self._sent:
+            told = _configuration(now[0], configured)
+            await self._context.write(manager_pb2.ToService(configuration=told))
+        if schedulers != self._schedulers:
+            named = manager_pb2.Schedulers(addresses=schedulers)
+            await self._context.write(manager_pb2.ToService(schedulers=named))
+        self._placed, self._sent, self._schedulers = cluster, now, schedulers
+        return True
+
+    async def _speak_of_orders(self) -> bool:
+        """The same."""
+        if not self._attached.is_peer:
+            return False
+        orders = self._board.orders_of(self._attached.arrival.host_id)
+        if orders == self._ordered:
+            return False
+        await self._context.write(orders_message(orders))
+        self._ordered = orders
+        return True
+
+    async def _answer(self) -> bool:
+        """The same."""
+        answers, self._attached.answers = self._attached.answers, []
+        for answer in answers:
+            await self._context.write(answer)
+        return bool(answers)
 
 
 def _nothing() -> None:

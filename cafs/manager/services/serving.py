@@ -1,4 +1,4 @@
-"""The services' side of the manager, composed: the roll, the watch over changes, and gRPC on its port.
+"""The services' side of the manager, composed: the roll, watches over changes, jobs, and gRPC on its port.
 
 At the end health says so, services are told to come again, and what is not written yet is written.
 """
@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
@@ -17,6 +18,10 @@ from cafs.core.learning import MAX_BYTES
 from cafs.daemon.grpc_health import HealthService
 from cafs.daemon.grpc_server import Tls, listen, new_server
 from cafs.manager.database import Database
+from cafs.manager.in_thread import in_thread
+from cafs.manager.jobs.board import Board
+from cafs.manager.jobs.schedules import start_due
+from cafs.manager.jobs.steps import step_all
 from cafs.manager.profiles.desk import ProfileDesk
 from cafs.manager.replica import Pace, ThisReplica
 from cafs.manager.services.roll import Roll
@@ -28,6 +33,8 @@ from cafs.manager.tally import Tally
 _GRACE_S = 3.0
 _MESSAGE_BYTES = MAX_BYTES + (64 << 10)
 """That a service may send: a start, and everything else."""
+_STEP_EVERY_S = 5.0
+"""Jobs are looked at so often, though none of them changed: hosts come, time is over, schedules are due."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,7 @@ class Services:
     port: int
     roll: Roll
     watch: Watch
+    jobs: Watch
 
 
 @asynccontextmanager
@@ -57,11 +65,26 @@ async def services_served(
     roll = Roll(database, replica.id)
     watch = Watch(database, roll.load)
     await watch.look()
+    board = Board(database, roll.have_told)
+
+    async def bring_on() -> None:
+        await in_thread(partial(start_due, database))
+        await in_thread(partial(step_all, database))
+        await board.load()
+
+    jobs = Watch(database, bring_on, of="jobs", at_least_every_s=_STEP_EVERY_S)
     mutual = tls is not None and tls.mutual
     desk, alive_every_s = ProfileDesk(database, tally), pace.alive_every_s
     collector = Collector(database, tally, lambda: roll.hosts, pace)
     service = ManagerService(
-        roll, desk, tally, collector, replica.id, mutual_tls=mutual, alive_every_s=alive_every_s
+        roll,
+        desk,
+        board,
+        tally,
+        collector,
+        replica.id,
+        mutual_tls=mutual,
+        alive_every_s=alive_every_s,
     )
     health = HealthService(SERVICE)
     server = new_server(_MESSAGE_BYTES)
@@ -73,12 +96,15 @@ async def services_served(
         stack.push_async_callback(collector.flush)
         await stack.enter_async_context(cancelled_at_end(collector.run()))
         await stack.enter_async_context(cancelled_at_end(collector.tidy()))
+        stack.push_async_callback(board.flush)
         await stack.enter_async_context(cancelled_at_end(roll.run()))
         await stack.enter_async_context(cancelled_at_end(watch.run()))
         await stack.enter_async_context(cancelled_at_end(desk.run()))
+        await stack.enter_async_context(cancelled_at_end(jobs.run()))
+        await stack.enter_async_context(cancelled_at_end(board.run(jobs.wake)))
         await stack.enter_async_context(cancelled_at_end(service.end_silent()))
         try:
-            yield Services(port, roll, watch)
+            yield Services(port, roll, watch, jobs)
         finally:
             health.end()
             roll.end_all(grpc.StatusCode.UNAVAILABLE, "this manager ends: come again")

@@ -17,7 +17,7 @@ class Role(StrEnum):
     VIEWER = "viewer"
     """Looks."""
     OPERATOR = "operator"
-    """Changes what runs: configuration, hosts."""
+    """Changes what runs: configuration, hosts, jobs."""
     ADMIN = "admin"
     """Changes clusters; everywhere: accounts, too, and sees what was changed by whom."""
 
@@ -27,6 +27,8 @@ class Scope(StrEnum):
 
     CLUSTERS_READ = "clusters:read"
     CLUSTERS_WRITE = "clusters:write"
+    JOBS_READ = "jobs:read"
+    JOBS_WRITE = "jobs:write"
     USERS_READ = "users:read"
     USERS_WRITE = "users:write"
     AUDIT_READ = "audit:read"

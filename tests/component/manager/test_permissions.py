@@ -73,6 +73,18 @@ ROUTES = {
     ("GET", f"{API}/statistics/series"): ("viewer somewhere", "clusters:read"),
     ("GET", f"{API}/statistics/totals"): ("viewer somewhere", "clusters:read"),
     ("GET", f"{API}/statistics/top"): ("viewer somewhere", "clusters:read"),
+    ("GET", f"{API}/jobs"): ("viewer somewhere", "jobs:read"),
+    ("POST", f"{API}/jobs"): ("operator somewhere", "jobs:write"),
+    ("GET", f"{API}/jobs/{{job_id}}"): ("viewer somewhere", "jobs:read"),
+    ("GET", f"{API}/jobs/{{job_id}}/hosts"): ("viewer somewhere", "jobs:read"),
+    ("GET", f"{API}/jobs/{{job_id}}/events"): ("viewer somewhere", "jobs:read"),
+    ("POST", f"{API}/jobs/{{job_id}}/cancel"): ("operator somewhere", "jobs:write"),
+    ("POST", f"{API}/jobs/{{job_id}}/retry"): ("operator somewhere", "jobs:write"),
+    ("GET", f"{API}/schedules"): ("viewer somewhere", "jobs:read"),
+    ("POST", f"{API}/schedules"): ("operator somewhere", "jobs:write"),
+    ("GET", f"{API}/schedules/{{schedule_id}}"): ("viewer somewhere", "jobs:read"),
+    ("PATCH", f"{API}/schedules/{{schedule_id}}"): ("operator somewhere", "jobs:write"),
+    ("DELETE", f"{API}/schedules/{{schedule_id}}"): ("operator somewhere", "jobs:write"),
     ("DELETE", f"{API}/sessions/current"): (SESSION, None),  # last: it ends what the others are asked with
 }
 """Who may, and the scope that a token needs."""
@@ -86,6 +98,8 @@ NOT_THERE = {
     "{task_id}": "0" * 64,
     "{version}": "999",
     "{image}": f"sha256:{0:064x}",
+    "{job_id}": "999999",
+    "{schedule_id}": "999999",
 }
 LEVELS = {None: 0, "viewer": 1, "operator": 2, "admin": 3}
 

@@ -1,0 +1,86 @@
+"""``cafs job`` against a manager: what it sends, what it shows, and how it fails."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.manager import Manager, options_for, running_manager
+from tests.support.program import Outcome, run_cafs
+
+URL = "https://models.test/m.bin"
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Manager, str]]:
+    with running_manager(options_for(tmp_path_factory.mktemp("manager"))) as manager:
+        yield manager, manager.administrator()
+
+
+def token_of(asked: tuple[Manager, str], *scopes: str) -> str:
+    manager, admin = asked
+    body = {"name": "t", "scopes": list(scopes), "days": 1}
+    return str(manager.call("POST", "/me/tokens", admin, 201, json=body)["token"])
+
+
+def job(asked: tuple[Manager, str], token: str, *arguments: str, code: int = 0) -> Outcome:
+    url = f"http://127.0.0.1:{asked[0].ports.rest}"
+    return run_cafs("job", *arguments, code=code, env={"CAFS_MANAGER_URL": url, "CAFS_MANAGER_TOKEN": token})
+
+
+def test_options_become_fields(asked: tuple[Manager, str]) -> None:
+    token = token_of(asked, "jobs:write", "jobs:read")
+    made = job(
+        asked, token, "create", "file", URL, "--hosts=30%", "--cluster=2", "--concurrency=7", "--retries=0",
+        "--timeout=60", "-H", "X-A: b", "--tag=t", "--application=a", "--filter=sig", "--priority=5",
+        f"--digest=sha256:{'1' * 64}", "--json",
+    ).json  # fmt: skip
+    assert made["spec"] == {
+        "url": URL, "digest": "sha256:" + "1" * 64, "tag": "t", "application": "a", "filtered_query": ["sig"],
+        "headers": [{"name": "x-a", "value": "b"}], "priority": 5,
+    }  # fmt: skip
+    told = (made["cluster_id"], made["concurrency"], made["retries"], made["timeout_s"])
+    assert told == (2, 7, 0, 60)
+    assert (made["scope"]["hosts"], made["scope"]["percent"]) == ("percent", 30)
+    # Nobody is there to do it.
+    number = str(made["id"])
+    assert "no seed that is meant is here" in job(asked, token, "show", number, "--follow", code=1).out
+    assert job(asked, token, "show", number, "--json").json["parts"] == []
+    assert re.match(rf" +{number}  failed ", job(asked, token, "ls", "--state=failed").out)
+    assert "it has failed already" in job(asked, token, "cancel", number, code=1).err
+    assert "pending" in job(asked, token, "retry", number).out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "word"),
+    [
+        (["create", "file", "nothing"], 2, "no scheme"),
+        (["create", "file", f"{URL}?token=hunter2"], 2, "credentials"),
+        (["create", "file", URL, "--hosts=x%"], 2, "share"),
+        (["create", "file", URL, "--hosts=nobody"], 2, "no host nobody"),
+        (["create", "file", URL, "--cluster=99"], 1, "no cluster 99"),
+        (["create", "file", URL, "--concurrency=0"], 2, "concurrency"),
+        (["show", "99"], 1, "no job 99"),
+    ],
+)
+def test_the_managers_no_is_one_line(
+    asked: tuple[Manager, str], arguments: list[str], code: int, word: str
+) -> None:
+    said = job(asked, token_of(asked, "jobs:write", "jobs:read"), *arguments, code=code).err
+    assert word in said
+    assert "hunter2" not in said
+    assert said.count("\n") == 1
+
+
+def test_tokens_that_do_not_reach(asked: tuple[Manager, str]) -> None:
+    assert "jobs:write" in job(asked, token_of(asked, "jobs:read"), "create", "file", URL, code=1).err
+    assert "none of ours" in job(asked, "cafs_personal_x", "ls", code=1).err
+    assert "manager_token is missing" in run_cafs("job", "ls", code=2).err
+
+
+def test_no_manager_and_none_that_is_one(asked: tuple[Manager, str]) -> None:
+    for url, code, word in (("http://127.0.0.1:1", 1, "does not answer"), ("nonsense", 1, "does not answer")):
+        said = run_cafs("job", "ls", code=code, env={"CAFS_MANAGER_URL": url, "CAFS_MANAGER_TOKEN": "x"}).err
+        assert word in said
