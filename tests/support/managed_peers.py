@@ -23,7 +23,12 @@ class Peer:
         self._command = cafs_command("peer", "--listen", "127.0.0.1:0", *folders, *arguments)
         self._socket = f"{folder}/r/peer/peer.sock"
         self.process = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
-        until(lambda: Path(self._socket).exists())
+        until(self._answers)
+
+    def _answers(self) -> bool:
+        """A socket may lie there from an earlier run."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            return connection.connect_ex(self._socket) == 0
 
     def ask(self, method: str, path: str, document: Any = None) -> tuple[int, Any]:
         """Status and document."""
