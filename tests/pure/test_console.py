@@ -13,6 +13,7 @@ from cafs.manager.console.hosts import host_row, query_of
 from cafs.manager.console.images import reads_chart
 from cafs.manager.console.overview import cluster_rows, kinds_chart, versions_chart
 from cafs.manager.console.session import to_sign_in
+from cafs.manager.console.statistics import ratio_chart, traffic_chart
 
 
 def count(hosts: int, **changes: Any) -> dict[str, Any]:
@@ -77,6 +78,16 @@ def test_each_read_is_a_point_in_its_layer() -> None:
     chart = reads_chart(profile)
     assert chart["series"][0]["data"] == [[0, 1], [1, 0], [2, 1]]
     assert chart["yAxis"]["data"] == ["layer 0", "layer 1"]
+
+
+def test_amounts_of_steps_are_drawn_as_rates() -> None:
+    names = ("origin_bytes", "seed_bytes", "peer_bytes", "local_bytes")
+    series = {"step_s": 10, "begins": ["a", "b"], "values": {name: [20e6, None] for name in names}}
+    lines = traffic_chart(series)["series"]
+    assert [line["data"] for line in lines] == [[["a", 2.0], ["b", None]]] * 4
+    assert ratio_chart({"begins": ["a"], "values": {"hit_ratio": [0.5]}})["series"][0]["data"] == [
+        ["a", 50.0]
+    ]
 
 
 def test_what_is_not_chosen_is_not_asked_for() -> None:

@@ -24,6 +24,7 @@ ENTRANCE = ("/sign-in", "/setup")
 _RANKS = {"viewer": 1, "operator": 2, "admin": 3}
 _NAVIGATION = (
     ("/", "Overview", "space_dashboard", None),
+    ("/statistics", "Statistics", "show_chart", None),
     ("/clusters", "Clusters", "hub", None),
     ("/hosts", "Hosts", "dns", None),
     ("/images", "Images", "layers", "viewer"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from typing import Any
 
 from nicegui import ui
 
 from cafs.manager.console.frame import Page, Seen, heading
+from cafs.manager.console.statistics import read_traffic
 from cafs.manager.console.tables import columns_of, show_table
 from cafs.manager.http.paths import CONSOLE
 
@@ -28,22 +30,24 @@ _CLUSTERS = {
 
 
 async def _build(seen: Seen) -> None:
-    clusters, counts = await _look(seen)
+    clusters, counts, traffic = await _look(seen)
     with ui.element("div").classes("cafs-tiles"):
         tiles = {name: _tile(name) for name in ("active", "inactive", "behind", "refusing")}
+    flow = _chart("Traffic of the last hour", traffic)
     with ui.element("div").classes("cafs-grid"):
         kinds = _chart("Hosts by kind", kinds_chart(counts))
         versions = _chart("Versions of CAFS on active hosts", versions_chart(counts))
     heading("Clusters", 2)
     table = show_table(columns_of(_CLUSTERS, sortable=tuple(_CLUSTERS)), [])
 
-    def fill(clusters: list[Any], counts: list[Any]) -> None:
+    def fill(clusters: list[Any], counts: list[Any], traffic: dict[str, Any]) -> None:
         rows = cluster_rows(clusters, counts)
         for name, label in tiles.items():
             label.text = f"{sum(row[name] for row in rows):,}"
         if table.rows != rows:
             table.rows = rows
-        for chart, options in ((kinds, kinds_chart(counts)), (versions, versions_chart(counts))):
+        drawn = ((kinds, kinds_chart(counts)), (versions, versions_chart(counts)), (flow, traffic))
+        for chart, options in drawn:
             if chart.options["series"] != options["series"]:
                 chart.options.update(options)
                 chart.update()
@@ -51,12 +55,14 @@ async def _build(seen: Seen) -> None:
     async def again() -> None:
         fill(*await _look(seen))
 
-    fill(clusters, counts)
+    fill(clusters, counts, traffic)
     ui.timer(_AGAIN_S, seen.does(again), immediate=False)
 
 
-async def _look(seen: Seen) -> tuple[list[Any], list[Any]]:
-    return await seen.rest.get("/clusters"), await seen.rest.get("/hosts/counts")
+async def _look(seen: Seen) -> tuple[list[Any], list[Any], dict[str, Any]]:
+    asked = seen.rest.get("/clusters"), seen.rest.get("/hosts/counts"), read_traffic(seen)
+    clusters, counts, traffic = await asyncio.gather(*asked)
+    return clusters, counts, traffic
 
 
 def _tile(name: str) -> ui.label:

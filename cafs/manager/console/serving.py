@@ -26,6 +26,7 @@ from cafs.manager.console import (
     images,
     members,
     overview,
+    statistics,
     swarm,
     tasks,
     users,
@@ -40,6 +41,7 @@ from cafs.manager.tally import Tally
 
 _PAGES = (
     *overview.PAGES,
+    *statistics.PAGES,
     *clusters.PAGES,
     *cluster.PAGES,
     *configuration.PAGES,

@@ -148,6 +148,15 @@ def test_what_starts_of_images_read(visitor: Visitor) -> None:
     assert visitor.console.ask("GET", "/profiles", admin).json()["items"] == []
 
 
+def test_statistics_over_time(visitor: Visitor) -> None:
+    page = visitor.page
+    visitor.come_in()
+    visitor.open("/statistics")
+    page.get_by_role("button", name="Year").click()
+    expect(page.locator(".nicegui-echart canvas")).to_have_count(3)
+    visitor.shot("statistics")
+
+
 def test_users_and_members(visitor: Visitor) -> None:
     page = visitor.page
     visitor.come_in()
