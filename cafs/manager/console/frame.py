@@ -28,6 +28,7 @@ _NAVIGATION = (
     ("/clusters", "Clusters", "hub", None),
     ("/hosts", "Hosts", "dns", None),
     ("/images", "Images", "layers", "viewer"),
+    ("/jobs", "Jobs", "task_alt", None),
     ("/users", "Users", "group", "admin"),
     ("/audit", "Audit", "history", "admin"),
     ("/account", "Your account", "key", None),

@@ -16,8 +16,8 @@ from tests.support.openid import CLIENT, running_openid
 
 EVERYWHERE = (
     "/", "/clusters", "/clusters/1", "/clusters/1/configuration", "/clusters/1/versions",
-    "/clusters/1/members", "/clusters/1/tasks", "/hosts", "/images", "/statistics", "/users", "/users/1",
-    "/audit", "/account",
+    "/clusters/1/members", "/clusters/1/tasks", "/hosts", "/images", "/jobs", "/statistics", "/users",
+    "/users/1", "/audit", "/account",
 )  # fmt: skip
 
 
