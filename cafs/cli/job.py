@@ -67,7 +67,10 @@ def create_file(  # noqa: PLR0917 - click calls it, by keyword
     context: Context, /, url: str, digest: str | None, headers: tuple[str, ...], tag: str, application: str,
     filtered: tuple[str, ...], priority: int, **usual: Any,
 ) -> None:  # fmt: skip
-    """Preheat a file: hosts have it before anybody asks for it with cafs get."""
+    """Preheat a file.
+
+    Hosts have it before anybody asks for it with cafs get.
+    """
     pairs = (parse_header(header) for header in headers)
     spec = {
         "url": url,
@@ -94,7 +97,10 @@ def create_file(  # noqa: PLR0917 - click calls it, by keyword
 def create_image(
     context: Context, /, image: str, start_only: bool, platforms: tuple[str, ...], priority: int, **usual: Any
 ) -> None:
-    """Preheat an image (HOST/REPO:TAG): converted, the chunks that mounts read; else its layers' blobs."""
+    """Preheat an image (HOST/REPO:TAG).
+
+    Of a converted one hosts get the chunks that mounts read, of others the layers' blobs.
+    """
     content = "start" if start_only else "all"
     spec = {"image": image, "content": content, "platforms": list(platforms), "priority": priority}
     _create(context, "preheat_image", spec, **usual)
@@ -112,7 +118,10 @@ def create_deletion(  # noqa: PLR0917 - click calls it, by keyword
     context: Context, /, content: str, digest: str | None, tag: str, application: str,
     filtered: tuple[str, ...], **usual: Any,
 ) -> None:  # fmt: skip
-    """Have hosts hold nothing of a content any more; downloads under way fail."""
+    """Have hosts hold nothing of a content any more.
+
+    Downloads of it that are under way fail.
+    """
     spec: dict[str, Any] = {"task_id": content}
     if "://" in content:
         spec = {
@@ -136,7 +145,10 @@ def create_sync(context: Context, /, **usual: Any) -> None:
 @_usual
 @click.pass_obj
 def create_collection(context: Context, /, idle_s: int, **usual: Any) -> None:
-    """Have hosts bring their stores within the quotas, and give room back to the disk."""
+    """Have hosts give room back to their disks.
+
+    Stores are brought within their quotas.
+    """
     _create(context, "gc", {"idle_s": idle_s}, **usual)
 
 
@@ -153,7 +165,10 @@ def create_conversion(  # noqa: PLR0917 - click calls it, by keyword
     context: Context, /, image: str, target: str | None, platform: str | None, bound: str | None,
     dictionaries: tuple[str, ...], **usual: Any,
 ) -> None:  # fmt: skip
-    """Convert an image (HOST/REPO:TAG), as cafs convert does, on the manager's machine."""
+    """Convert an image (HOST/REPO:TAG).
+
+    The manager's machine does it, as cafs convert would there.
+    """
     spec = {
         "image": image, "target": target, "platform": platform, "bound": bound,
         "dictionaries": list(dictionaries),
@@ -202,7 +217,10 @@ def list_jobs(context: Context, cluster: int | None, state: str | None, limit: i
 @click.option("--follow", is_flag=True, help="Wait for its end; fails when it fails.")
 @click.pass_obj
 def show(context: Context, job_id: int, follow: bool) -> None:
-    """Show one job, and hosts: first those that failed, then those that are at it."""
+    """Show one job and its hosts.
+
+    First those that failed, then those that are at it.
+    """
     with manager_rest(context.settings) as rest:
         if follow:
             _follow(context, rest, job_id)

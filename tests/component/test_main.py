@@ -173,12 +173,12 @@ def test_wrong_use_is_one_line_that_names_the_help(
 
 
 def test_every_command_that_is_offered_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    for name in COMMANDS:
-        assert run([name, "--help"]) == 0
+    for words in [*([name] for name in COMMANDS), ["job", "create"]]:
+        assert run([*words, "--help"]) == 0
         told = capsys.readouterr().out
-        assert told.startswith(f"Usage: cafs {name}")
+        assert told.startswith(f"Usage: cafs {' '.join(words)}")
         assert re.findall(r"\w\.\.\.$", told, re.MULTILINE) == [], "a subcommand's description is cut short"
-        assert COMMANDS[name].endswith(".")
+        assert COMMANDS[words[0]].endswith(".")
 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
