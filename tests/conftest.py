@@ -20,8 +20,10 @@ from tests.support.netns import Link, limited_link
 from tests.support.registry import Registry, start_registry
 from tests.support.tokens import TokenServer
 
-# Two cores that do much else: how long one example takes says nothing.
-settings.register_profile("cafs", deadline=None, print_blob=True)
+# Two cores that do much else: how long one example takes says nothing. The same examples each time, so that a
+# change is judged by what it changed; --hypothesis-profile=search looks for new ones.
+settings.register_profile("cafs", deadline=None, print_blob=True, derandomize=True)
+settings.register_profile("search", settings.get_profile("cafs"), derandomize=False)
 settings.load_profile("cafs")
 
 
