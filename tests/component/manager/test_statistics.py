@@ -66,7 +66,7 @@ def told(stream: ServiceStream, message: manager_pb2.Report) -> None:
     stream.say(report=message)
     answer = stream.hear("counted")
     assert (answer.life, answer.number) == (message.life, message.number)
-    assert answer.next_in_ms == 50
+    assert 45 <= answer.next_in_ms <= 55  # not all at once
 
 
 def totals(manager: Manager, token: str, query: str = "") -> Any:
