@@ -23,8 +23,6 @@ from typing import Self
 import trio
 
 from cafs.core.chunk import Chunk, ChunkRef
-from cafs.core.digest import Digest
-from cafs.core.source import BlobRef
 from cafs.core.swarm.chunk_request import ChunkWish
 from cafs.core.swarm.ids import HostId
 from cafs.core.swarm.ownership import in_order
@@ -37,8 +35,9 @@ from cafs.p2p.chunk_origin import ChunkOrigin
 from cafs.p2p.chunk_peers import WRONG_S, ChunkPeers
 from cafs.p2p.chunk_verify import Frame, verify_some
 from cafs.p2p.live_limits import Throttle
-from cafs.p2p.membership import ChunkMember, ChunkSwarm, Membership
+from cafs.p2p.membership import ChunkMember, ChunkSwarm
 from cafs.p2p.recent_frames import RecentFrames
+from cafs.p2p.shared_blobs import SharedBlob, SharedBlobs
 from cafs.p2p.urgency_gate import UrgencyGate, Urgent
 from cafs.store.chunk_store import ChunkStore
 
@@ -46,20 +45,16 @@ log = logging.getLogger(__name__)
 
 WINDOW_BYTES = 512 << 10
 """Of a blob, with one owner: neighbouring chunks are wanted together and cost one request together."""
-FIRST_MEMBERS_S = 0.3
-"""How long the first request for a blob waits to hear who else mounts it."""
-LATER_MEMBERS_S = 0.02
 PATIENCE_S = (1.5, 3.0, 5.0, 10.0)
 """For an owner to begin to answer, by urgency: it may have to ask a slow registry."""
 OWNERS_ASKED = 2
 """Then the mount server is told to help itself: it has waited long enough."""
 ELDERS_ASKED = 2
 """Who owned a window before the last hosts came, and so may have it."""
-YOUNG_S, YOUNG_ELDERS = 1.0, 8
-"""Hosts that begin at once join one after the other, and until all know of all, many have been an owner."""
+YOUNG_ELDERS = 8
+"""Of a swarm that is young, see ``SharedBlob``."""
 BUSY_S, BUSY_TIMES = 0.5, 4
 """What nobody waits for is asked again of an owner that is busy."""
-LEAVE_S = 3600.0
 WRITE_BEHIND_BYTES, RECENT_BYTES = 16 << 20, 8 << 20
 FEW = 4
 """Chunks that are looked up in the trio thread: that takes a tenth of the way to a worker thread and back."""
@@ -78,30 +73,6 @@ class _Flight:
         self.done = trio.Event()
 
 
-class _Joined:
-    """A blob that this host mounts something of."""
-
-    def __init__(self, blob: BlobRef, repository: str) -> None:
-        self.blob = blob
-        self.repository = repository
-        self.used_at = trio.current_time()
-        self.swarm: ChunkSwarm | None = None
-        """As it was last known."""
-        self.changed_at = self.used_at
-        """When owners came or went last."""
-        self.was_asked = False
-
-    def note(self, swarm: ChunkSwarm) -> None:
-        """This it is now."""
-        if self.swarm is None or swarm.owners != self.swarm.owners:
-            self.changed_at = trio.current_time()
-        self.swarm = swarm
-
-    @property
-    def is_young(self) -> bool:
-        return trio.current_time() < self.changed_at + YOUNG_S
-
-
 class ChunkExchange:
     """See the module."""
 
@@ -109,7 +80,7 @@ class ChunkExchange:
         self,
         store: ChunkStore | None,
         repositories: Repositories,
-        membership: Membership,
+        shared: SharedBlobs,
         peers: ChunkPeers,
         source: Throttle,
         *,
@@ -120,7 +91,7 @@ class ChunkExchange:
         Args:
             store: The node's chunk store; None: nothing is kept.
             repositories: The way to registries, with this host's credentials.
-            membership: Who else mounts a blob.
+            shared: The blobs of which others may have chunks of us, and who else shares them.
             peers: The way to them.
             source: The rate at which registries may send.
             concurrency: Requests to registries at once.
@@ -129,7 +100,8 @@ class ChunkExchange:
         self._tracer = tracer
         self._store = store
         self._repositories = repositories
-        self._membership = membership
+        self._shared = shared
+        self._membership = shared.membership
         self._peers = peers
         self._source = source
         self._concurrency = concurrency
@@ -137,7 +109,6 @@ class ChunkExchange:
         self._threads = trio.CapacityLimiter(4)
         self._asking = UrgencyGate(_ASKED_AT_ONCE)
         self._flights: dict[bytes, _Flight] = {}
-        self._joined: dict[Digest, _Joined] = {}
         self._tasks = AsyncExitStack()
         self._nursery: trio.Nursery
         self._origin: ChunkOrigin
@@ -156,7 +127,8 @@ class ChunkExchange:
             tracer=self._tracer,
         )
         self._nursery.start_soon(self._writer.run, trio.CapacityLimiter(1))
-        self._nursery.start_soon(self._tidy_up)
+        self._nursery.start_soon(self._shared.run)
+        self._nursery.start_soon(self._let_connections_go)
         return self
 
     async def __aexit__(
@@ -195,7 +167,7 @@ class ChunkExchange:
         return frames, [digest in stored for digest in digests]
 
     async def _bring(self, wish: ChunkWish) -> list[Frame | None]:
-        joined = self._join(wish)
+        joined = self._shared.join(wish.blob, wish.repository)
         frames = await self._here(wish.refs)
         places = [place for place, frame in enumerate(frames) if frame is None]
         if places and wish.may_fetch:
@@ -209,14 +181,7 @@ class ChunkExchange:
         self.figures.not_brought += sum(frame is None for frame in frames)
         return frames
 
-    def _join(self, wish: ChunkWish) -> _Joined:
-        joined = self._joined.get(wish.blob.digest)
-        if joined is None or joined.repository != wish.repository:
-            joined = self._joined[wish.blob.digest] = _Joined(wish.blob, wish.repository)
-        joined.used_at = trio.current_time()
-        return joined
-
-    def _wanted(self, wish: ChunkWish, joined: _Joined, refs: Sequence[ChunkRef]) -> list[_Flight]:
+    def _wanted(self, wish: ChunkWish, joined: SharedBlob, refs: Sequence[ChunkRef]) -> list[_Flight]:
         """The flight of each chunk; new ones begin."""
         work = Urgent(wish.urgency)
         fresh: list[ChunkRef] = []
@@ -233,9 +198,9 @@ class ChunkExchange:
             self._nursery.start_soon(self._fly, wish, joined, fresh, work)
         return flights
 
-    async def _fly(self, wish: ChunkWish, joined: _Joined, refs: Sequence[ChunkRef], work: Urgent) -> None:
+    async def _fly(self, wish: ChunkWish, joined: SharedBlob, refs: Sequence[ChunkRef], work: Urgent) -> None:
         try:
-            swarm = await self._swarm(joined)
+            swarm = await self._shared.swarm(joined)
             async with trio.open_nursery() as nursery:
                 for window, inside in _by_window(refs):
                     nursery.start_soon(self._bring_window, wish, joined, swarm, window, inside, work)
@@ -245,17 +210,10 @@ class ChunkExchange:
             for ref in refs:
                 self._land(ref.digest, None)
 
-    async def _swarm(self, joined: _Joined) -> ChunkSwarm | None:
-        """Who shares the blob, as far as is known; None: nobody knows yet, so this host is alone for now."""
-        with trio.move_on_after(LATER_MEMBERS_S if joined.was_asked else FIRST_MEMBERS_S):
-            joined.note(await self._membership.swarm(joined.blob, joined.repository))
-        joined.was_asked = True  # no other request waits as long for nothing
-        return joined.swarm
-
     async def _bring_window(  # noqa: PLR0917 - a nursery hands arguments over by position
         self,
         wish: ChunkWish,
-        joined: _Joined,
+        joined: SharedBlob,
         swarm: ChunkSwarm | None,
         window: int,
         refs: Sequence[ChunkRef],
@@ -285,7 +243,7 @@ class ChunkExchange:
         return [m for m in order if m is None or not self._peers.is_shunned(m)]
 
     def _elders(
-        self, wish: ChunkWish, joined: _Joined, order: Sequence[ChunkMember | None], work: Urgent
+        self, wish: ChunkWish, joined: SharedBlob, order: Sequence[ChunkMember | None], work: Urgent
     ) -> Callable[[Sequence[ChunkRef]], Awaitable[Sequence[ChunkRef]]] | None:
         """Asks who else may have a window's chunks, before they are read; None: nobody.
 
@@ -381,7 +339,7 @@ class ChunkExchange:
         places = [place for place, frame in enumerate(frames) if frame is None]
         if places:
             missing = [wish.refs[place] for place in places]
-            joined = self._joined.get(wish.blob.digest)
+            joined = self._shared.used(wish.blob)
             may_fetch = wish.may_fetch and joined is not None and joined.repository == wish.repository
             if may_fetch and joined is not None:
                 chunks = await self._fetch_as_owner(wish, joined, missing)
@@ -395,9 +353,9 @@ class ChunkExchange:
         return frames
 
     async def _fetch_as_owner(
-        self, wish: ChunkWish, joined: _Joined, refs: Sequence[ChunkRef]
+        self, wish: ChunkWish, joined: SharedBlob, refs: Sequence[ChunkRef]
     ) -> list[Chunk | None]:
-        swarm = await self._swarm(joined)
+        swarm = await self._shared.swarm(joined)
         work = Urgent(wish.urgency)
         found: dict[bytes, Chunk | None] = {}
 
@@ -433,15 +391,10 @@ class ChunkExchange:
             frames[place] = frame if frame is not None else self._recent.get(refs[place])
         return frames
 
-    async def _tidy_up(self) -> None:
-        """Leave the swarms of blobs that nobody reads any more, and let go of connections."""
+    async def _let_connections_go(self) -> None:
         while True:
             await trio.sleep(IDLE_S)
             await self._repositories.close_idle(())
-            for joined in list(self._joined.values()):
-                if joined.used_at + LEAVE_S < trio.current_time():
-                    del self._joined[joined.blob.digest]
-                    self._membership.leave(joined.blob)
 
 
 def _by_window(refs: Sequence[ChunkRef]) -> Iterator[tuple[int, list[ChunkRef]]]:

@@ -61,6 +61,7 @@ from cafs.p2p.peer_figures import PeerFigures
 from cafs.p2p.places import keep_host_id, listen_tcp, listen_unix
 from cafs.p2p.profile_relay import ProfileRelay
 from cafs.p2p.schedulers import Schedulers
+from cafs.p2p.shared_blobs import SharedBlobs
 from cafs.p2p.source import Limits, Sources
 from cafs.p2p.task_store import TaskStore, open_task_store
 from cafs.p2p.telemetry import tracing
@@ -180,7 +181,7 @@ async def _served(settings: Settings, options: Options) -> AsyncIterator[tuple[L
             ChunkExchange(
                 chunks,
                 repositories,
-                BlobSwarms(host_id, schedulers),
+                SharedBlobs(BlobSwarms(host_id, schedulers), settings.cache_dir / "peer" / "shared.json"),
                 peers,
                 limits.source,
                 concurrency=settings.fetch_concurrency,

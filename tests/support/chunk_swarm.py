@@ -22,6 +22,7 @@ from cafs.p2p.chunk_exchange import ChunkExchange
 from cafs.p2p.chunk_peers import ChunkPeers
 from cafs.p2p.live_limits import LiveLimits
 from cafs.p2p.membership import ChunkMember, ChunkSwarm
+from cafs.p2p.shared_blobs import SharedBlobs
 from cafs.p2p.task_store import open_task_store
 from cafs.p2p.upload_server import LIMITS, UploadServer
 from cafs.p2p.uploads import Uploads
@@ -83,6 +84,7 @@ class Host:
         self.source = source
         self.limits: LiveLimits
         self.membership: FakeMembership
+        self.shared: SharedBlobs
         self.exchange: ChunkExchange
         self.uploads: Uploads
         self.store: ChunkStore
@@ -131,13 +133,14 @@ async def _start(
     address = f"127.0.0.1:{listener.getsockname()[1]}"
     host.limits = LiveLimits(PeerLimits())
     host.membership = FakeMembership(table, host.id, address)
+    host.shared = SharedBlobs(host.membership, host.directory / "shared.json")
     host.store = stack.enter_context(ChunkStore.open(host.directory / "store", 64 << 20))
     tasks = await stack.enter_async_context(open_task_store(host.directory / "tasks", 64 << 20))
     host.exchange = await stack.enter_async_context(
         ChunkExchange(
             host.store,
             OneRepository(host.source),
-            host.membership,
+            host.shared,
             ChunkPeers(None, host.limits.download, host.tracer),
             host.limits.source,
             concurrency=8,

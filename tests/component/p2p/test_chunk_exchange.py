@@ -15,7 +15,7 @@ from cafs.core.swarm.chunk_request import HAVE_HEADER, encode_have, parse_chunk_
 from cafs.core.swarm.ownership import in_order
 from cafs.errors import AuthError, RemoteError
 from cafs.http11.messages import BYTES_TYPE, Answer, Reply, Request
-from cafs.p2p import chunk_exchange, giving_way
+from cafs.p2p import chunk_exchange, giving_way, shared_blobs
 from cafs.p2p.chunk_exchange import WINDOW_BYTES
 from cafs.p2p.membership import ChunkSwarm
 from tests.support.chunk_swarm import TASK, Host, SwarmTable, swarm, wish_for
@@ -108,7 +108,7 @@ async def test_what_came_while_it_was_looked_for_is_not_read_again(
     tmp_path: Path, layer: MemoryLayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the look into the store and the wish for the registry lies the question who the members are."""
-    monkeypatch.setattr(chunk_exchange, "LATER_MEMBERS_S", 20.0)
+    monkeypatch.setattr(shared_blobs, "LATER_MEMBERS_S", 20.0)
     answer, tell, asked = trio.Event(), trio.Event(), trio.Event()
 
     async def wait(_number: int, right: bytes) -> bytes:
@@ -155,7 +155,7 @@ async def test_of_hosts_that_began_at_once_anybody_may_have_been_an_owner(
 async def test_hosts_that_have_known_each_other_for_a_while_ask_two(
     tmp_path: Path, layer: MemoryLayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chunk_exchange, "YOUNG_S", 0.0)
+    monkeypatch.setattr(shared_blobs, "YOUNG_S", 0.0)
     source = ScriptedSource(layer.blob)
     async with swarm(tmp_path, source, 6) as (hosts, table):
         ranked = await known_to_all(hosts, table, layer)

@@ -1,0 +1,161 @@
+"""How long a host stays in the swarms of blobs, and that it is back in them after a restart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from cafs.core.digest import Digest
+from cafs.core.source import BlobRef
+from cafs.core.swarm.ids import HostId
+from cafs.p2p import shared_blobs
+from cafs.p2p.membership import ChunkMember, ChunkSwarm
+from cafs.p2p.shared_blobs import KEEP_S, LEAVE_S, LOOK_S, SharedBlobs, read_blobs
+from tests.support.chunk_swarm import TASK, swarm, wish_for
+from tests.support.fetching import MemoryLayer, ScriptedSource
+from tests.support.logs import ExpectedLogs
+
+REPOSITORY = "registry.example/app"
+DAY_S = 86400.0
+
+
+def blob(number: int) -> BlobRef:
+    return BlobRef(Digest(f"sha256:{number:064x}"), 1000 + number)
+
+
+class Swarms:
+    """A ``Membership`` in swarms whose owners the test names."""
+
+    def __init__(self) -> None:
+        self.host_id = HostId("a" * 32)
+        self.here: set[BlobRef] = set()
+        self.owned: set[BlobRef] = set()
+
+    async def swarm(self, blob: BlobRef, repository: str) -> ChunkSwarm:
+        assert repository == REPOSITORY
+        self.here.add(blob)
+        await trio.lowlevel.checkpoint()
+        return ChunkSwarm(TASK, (), blob in self.owned)
+
+    def leave(self, blob: BlobRef) -> None:
+        self.here.remove(blob)
+
+    def note_wrong(self, blob: BlobRef, member: ChunkMember) -> None:
+        raise AssertionError
+
+
+@asynccontextmanager
+async def running(swarms: Swarms, path: Path | None = None) -> AsyncIterator[SharedBlobs]:
+    shared = SharedBlobs(swarms, path)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(shared.run)
+        yield shared
+        nursery.cancel_scope.cancel()
+
+
+async def until(holds: Callable[[], object]) -> None:
+    with trio.fail_after(20):
+        while not holds():  # noqa: ASYNC110 - of files and a table there is no event
+            await trio.sleep(0.01)
+
+
+async def pass_by(clock: trio.testing.MockClock, seconds: float) -> None:
+    """Time goes by, and is looked at."""
+    clock.jump(seconds)
+    await trio.testing.wait_all_tasks_blocked()
+    clock.jump(LOOK_S)
+    await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_only_owners_stay_longer_than_they_use_it(mock_clock: trio.testing.MockClock) -> None:
+    swarms = Swarms()
+    async with running(swarms) as shared:
+        for number in range(3):
+            await shared.swarm(shared.join(blob(number), REPOSITORY))
+        swarms.owned = {blob(0), blob(1)}
+        await pass_by(mock_clock, LEAVE_S - 3 * LOOK_S)
+        assert swarms.here == {blob(0), blob(1), blob(2)}
+        await pass_by(mock_clock, 3 * LOOK_S)
+        assert swarms.here == swarms.owned
+        assert shared.used(blob(2)) is None
+        await pass_by(mock_clock, 6 * DAY_S)
+        assert shared.used(blob(1)) is not None  # another host asks for some of it
+        await pass_by(mock_clock, KEEP_S - 6 * DAY_S)
+        assert swarms.here == {blob(1)}
+        swarms.owned = set()
+        await pass_by(mock_clock, LEAVE_S)
+        assert swarms.here == set()
+
+
+async def test_the_least_used_go_of_too_many(
+    mock_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swarms = Swarms()
+    async with running(swarms) as shared:
+        for number in range(4):
+            mock_clock.jump(1)
+            await shared.swarm(shared.join(blob(number), REPOSITORY))
+        shared.used(blob(0))
+        monkeypatch.setattr(shared_blobs, "MOST_BLOBS", 2)
+        await pass_by(mock_clock, LOOK_S)
+        assert swarms.here == {blob(0), blob(3)}
+
+
+async def test_a_host_is_back_in_its_swarms_after_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "shared.json"
+    before, after, much_later = Swarms(), Swarms(), Swarms()
+    before.owned = {blob(1), blob(2)}
+    async with running(before, path) as shared:
+        for number in (1, 2):
+            await shared.swarm(shared.join(blob(number), REPOSITORY))
+        await until(lambda: len(read_blobs(path)) == 2)
+    async with running(after, path) as shared:
+        await until(lambda: after.here == {blob(1), blob(2)})
+    document = json.loads(path.read_text())
+    document["blobs"][0]["used_at"] -= KEEP_S
+    path.write_text(json.dumps(document))
+    async with running(much_later, path) as shared:
+        await until(lambda: much_later.here)
+        assert much_later.here == {blob(2)}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"version": 2, "blobs": []}',
+        b'{"version": 1}',
+        b'{"version": 1, "blobs": [{"digest": "sha256:1", "size": 1, "repository": "r", "used_at": 0}]}',
+        b'{"version": 1, "blobs": [{"digest": 7, "size": 1, "repository": "r", "used_at": 0}]}',
+        b'{"version": 1, "blobs": [7]}',
+        b"[" * 100_000,
+    ],
+)
+def test_a_damaged_file_is_as_none(tmp_path: Path, expected_logs: ExpectedLogs, content: bytes) -> None:
+    path = tmp_path / "shared.json"
+    path.write_bytes(content)
+    expected_logs.expect("cannot be read")
+    assert read_blobs(path) == []
+
+
+async def test_a_newcomer_gets_all_of_a_restarted_host_that_asks_for_nothing(tmp_path: Path) -> None:
+    layer = MemoryLayer([128 << 10] * 12)
+    source = ScriptedSource(layer.blob)
+    async with swarm(tmp_path, source, 2) as ((old, _), _):
+        await old.exchange.bring(wish_for(layer))
+        await until(lambda: all(old.stored(layer)))
+        await until(lambda: read_blobs(old.directory / "shared.json"))
+    source.requests.clear()
+    async with swarm(tmp_path, source, 2) as ((old, new), table):
+        await until(lambda: old.id in table.members)
+        frames = await new.exchange.bring(wish_for(layer))
+        assert [bytes(frame) for frame in frames if frame is not None] == layer.frames
+        assert not source.requests
