@@ -18,6 +18,8 @@ from collections.abc import Sequence
 import h11
 import trio
 
+from cafs.http11.receive_window import narrow_window
+
 READ_BYTES, READ_HERE_BYTES = 256 << 10, 1 << 20
 """Taken from the socket at once, at most; from one on this machine."""
 WAKE_BYTES = 32 << 10
@@ -48,6 +50,7 @@ class Connection:
         self._keeps = False
         """The server will take another request."""
         self._wakes_at = 1
+        self._queue_bytes: int | None = None
         self.idle_since = 0.0
         self.answered = False
         """Something of the answer to the last request has come."""
@@ -67,6 +70,8 @@ class Connection:
             OSError, trio.BrokenResourceError, h11.ProtocolError: as they say.
         """
         self.answered, self._left, self._early = False, None, b""
+        if self._queue_bytes is not None:
+            narrow_window(self._socket, self._queue_bytes)
         request = h11.Request(method=method, target=target, headers=list(headers))
         message = self._state.send(request)
         if body:
@@ -109,9 +114,11 @@ class Connection:
         self._left = max(0, left - len(data))
         return data[:left]
 
-    def narrow(self, window_bytes: int) -> None:
-        """Let the server send no more than about so much that is not taken yet."""
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window_bytes)
+    def narrow(self, queue_bytes: int) -> None:
+        """From the next request on let the server send no more than about so much that the way does not hold
+        and that is not taken yet. For TCP.
+        """
+        self._queue_bytes = queue_bytes
 
     def reset(self) -> bool:
         """Make ready for the next request; False when the connection is not fit for one."""

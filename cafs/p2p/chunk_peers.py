@@ -19,7 +19,7 @@ from cafs.http11.certificates import Complaints, tls_failure
 from cafs.http11.connection import Connection, connect
 from cafs.http11.pool import AS_IT_COMES, AwayError, ConnectionPool
 from cafs.p2p.chunk_verify import Frame
-from cafs.p2p.giving_way import WINDOW_BYTES, GivingWay
+from cafs.p2p.giving_way import QUEUE_BYTES, GivingWay
 from cafs.p2p.live_limits import Throttle
 from cafs.p2p.membership import ChunkMember
 
@@ -123,18 +123,18 @@ class ChunkPeers:
         if found is None:
             if len(self._pools) >= _MAX_POOLS:
                 self._pools.pop(next(iter(self._pools))).close()
-            connect = partial(_connect, address, self._tls, WINDOW_BYTES if fill else None)
+            connect = partial(_connect, address, self._tls, QUEUE_BYTES if fill else None)
             found = ConnectionPool(address, address, connect, pace=self._fill if fill else AS_IT_COMES)
         self._pools[address, fill] = found  # the one used last is at the end
         return found
 
 
-async def _connect(address: str, tls: ssl.SSLContext | None, window_bytes: int | None) -> Connection:
+async def _connect(address: str, tls: ssl.SSLContext | None, queue_bytes: int | None) -> Connection:
     host, _, port = address.rpartition(":")
     if not port.isdecimal():
         raise OSError(f"not an address: {address[:60]!r}")
     with trio.fail_after(CONNECT_S):
         connection = await connect(host.removeprefix("[").removesuffix("]"), int(port), tls)
-    if window_bytes is not None:
-        connection.narrow(window_bytes)
+    if queue_bytes is not None:
+        connection.narrow(queue_bytes)
     return connection

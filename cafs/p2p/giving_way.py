@@ -2,9 +2,10 @@
 
 A link of 200 Mbit/s needs 40 ms for each megabyte that stands in front of a chunk, in the buffers of its
 sender or in the queues between. What may stand there is decided by who takes: a sender sends no more than
-the window that is open to it. So windows are small, one body is taken at a time (the others, with their
-first window here, wait), while a reader waits for another host nothing is taken at all, and for a while after
-that less than the link carries (``LinkShare``), so that no queue is there when the next chunk comes.
+the window that is open to it. So windows hold little more than the way itself does, one body is taken at a
+time (the others, with their first window here, wait), while a reader waits for another host nothing is taken
+at all, and for a while after that less than the link carries (``LinkShare``), so that no queue is there when
+the next chunk comes.
 
 Nobody is kept from his chunks by somebody who hangs: all these waits are short.
 """
@@ -18,7 +19,7 @@ import trio
 
 from cafs.core.swarm.link_share import LinkShare
 
-WINDOW_BYTES = 32 << 10
+QUEUE_BYTES = 32 << 10
 """Less than 2 ms of such a link, and far more than what is on its way between two hosts on one switch."""
 TURN_S = 0.5
 """Who has waited so long for the body before his takes his own beside it: its sender may hang."""
