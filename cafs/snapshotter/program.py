@@ -208,7 +208,7 @@ async def _served(snapshotter: Snapshotter, options: Options, listener: socket.s
         raise StateError(f"cannot serve on {inner}: {e}") from e
     await server.start()
     try:
-        async with passed_on(listener, inner):
+        with passed_on(listener, inner):
             yield
     finally:
         await server.stop(_GRACE_S)
