@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
+from cafs.core.settings import Settings
 from cafs.core.swarm.ids import TaskId
 from cafs.core.swarm.peer_limits import PeerLimits
 from cafs.core.swarm.token_bucket import TokenBucket
@@ -18,6 +19,25 @@ SLICE_BYTES = 64 << 10
 """Spent at once, so that several senders share a slow rate evenly."""
 _REMEMBERED_TASKS = 256
 """Throttles kept before those that nobody used lately are looked for."""
+
+
+def limits_of(settings: Settings) -> PeerLimits:
+    """As configured."""
+    return PeerLimits(
+        concurrent_uploads=settings.concurrent_uploads,
+        uploads_per_client=settings.uploads_per_client,
+        concurrent_children=settings.concurrent_children,
+        concurrent_pieces=settings.concurrent_pieces,
+        upload_bytes_per_s=settings.upload_rate_bytes,
+        download_bytes_per_s=settings.download_rate_bytes,
+        source_bytes_per_s=settings.source_rate_bytes,
+        task_concurrent_pieces=settings.task_concurrent_pieces,
+        task_upload_bytes_per_s=settings.task_upload_rate_bytes,
+        task_download_bytes_per_s=settings.task_download_rate_bytes,
+        task_source_bytes_per_s=settings.task_source_rate_bytes,
+        task_quota_bytes=settings.task_quota_bytes,
+        store_quota_bytes=settings.store_quota_bytes,
+    )
 
 
 class Throttle:

@@ -17,7 +17,7 @@ import trio
 
 from cafs.cli.units import parse_size
 from cafs.core.settings import Settings
-from cafs.p2p.program import limits_of
+from cafs.p2p.live_limits import limits_of
 from tests.support.http import Answered, ask
 from tests.support.peers import Peer, swarm
 from tests.support.proxying import Origin, serve_origin
