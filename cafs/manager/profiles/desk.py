@@ -18,8 +18,8 @@ from cafs.manager.database import Database
 from cafs.manager.in_thread import in_thread
 from cafs.manager.profiles.catalogue import add_start, find_profiles
 from cafs.manager.profiles.wanted import Learned, Wanted
+from cafs.manager.services.attached import Attached
 from cafs.manager.services.incoming import Report
-from cafs.manager.services.roll import Attached
 from cafs.manager.tables import LearnedProfile
 from cafs.manager.tally import Tally
 from cafs.proto import manager_pb2

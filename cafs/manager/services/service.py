@@ -16,8 +16,10 @@ from cafs.manager.clusters.placing import Candidate
 from cafs.manager.jobs.board import Board
 from cafs.manager.jobs.orders import Order, orders_message, parse_order_report
 from cafs.manager.profiles.desk import ProfileDesk
+from cafs.manager.services.attached import Attached
+from cafs.manager.services.belonging import Configured
 from cafs.manager.services.incoming import parse_hello, parse_image, parse_report, parse_running
-from cafs.manager.services.roll import Attached, Configured, Roll
+from cafs.manager.services.roll import Roll
 from cafs.manager.statistics.collector import Collector
 from cafs.manager.statistics.incoming import Told, parse_figures
 from cafs.manager.statistics.rows import Arrived
