@@ -32,10 +32,10 @@ from cafs.p2p import profile_relay
 from cafs.p2p.node_server import NodeParts, NodeServer
 from cafs.p2p.profile_relay import ProfileRelay
 from cafs.proto import manager_pb2
-from tests.component.p2p.test_node_server import listening
 from tests.support.fetching import MemoryLayer, MemoryStore, MemoryTable, ScriptedSource
 from tests.support.grid import until
 from tests.support.http import Answered, ask
+from tests.support.node_sockets import listening
 
 IMAGE = Digest("sha256:" + "7" * 64)
 RAW = bytes.fromhex("77" * 32)

@@ -3,157 +3,40 @@
 from __future__ import annotations
 
 import json
-import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 import trio
 
 from cafs.core.chunk import Chunk
-from cafs.core.digest import sha256_digest
-from cafs.core.settings import Settings
-from cafs.core.source import BlobRef
 from cafs.core.swarm.chunk_request import LEAST_URGENT, ChunkWish
 from cafs.core.swarm.ids import task_id
 from cafs.core.swarm.layout import Layout
 from cafs.core.swarm.task import TaskMeta, TaskSpec
-from cafs.errors import CafsError, DeadlineError, IntegrityError
+from cafs.errors import DeadlineError, IntegrityError
 from cafs.fetch import local_peer
 from cafs.fetch.limits import FetchLimits
 from cafs.fetch.local_peer import LocalPeer
 from cafs.fetch.prefetch import Prefetch
 from cafs.fetch.service import ChunkService
-from cafs.http11.conversation import Conversation, PeerLeftError
 from cafs.http11.messages import Handler, Reply, Request, refusal
-from cafs.http11.server import serve_http
-from cafs.oci.registry.repository import RegistryRepository
-from cafs.p2p.content import Content, Headers, OriginError, Wish
-from cafs.p2p.node_client import NodeDistributor
-from cafs.p2p.node_server import LIMITS, NodeParts, NodeServer
-from cafs.p2p.profile_relay import ProfileRelay
+from cafs.p2p.content import Content, OriginError, Wish
 from cafs.p2p.task_files import NewPiece
-from cafs.p2p.task_store import TaskStore, open_task_store
 from cafs.store.chunk_store import ChunkStore
-from tests.support.chunk_swarm import Host, swarm
 from tests.support.fetching import MemoryLayer, ScriptedSource, joined
 from tests.support.grid import until
-from tests.support.http import Answered, ask
 from tests.support.logs import ExpectedLogs
+from tests.support.node_sockets import FakeContent, from_registry, listening, nodes
 
 MIB = 1 << 20
-REGISTRY = "docker://registry.example/app"
 LIMITS_OF_SERVICE = FetchLimits(rider_bytes=0, readahead_bytes=0)
 
 
 @pytest.fixture(scope="module")
 def layer() -> MemoryLayer:
     return MemoryLayer([64 << 10] * 24)
-
-
-class FakeContent:
-    """See ``Content``."""
-
-    def __init__(self, body: bytes, first: int, total: int | None, breaks: CafsError | None = None) -> None:
-        self.status = 200
-        self.headers: Headers = (("content-type", "text/plain"), ("etag", '"1"'), ("content-length", "9"))
-        self.content_bytes = total
-        self.first_byte = first
-        self.last_byte = None if total is None else first + len(body) - 1
-        self.closed = False
-        self._body = body
-        self._breaks = breaks
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.closed = True
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        for begin in range(0, len(self._body), 3):
-            await trio.lowlevel.checkpoint()
-            yield self._body[begin : begin + 3]
-        if self._breaks is not None:
-            raise self._breaks
-
-
-class FakeDistributor:
-    """Answers what the test says."""
-
-    def __init__(self) -> None:
-        self.wishes: list[Wish] = []
-        self.answer: Callable[[Wish], Content] = lambda _: FakeContent(b"0123456789", 0, 10)
-
-    async def open(self, wish: Wish) -> Content:
-        await trio.lowlevel.checkpoint()
-        self.wishes.append(wish)
-        return self.answer(wish)
-
-
-@asynccontextmanager
-async def listening(path: Path, handler: Handler) -> AsyncIterator[trio.CancelScope]:
-    """Serve on a unix socket; cancelling the scope is the server's death."""
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen()
-        async with trio.open_nursery() as nursery:
-            scope = trio.CancelScope()
-
-            async def live() -> None:
-                with scope:
-                    await serve_http(listener, handler, LIMITS)
-                listener.close()
-
-            nursery.start_soon(live)
-            yield scope
-            nursery.cancel_scope.cancel()
-
-
-def parts(host: Host, tasks: TaskStore, distributor: FakeDistributor | None = None) -> NodeParts:
-    return NodeParts(
-        tasks=tasks,
-        exchange=host.exchange,
-        limits=host.limits,
-        store=host.directory / "store",
-        distributor=distributor,
-        profiles=ProfileRelay(has_manager=False, is_on=True),
-        status=lambda: {"version": "x"},
-        metrics=lambda: b"x 1\n",
-    )
-
-
-class Node:
-    """A host with its node socket."""
-
-    def __init__(self, host: Host, path: Path, tasks: TaskStore, distributor: FakeDistributor) -> None:
-        self.host = host
-        self.path = path
-        self.tasks = tasks
-        self.distributor = distributor
-        self.scope = trio.CancelScope()
-
-    async def ask(self, method: str, path: str, document: Any = None) -> Answered:
-        body = b"" if document is None else json.dumps(document).encode()
-        return await ask(self.path, method, path, body)
-
-
-@asynccontextmanager
-async def nodes(path: Path, source: ScriptedSource, count: int) -> AsyncIterator[list[Node]]:
-    async with AsyncExitStack() as stack:
-        hosts, table = await stack.enter_async_context(swarm(path, source, count))
-        made = []
-        for number, host in enumerate(hosts):
-            table.members[host.id] = host.member()
-            tasks = await stack.enter_async_context(open_task_store(path / f"t{number}", 64 * MIB))
-            node = Node(host, path / f"n{number}", tasks, FakeDistributor())
-            server = NodeServer(parts(host, tasks, node.distributor))
-            node.scope = await stack.enter_async_context(listening(node.path, server.handle))
-            made.append(node)
-        yield made
 
 
 class CountingStore:
@@ -177,10 +60,6 @@ async def read_through(
     async with ChunkService(store, LIMITS_OF_SERVICE, peer=peer) as service:
         reader = service.add_layer(layer, [source], layer.diff_id)
         return joined(await reader.read(0, layer.virtual_bytes))
-
-
-def from_registry(layer: MemoryLayer) -> ScriptedSource:
-    return ScriptedSource(layer.blob, name=REGISTRY)
 
 
 async def test_two_nodes_read_an_image_and_the_registry_sees_each_chunk_once(
@@ -339,66 +218,6 @@ async def test_a_download_streams_what_the_distributor_has(short_tmp_path: Path,
         assert answer.headers["transfer-encoding"] == "chunked"
 
 
-class OneByOne:
-    """A node socket that counts connections, and can close the last one."""
-
-    def __init__(self) -> None:
-        self.connections = 0
-        self._last = trio.CancelScope()
-        self._ended = trio.Event()
-
-    async def serve(self, stream: trio.SocketStream) -> None:
-        self.connections += 1
-        self._last, self._ended = trio.CancelScope(), trio.Event()
-        ended = self._ended
-        with self._last, suppress(PeerLeftError):
-            async with stream:
-                await Conversation(stream, stream.socket, "", self._answer, LIMITS).run()
-        ended.set()
-
-    async def close_last(self) -> None:
-        self._last.cancel()
-        await self._ended.wait()
-
-    async def _answer(self, request: Request, reply: Reply) -> None:
-        async with reply.stream(200, 1 << 30 if b"endless" in request.body else 3) as send:
-            await send(b"abc")
-            if b"endless" in request.body:
-                await trio.sleep_forever()
-
-
-async def read(node: NodeDistributor, wish: Wish) -> bytes:
-    async with await node.open(wish) as content:
-        return b"".join([piece async for piece in content])
-
-
-async def test_connections_to_a_peer_are_kept_while_their_answers_are_read_whole(
-    short_tmp_path: Path,
-) -> None:
-    path, small, peer = short_tmp_path / "n", Wish(url="http://o.example/small"), OneByOne()
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen()
-        async with trio.open_nursery() as nursery:
-            listening = trio.SocketListener(trio.socket.from_stdlib_socket(listener.dup()))
-            await nursery.start(trio.serve_listeners, peer.serve, [listening])
-            node = NodeDistributor(path, most_kept=2)
-            assert [await read(node, small) for _ in range(3)] == [b"abc"] * 3
-            assert peer.connections == 1
-            async with await node.open(Wish(url="http://o.example/endless")) as content:
-                assert await anext(aiter(content)) == b"abc"
-            assert await read(node, small) == b"abc"
-            assert peer.connections == 2
-            await peer.close_last()
-            assert await read(node, small) == b"abc"
-            assert peer.connections == 3
-            node.close()
-            unkept = NodeDistributor(path)
-            assert [await read(unkept, small) for _ in range(2)] == [b"abc"] * 2
-            assert peer.connections == 5
-            nursery.cancel_scope.cancel()
-
-
 async def test_errors_before_the_first_byte_are_answers(short_tmp_path: Path, layer: MemoryLayer) -> None:
     async with nodes(short_tmp_path, from_registry(layer), 1) as (node,):
 
@@ -422,7 +241,7 @@ async def test_errors_before_the_first_byte_are_answers(short_tmp_path: Path, la
 
 
 async def test_an_error_in_the_middle_breaks_the_answer_off(
-    short_tmp_path: Path, layer: MemoryLayer, expected_logs: Any
+    short_tmp_path: Path, layer: MemoryLayer, expected_logs: ExpectedLogs
 ) -> None:
     expected_logs.expect("broken off")
     content = FakeContent(b"01234", 0, 10, IntegrityError("wrong"))
@@ -481,76 +300,3 @@ async def test_tasks_limits_and_figures(short_tmp_path: Path, layer: MemoryLayer
         assert not node.host.limits.upload.unlimited
         assert (await node.ask("GET", "/metrics")).body == b"x 1\n"
         assert json.loads((await node.ask("GET", "/v1/status")).body) == {"version": "x"}
-
-
-INDEX = b"a layer index, packed"
-INDEX_BLOB = BlobRef(sha256_digest(INDEX), len(INDEX))
-
-
-def repository_in(folder: Path) -> RegistryRepository:
-    """It is only asked for addresses and credentials."""
-    settings = Settings(cache_dir=folder, run_dir=folder, insecure_registries=("registry.example",))
-    return RegistryRepository("registry.example", "app", settings)
-
-
-async def test_a_small_blob_comes_through_the_peer(short_tmp_path: Path, layer: MemoryLayer) -> None:
-    async with nodes(short_tmp_path, from_registry(layer), 1) as (node,):
-        node.distributor.answer = lambda _: FakeContent(INDEX, 0, len(INDEX))
-        peer = LocalPeer(node.path, None)
-        assert await peer.blob(repository_in(short_tmp_path), INDEX_BLOB) == INDEX
-        url = f"http://registry.example/v2/app/blobs/{INDEX_BLOB.digest}"
-        assert node.distributor.wishes == [Wish(url=url, digest=INDEX_BLOB.digest)]
-        peer.close()
-
-
-def refused(_: Wish) -> Content:
-    raise OriginError("who are you?", 401, (), b"")
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        refused,
-        lambda _: FakeContent(INDEX[::-1], 0, len(INDEX)),
-        lambda _: FakeContent(INDEX + b"!", 0, len(INDEX) + 1),
-        lambda _: FakeContent(INDEX[:5], 0, 5),
-        lambda _: FakeContent(INDEX[:5], 0, len(INDEX), IntegrityError("it is not what it should be")),
-    ],
-)
-async def test_a_small_blob_that_the_peer_cannot_bring_is_the_registrys(
-    short_tmp_path: Path, layer: MemoryLayer, expected_logs: ExpectedLogs, answer: Callable[[Wish], Content]
-) -> None:
-    expected_logs.allow("broken off")
-    async with nodes(short_tmp_path, from_registry(layer), 1) as (node,):
-        node.distributor.answer = answer
-        peer = LocalPeer(node.path, None)
-        assert await peer.blob(repository_in(short_tmp_path), INDEX_BLOB) is None
-        peer.close()
-
-
-async def test_what_is_behind_a_proxy_is_not_asked_of_the_peer(
-    short_tmp_path: Path, layer: MemoryLayer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    async with nodes(short_tmp_path, from_registry(layer), 1) as (node,):
-        peer = LocalPeer(node.path, None)
-        assert await peer.blob(repository_in(short_tmp_path), INDEX_BLOB) is None
-        assert node.distributor.wishes == []
-
-
-async def test_nobody_waits_long_for_a_small_blob(
-    short_tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(local_peer, "BLOB_PATIENCE_S", 0.1)
-
-    async def silent(_request: Request, _reply: Reply) -> None:
-        await trio.sleep_forever()
-
-    async with listening(short_tmp_path / "n", silent):
-        assert (
-            await LocalPeer(short_tmp_path / "n", None).blob(repository_in(short_tmp_path), INDEX_BLOB)
-            is None
-        )
-    assert (
-        await LocalPeer(short_tmp_path / "none", None).blob(repository_in(short_tmp_path), INDEX_BLOB) is None
-    )
