@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from cafs.errors import StateError
 from cafs.manager.database import Database, parse_database
 from cafs.manager.migrate import STEPS, upgrade
 from cafs.manager.tables import Table
+from tests.support.at_once import at_once
 from tests.support.postgres import Postgres
 from tests.support.program import ROOT
 
@@ -120,23 +120,12 @@ def test_an_upgrade_that_is_cut_short_leaves_what_was(
 
 def test_replicas_that_start_at_once_upgrade_once(postgres: Postgres) -> None:
     address = postgres.url(postgres.new_database())
-    failures: list[BaseException] = []
-    together = threading.Barrier(4)
 
     def start() -> None:
-        try:
-            with Database(parse_database(address, Path("/nowhere"))) as database:
-                together.wait(20)
-                upgrade(database)
-        except BaseException as e:
-            failures.append(e)
+        with Database(parse_database(address, Path("/nowhere"))) as database:
+            upgrade(database)
 
-    threads = [threading.Thread(target=start) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert failures == []
+    at_once(4, start)
     with Database(parse_database(address, Path("/nowhere"))) as database:
         assert "replica" in tables(database)
 

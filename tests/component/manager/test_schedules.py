@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from cafs.manager.jobs.schedules import add_schedule, get_schedule, start_due
 from cafs.manager.jobs.states import JobState
 from cafs.manager.migrate import upgrade
 from cafs.manager.tables import JobEvent, Schedule
+from tests.support.at_once import at_once
 from tests.support.logs import ExpectedLogs
 from tests.support.manager import Manager
 from tests.support.postgres import Postgres
@@ -157,26 +158,11 @@ def test_old_jobs_are_forgotten(database_address: str, tmp_path: Path) -> None:
 
 def test_replicas_make_it_once(postgres: Postgres) -> None:
     address = parse_database(postgres.url(postgres.new_database()), Path("/nowhere"))
-    failures: list[BaseException] = []
     with Database(address) as database:
         upgrade(database)
         for _ in range(10):
             schedule_that_is_due(database)
-        together = threading.Barrier(4)
-
-        def start() -> None:
-            try:
-                together.wait(20)
-                start_due(database)
-            except BaseException as e:
-                failures.append(e)
-
-        threads = [threading.Thread(target=start) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
-        assert failures == []
+        at_once(4, partial(start_due, database))
         assert sorted(made_by(database)) == sorted(f"schedule {number} n" for number in range(1, 11))
 
 
