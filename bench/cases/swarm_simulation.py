@@ -28,7 +28,7 @@ def run_case(place: Place) -> Result:
         place.say(f"{hosts:,} hosts: {grown[hosts].rounds} rounds")
     rows = [_row(f"{hosts:,} hosts", Scenario(hosts=hosts), found) for hosts, found in grown.items()]
     for name, trouble in _TROUBLES.items():
-        scenario = Scenario(hosts=_TROUBLED, **trouble)  # type: ignore[arg-type]
+        scenario = Scenario(hosts=_TROUBLED, **trouble)  # type: ignore[arg-type]  # floats, but for "seeds"
         found = Simulation(scenario).run()
         place.say(f"{_TROUBLED:,} hosts, {name}: {found.rounds} rounds")
         rows.append(_row(f"{_TROUBLED:,} hosts, {name}", scenario, found))

@@ -91,7 +91,7 @@ class Rows:
 
     def column(self, code: str, at: int = 0) -> memoryview:
         """The numbers (``struct`` code ``code``) at byte ``at`` of every row; zero in a row not written."""
-        view: memoryview = memoryview(self.data).cast(code)  # type: ignore[call-overload]
+        view: memoryview = memoryview(self.data).cast(code)  # type: ignore[call-overload]  # it wants literals
         return view[at // view.itemsize :: self._row_bytes // view.itemsize]
 
     def _extend(self, capacity: int) -> None:

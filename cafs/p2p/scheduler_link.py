@@ -100,7 +100,7 @@ async def converse(
         finally:
             outbox.close()
             if call is not None:
-                call.cancel()  # type: ignore[no-untyped-call]
+                call.cancel()  # type: ignore[no-untyped-call]  # grpc-stubs forgot its return type
     if away:
         files = (tls.certificate, tls.key, tls.authority) if tls is not None else None
         why = await trio.to_thread.run_sync(why_unreachable, address, files, abandon_on_cancel=True)

@@ -226,8 +226,8 @@ class Environment:
 def structure_findings(path: Path) -> list[str]:
     """What is wrong with the pages of an environment that nobody writes; empty when sound."""
     try:
-        # py-lmdb types its engine, not its verifier.
-        findings: list[str] = lmdb.verify.verify(str(path), subdir=True)  # type: ignore[no-untyped-call]
+        verify = lmdb.verify.verify
+        findings: list[str] = verify(str(path), subdir=True)  # type: ignore[no-untyped-call]  # it has no types
     except lmdb.verify.VerifyError as e:
         return [str(e)]
     except RecursionError:

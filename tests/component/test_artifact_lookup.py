@@ -15,7 +15,7 @@ from cafs.oci.artifact import IndexArtifact, encode_artifact, publish_artifact
 from cafs.oci.artifact_lookup import find_artifact
 from cafs.oci.bound_image import bind_artifact, encode_bound_index
 from cafs.oci.descriptor import Descriptor, Platform
-from cafs.oci.image import Image, find_image, parse_manifest
+from cafs.oci.image import Image, Manifest, find_image, parse_manifest
 from cafs.oci.layout import LayoutRepository
 from cafs.oci.media_types import DOCKER_CONFIG, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from cafs.oci.signature import SigningKey
@@ -189,8 +189,9 @@ async def test_a_docker_manifest_becomes_an_oci_one(layout: LayoutRepository) ->
     }
     artifact = await push_bound(layout)
     bound = parse_manifest(bind_artifact(json.dumps(value).encode(), artifact), OCI_MANIFEST, "bound")
-    assert [layer.media_type for layer in bound.layers] == [  # type: ignore[union-attr]
+    assert isinstance(bound, Manifest)
+    assert [layer.media_type for layer in bound.layers] == [
         "application/vnd.oci.image.layer.v1.tar",
         "application/vnd.oci.image.layer.v1.tar+gzip",
     ]
-    assert [layer.digest for layer in bound.layers] == digests[1:]  # type: ignore[union-attr]
+    assert [layer.digest for layer in bound.layers] == digests[1:]

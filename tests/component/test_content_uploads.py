@@ -72,14 +72,14 @@ class SlowContainerd:
 async def test_an_upload_is_thrown_away_whenever_the_pull_was_interrupted(opens: str) -> None:
     """Before containerd has answered that it is open, or after."""
     service = SlowService()
-    content = Content(SlowContainerd(service))  # type: ignore[arg-type]
+    content = Content(SlowContainerd(service))  # type: ignore[arg-type]  # stands for it
     if opens == "before":
         service.may_open.set()
 
     @asynccontextmanager
     async def never() -> AsyncIterator[AsyncIterator[bytes]]:
         await trio.sleep_forever()
-        yield None  # type: ignore[misc]
+        yield None
 
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:

@@ -282,7 +282,7 @@ def test_what_the_nodes_peer_answers(data: bytes) -> None:
 
                     async def act(stream: trio.SocketStream) -> None:
                         with suppress(trio.BrokenResourceError):
-                            await script(None, stream)  # type: ignore[arg-type]
+                            await script(None, stream)  # type: ignore[arg-type]  # it asks for no origin
 
                     await nursery.start(trio.serve_listeners, act, [listening])
                     with suppress(CafsError):

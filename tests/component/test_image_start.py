@@ -134,7 +134,7 @@ async def test_readers_are_there_only_when_all_layers_are(settings: Settings, tm
             ImageStart.opened(start, layer, index, was_fetched)
             seen.append(start.readers)
 
-        start.opened = note  # type: ignore[method-assign]
+        start.opened = note  # type: ignore[method-assign]  # listens in
         async with await open_image(f"oci:{layout.root}", settings, None, start):
             assert seen[0] is None
             assert seen[1] is not None

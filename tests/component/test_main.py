@@ -33,7 +33,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Install:
             body(context)
 
         module = types.ModuleType("cafs.cli.probe")
-        module.command = command  # type: ignore[attr-defined]
+        vars(module)["command"] = command
         monkeypatch.setitem(sys.modules, "cafs.cli.probe", module)
         monkeypatch.setitem(main_module.COMMANDS, "probe", "Probes.")
         monkeypatch.delitem(main_module.cli.commands, "probe", raising=False)

@@ -197,7 +197,7 @@ async def test_wrong_blobs_are_broken_off(
     expected_logs.expect("does not have the digest")
     wrong = BODY[:-1] + bytes([BODY[-1] ^ 1])
     for headers in ({}, {"transfer-encoding": "chunked"}):
-        origin.pages[BLOB] = lambda _, headers=headers: Told(200, headers, wrong)  # type: ignore[misc]
+        origin.pages[BLOB] = lambda _, headers=headers: Told(200, headers, wrong)  # type: ignore[misc]  # of a lambda with a default
         told = await proxy.get(f"{origin.url}{BLOB}", ("X-Cafs-Use", use))
         assert not told.whole
         assert len(told.body) < len(BODY)

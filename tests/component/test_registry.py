@@ -12,6 +12,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -224,13 +225,13 @@ BLOB = descriptor_of(CONTENT)
 async def test_ranges_of_a_registry_that_misbehaves(
     there: RegistryRepository,
     faulty_registry: FaultyRegistry,
-    fault: object,
+    fault: Any,
     kind: type[CafsError],
     says: str,
     expected_logs: ExpectedLogs,
 ) -> None:
     expected_logs.allow("ignores range requests")
-    faulty_registry.fail(fault, path="/blobs/")  # type: ignore[arg-type]
+    faulty_registry.fail(fault, path="/blobs/")
     with pytest.raises(kind, match=says) as error:
         await there.read_range(BLOB, 0, 10)
     assert there.name in str(error.value)
@@ -308,9 +309,9 @@ async def test_ranges_outside_a_blob_are_never_asked_for(
     ],
 )
 async def test_whole_blobs_of_a_registry_that_misbehaves(
-    there: RegistryRepository, faulty_registry: FaultyRegistry, fault: object, kind: type[CafsError]
+    there: RegistryRepository, faulty_registry: FaultyRegistry, fault: Any, kind: type[CafsError]
 ) -> None:
-    faulty_registry.fail(fault, path="/blobs/")  # type: ignore[arg-type]
+    faulty_registry.fail(fault, path="/blobs/")
     with pytest.raises(kind):
         await read_blob(there, BLOB, len(CONTENT))
 
@@ -350,10 +351,10 @@ async def test_failures_that_pass_are_waited_out(
     ],
 )
 async def test_manifests_that_lie(
-    there: RegistryRepository, faulty_registry: FaultyRegistry, fault: object
+    there: RegistryRepository, faulty_registry: FaultyRegistry, fault: Any
 ) -> None:
     image = await push_image(there, [b"x"], "v1")
-    faulty_registry.fail(fault, path="/manifests/")  # type: ignore[arg-type]
+    faulty_registry.fail(fault, path="/manifests/")
     with pytest.raises((IntegrityError, RemoteError)):
         await there.manifest(image)
     huge = Descriptor(image.digest, 1 << 40, OCI_MANIFEST)

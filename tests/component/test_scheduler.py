@@ -11,6 +11,7 @@ import subprocess
 import urllib.request
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -33,22 +34,22 @@ TASK = "7" * 64
 DIGESTS = [bytes([n + 1]) * 32 for n in range(3)]
 
 
-def spec(**fields: object) -> p2p_pb2.TaskSpec:
-    usual: dict[str, object] = {
+def spec(**fields: Any) -> p2p_pb2.TaskSpec:
+    usual: dict[str, Any] = {
         "task_id": TASK,
         "url": "https://origin/file?v=1",
         "priority": 3,
         "seedable": True,
     }
-    return p2p_pb2.TaskSpec(**{**usual, **fields})  # type: ignore[arg-type]
+    return p2p_pb2.TaskSpec(**{**usual, **fields})
 
 
-def run(work: Callable[[grpc.aio.Channel], Awaitable[None]], **options: object) -> None:
+def run(work: Callable[[grpc.aio.Channel], Awaitable[None]], **options: Any) -> None:
     """With a scheduler and a channel to it."""
 
     async def main() -> None:
-        fields: dict[str, object] = {"host": "127.0.0.1", "port": 0, "limits": Limits(), **options}
-        async with served(Options(**fields)) as port, open_channel(port) as channel:  # type: ignore[arg-type]
+        fields: dict[str, Any] = {"host": "127.0.0.1", "port": 0, "limits": Limits(), **options}
+        async with served(Options(**fields)) as port, open_channel(port) as channel:
             await work(channel)
 
     asyncio.run(main())
@@ -173,7 +174,7 @@ def test_no_secret_is_kept_or_told() -> None:
         ({"held": [p2p_pb2.HeldTask(task_id=TASK, have=b"\1", digests=b"short")]}, "digests"),
     ],
 )
-def test_a_malformed_hello_is_rejected(fields: dict[str, object], word: str) -> None:
+def test_a_malformed_hello_is_rejected(fields: dict[str, Any], word: str) -> None:
     async def work(channel: grpc.aio.Channel) -> None:
         host = HostStream(channel, A)
         await host.hello(**fields)

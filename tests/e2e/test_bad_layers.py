@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import os
 import tarfile
+from collections.abc import Callable
 
 import pytest
 import zstandard
@@ -112,9 +113,9 @@ def test_what_lies_below_a_symlink_of_a_lower_layer_hides_the_symlink(user: User
 
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "longer", "empty", "missing"])
 @pytest.mark.parametrize("pack", [lambda tar: tar, gzip.compress, zstandard.compress])
-def test_a_damaged_layer_is_refused(user: User, damage: str, pack: object) -> None:
+def test_a_damaged_layer_is_refused(user: User, damage: str, pack: Callable[[bytes], bytes]) -> None:
     """Damaged where it is stored, so that its digest tells."""
-    layer: bytes = pack(GOOD)  # type: ignore[operator]  # one of three functions
+    layer = pack(GOOD)
     push_layers_as(layout_repository(user), [layer], [_plain_digest(layer)])
     path = blob_path(user.layout, _digest(layer))
     if damage == "flipped":

@@ -13,6 +13,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,9 +54,9 @@ def ready(
         assert "left to its own command" not in snapshotter.log
 
 
-def _pull(containerd: Containerd, reference: str, *options: str, code: int = 0, **more: object) -> Outcome:
+def _pull(containerd: Containerd, reference: str, *options: str, code: int = 0, **more: Any) -> Outcome:
     where = ("--address", str(containerd.address), *OVERLAY)
-    return run_cafs("pull", reference, *where, *options, code=code, **more)  # type: ignore[arg-type]
+    return run_cafs("pull", reference, *where, *options, code=code, **more)
 
 
 def _content(containerd: Containerd, namespace: str) -> dict[str, frozenset[str]]:

@@ -394,7 +394,7 @@ def test_strangers_are_removed_at_start(running: RunningSnapshotter, mountd: Fak
             told.set()
         return said
 
-    mountd.answer = listen  # type: ignore[method-assign]
+    mountd.answer = listen  # type: ignore[method-assign]  # listens in
     running.start()
     assert told.wait(20)
     assert mountd.shown == {mountd.name_of("base")}

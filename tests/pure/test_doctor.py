@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,16 +37,16 @@ WELL = Facts(
 USER = replace(WELL, is_root=False, kernel=replace(KERNEL, erofs_file_mount=None, overlay_mount=None))
 
 
-def kernel(facts: Facts = WELL, **changes: object) -> Facts:
-    return replace(facts, kernel=replace(facts.kernel, **changes))  # type: ignore[arg-type]
+def kernel(facts: Facts = WELL, **changes: Any) -> Facts:
+    return replace(facts, kernel=replace(facts.kernel, **changes))
 
 
-def fuse(facts: Facts, **changes: object) -> Facts:
-    return replace(facts, fuse=replace(facts.fuse, **changes))  # type: ignore[arg-type]
+def fuse(facts: Facts, **changes: Any) -> Facts:
+    return replace(facts, fuse=replace(facts.fuse, **changes))
 
 
-def cache(**changes: object) -> Facts:
-    return replace(WELL, cache=replace(CACHE, **changes))  # type: ignore[arg-type]
+def cache(**changes: Any) -> Facts:
+    return replace(WELL, cache=replace(CACHE, **changes))
 
 
 def containerd(text: str, version: tuple[int, int] | None = (1, 7), problem: str = "") -> Facts:

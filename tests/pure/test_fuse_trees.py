@@ -66,7 +66,7 @@ def tree_of(files: Sequence[bytes]) -> MergedFileTree:
         header = parse_header(content[:HEADER_BYTES], len(content))
         metadata = memoryview(content)[HEADER_BYTES : HEADER_BYTES + header.metadata_bytes]
         index = MemoryIndex(metadata, header.virtual_bytes, header)
-        layers.append(MergedLayer(index, Image(header.virtual_bytes)))  # type: ignore[arg-type]
+        layers.append(MergedLayer(index, Image(header.virtual_bytes)))  # type: ignore[arg-type]  # stands for its index
     return MergedFileTree(layers)
 
 

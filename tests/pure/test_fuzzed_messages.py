@@ -7,6 +7,7 @@ import base64
 import json
 from contextlib import suppress
 from random import Random
+from typing import Any
 
 from google.protobuf.message import DecodeError
 from hypothesis import given
@@ -95,9 +96,9 @@ class Decided:
         for data in FROM_HOST[1:]:
             self.hear(parse_event(OTHER, p2p_pb2.FromHost.FromString(data)))
 
-    def hear(self, event: object) -> None:
+    def hear(self, event: Any) -> None:
         for at in (100.0, 101.0):
-            said = self.core.handle(event if at == 100 else Tick(), at)  # type: ignore[arg-type]
+            said = self.core.handle(event if at == 100 else Tick(), at)
             self.said += [encode(decision, "5" * 32) for decision in said]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
@@ -125,13 +126,13 @@ def test_patience_bounds_second_chances() -> None:
 def test_a_plan_reads_no_more_of_the_queues_than_it_needs() -> None:
     seen = 0
 
-    def entries(first: int) -> object:
+    def entries(first: int) -> Iterator[Entry]:
         nonlocal seen
         for number in range(first, first + 1000):
             seen += 1
             yield Entry(name(number), 10, 0)
 
-    plan_eviction(entries(0), entries(1000), Fill(10_000, 10_000, 20_000), 30)  # type: ignore[arg-type]
+    plan_eviction(entries(0), entries(1000), Fill(10_000, 10_000, 20_000), 30)
     assert seen == 3
 
 

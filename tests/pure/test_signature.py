@@ -231,7 +231,9 @@ def test_a_key_is_wanted_everywhere_once_there_is_one(keys: Path) -> None:
     assert "not signed" in refusal(policy, name, ARTIFACT)
     other = load_signing_key(keys / "other.pem")
     assert str(other.public) in refusal(policy, name, signed(ARTIFACT, other))
-    claimed = replace(signed(ARTIFACT, other).signature, key=mine.public)  # type: ignore[type-var]
+    theirs = signed(ARTIFACT, other).signature
+    assert theirs is not None
+    claimed = replace(theirs, key=mine.public)
     assert "forged" in refusal(policy, name, ARTIFACT._replace(signature=claimed))
     of_another = signed(ARTIFACT._replace(subject=None), mine).signature
     assert "another artifact" in refusal(policy, name, ARTIFACT._replace(signature=of_another))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -29,8 +30,8 @@ def settings_of(plan: Plan, name: str) -> Settings:
     return load_settings({}, is_root=True, flags=flags)
 
 
-def planned(*left_out: str, **changes: str | tuple[str, ...]) -> Plan:
-    settings = Settings(cache_dir=Path("/d"), run_dir=Path("/d/run"), **changes)  # type: ignore[arg-type]
+def planned(*left_out: str, **changes: Any) -> Plan:
+    settings = Settings(cache_dir=Path("/d"), run_dir=Path("/d/run"), **changes)
     return plan_services(settings, PLACES, [(name, "") for name in left_out], ["--set=idc=here"])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -16,7 +17,7 @@ from cafs.containerd.lease import lease
 from cafs.core.digest import Digest
 from cafs.oci.descriptor import Descriptor, encode_descriptor
 from cafs.oci.fields import parse_json_object
-from cafs.oci.image import parse_manifest
+from cafs.oci.image import Manifest, parse_manifest
 from cafs.oci.media_types import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 from cafs.proto import diff_pb2, snapshots_pb2
 from tests.support.container_images import PushedImage
@@ -43,15 +44,15 @@ async def _changes(
     """The container's changes as a layer in the content store, and its diffID."""
     service = connection.service(snapshots_pb2.DESCRIPTOR, "Snapshots")
 
-    async def ask(method: str, **fields: str) -> object:
+    async def ask(method: str, **fields: str) -> Any:
         request = getattr(snapshots_pb2, f"{method}Request")(snapshotter=snapshotter, **fields)
         return await service.call(method.removesuffix("Snapshot"), request, method, lease=held)
 
-    info = (await ask("StatSnapshot", key=container)).info  # type: ignore[attr-defined]
+    info = (await ask("StatSnapshot", key=container)).info
     below = f"commit-{os.urandom(4).hex()}"
-    left = (await ask("ViewSnapshot", key=below, parent=info.parent)).mounts  # type: ignore[attr-defined]
+    left = (await ask("ViewSnapshot", key=below, parent=info.parent)).mounts
     try:
-        right = (await ask("Mounts", key=container)).mounts  # type: ignore[attr-defined]
+        right = (await ask("Mounts", key=container)).mounts
         request = diff_pb2.DiffRequest(left=left, right=right, media_type=OCI_LAYER + "+gzip", ref=below)
         differ = connection.service(diff_pb2.DESCRIPTOR, "Diff")
         made = (await differ.call("Diff", request, "diff", lease=held, within_s=CALL_S)).diff
@@ -70,7 +71,8 @@ async def _image(
     manifest_content = await content.read(base.manifest)
     assert manifest_content is not None
     old = parse_manifest(manifest_content, base.manifest.media_type, "base")
-    config_content = await content.read(old.config)  # type: ignore[union-attr]
+    assert isinstance(old, Manifest)
+    config_content = await content.read(old.config)
     assert config_content is not None
     parse_json_object(config_content, "config", 1 << 20)
     config = json.loads(config_content)

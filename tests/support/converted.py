@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from dataclasses import dataclass
+from typing import Any
 
 import zstandard
 
@@ -32,9 +33,9 @@ class MadeLayer:
     packed: bytes
     """The index as it is stored."""
 
-    def artifact_layer(self, **changes: object) -> ArtifactLayer:
+    def artifact_layer(self, **changes: Any) -> ArtifactLayer:
         digest = descriptor_of(self.layer).digest
-        known: dict[str, object] = {
+        known: dict[str, Any] = {
             "layer_digest": digest,
             "diff_id": digest,
             "index": descriptor_of(self.packed, LAYER_INDEX),
@@ -43,7 +44,7 @@ class MadeLayer:
             "options": "test",
             "chunks": descriptor_of(self.content, LAYER_CHUNKS),
         }
-        return ArtifactLayer(**{**known, **changes})  # type: ignore[arg-type]
+        return ArtifactLayer(**{**known, **changes})
 
 
 def make_layer(number: int) -> MadeLayer:

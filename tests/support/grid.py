@@ -15,7 +15,7 @@ import trio
 
 from cafs.core.scheduling.core import Scheduling
 from cafs.core.scheduling.decisions import Decision, Disconnect, Welcome
-from cafs.core.scheduling.events import HostHello, HostLost, Tick
+from cafs.core.scheduling.events import Event, HostHello, HostLost, Tick
 from cafs.core.scheduling.limits import Limits
 from cafs.core.settings import Settings
 from cafs.core.swarm.ids import HostId
@@ -109,9 +109,9 @@ class LocalScheduler:
             if (event := parse_event(hello.host_id, message)) is not None:
                 self.hear(event)
 
-    def hear(self, event: object) -> None:
+    def hear(self, event: Event) -> None:
         """Decide, and tell."""
-        for decision in self.core.handle(event, trio.current_time()):  # type: ignore[arg-type]
+        for decision in self.core.handle(event, trio.current_time()):
             self._tell(decision)
 
     def _tell(self, decision: Decision) -> None:
@@ -246,7 +246,7 @@ class Grid:
     def _schedulers(self, host: ScheduledHost) -> Schedulers:
         if self.scheduler is None:
             return Schedulers((), host, None, None)
-        return Schedulers(("scheduler:1",), host, self.scheduler.converse, Outbox)  # type: ignore[arg-type]
+        return Schedulers(("scheduler:1",), host, self.scheduler.converse, Outbox)  # type: ignore[arg-type]  # of this module
 
 
 @asynccontextmanager

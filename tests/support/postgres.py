@@ -46,13 +46,13 @@ class Postgres:
         """An empty one; its name."""
         name = f"t{secrets.token_hex(6)}"
         with psycopg.connect(self.url(), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
+            connection.execute(f"CREATE DATABASE {name}")
         return name
 
     def ask(self, database: str, statement: str) -> list[Any]:
         """Rows of a query."""
         with psycopg.connect(self.url(database), autocommit=True) as connection:
-            return connection.execute(statement).fetchall()  # type: ignore[call-overload]
+            return connection.execute(statement).fetchall()
 
     def stop(self, number: int = signal.SIGINT) -> None:
         """End it (fast: connections are cut) and wait for its end."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any
 
 from cafs.core.scheduling.core import Scheduling
 from cafs.core.scheduling.decisions import (
@@ -118,9 +119,9 @@ class Cluster:
         *,
         seed: bool = False,
         held: tuple[Held, ...] = (),
-        **more: object,
+        **more: Any,
     ) -> None:
-        fields: dict[str, object] = {"upload_limit": 16, **more}
+        fields: dict[str, Any] = {"upload_limit": 16, **more}
         self(
             HostHello(
                 host_id=host_id(number),
@@ -128,16 +129,16 @@ class Cluster:
                 hostname=f"host-{number}",
                 type=HostType.SEED if seed else HostType.NORMAL,
                 held=held,
-                **fields,  # type: ignore[arg-type]
+                **fields,
             )
         )
 
-    def register(self, host: int, task: int = 1, peer: str = "", **more: object) -> str:
+    def register(self, host: int, task: int = 1, peer: str = "", **more: Any) -> str:
         """Returns the peer id."""
         peer = peer or f"{task:016x}{host:016x}"
         whole = bool(more.pop("whole", True))
         chunks_only = bool(more.pop("chunks_only", False))
-        spec = TaskSpec(task_id=task_id(task), url="https://origin/file", **more)  # type: ignore[arg-type]
+        spec = TaskSpec(task_id=task_id(task), url="https://origin/file", **more)
         self(PeerRegister(host_id(host), peer, spec, whole, chunks_only))
         return peer
 

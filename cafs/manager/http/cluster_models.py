@@ -111,7 +111,7 @@ def told(cluster: Cluster, counts: dict[tuple[int | None, bool], int]) -> Cluste
     return ClusterTold(
         **fields(cluster),
         id=cluster.id,
-        kind=cluster.kind,  # type: ignore[arg-type]
+        kind=cluster.kind,  # type: ignore[arg-type]  # one of the two: checked when it was made
         created_at=cluster.created_at,
         configuration=cluster.configuration,
         active_hosts=counts.get((cluster.id, True), 0),

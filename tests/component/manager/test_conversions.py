@@ -32,7 +32,7 @@ def admin(manager: Manager) -> str:
 
 
 def pushed(registry: FaultyRegistry, name: str) -> PushedImage:
-    image = push_container_image(registry, f"conversions/{name}", [data_layer(0)])  # type: ignore[arg-type]
+    image = push_container_image(registry, f"conversions/{name}", [data_layer(0)])  # type: ignore[arg-type]  # it has a host
     registry.forget()
     return image
 

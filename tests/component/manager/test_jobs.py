@@ -57,7 +57,7 @@ def ordered(stream: ServiceStream, *job_ids: int) -> list[Any]:
 def say(
     stream: ServiceStream,
     order: Any,
-    progress: int,
+    progress: Any,
     done: int = 0,
     total: int = 0,
     why: str = "",
@@ -66,7 +66,7 @@ def say(
     report = manager_pb2.OrderReport(
         job_id=order.job_id,
         attempt=order.attempt,
-        progress=progress,  # type: ignore[arg-type]
+        progress=progress,
         done_bytes=done,
         total_bytes=total,
         why=why,

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -32,7 +33,7 @@ from tests.support.logs import ExpectedLogs
 
 DIGEST = Digest("sha256:" + "a" * 64)
 WANTED = AddLayer("example.org/app:v1", DIGEST, DIGEST)
-ADDED = {
+ADDED: dict[str, Any] = {
     "name": "b" * 64,
     "path": "layers/" + "b" * 64,
     "virtual_bytes": 8192,
@@ -75,7 +76,7 @@ def path(short_tmp_path: Path) -> Path:
 async def test_asyncio_client(path: Path) -> None:
     async def use() -> None:
         client = MountServerClient(path)
-        assert await client.add_layer(WANTED) == AddedLayer(**ADDED)  # type: ignore[arg-type]
+        assert await client.add_layer(WANTED) == AddedLayer(**ADDED)
         assert len(await client.layers()) == 3000
         await client.put_credentials({"host": "example.org", "username": "u", "secret": "s"})
         with pytest.raises(RefusedError, match=r"no layer /layers/b+$") as refused:

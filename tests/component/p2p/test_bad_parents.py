@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import blake3
 import pytest
@@ -131,9 +132,9 @@ class Blames:
         self.of: dict[str, set[str]] = {}
         hear = swarm.scheduler.hear
 
-        def note(event: object) -> None:
+        def note(event: Any) -> None:
             if type(event).__name__ == "PieceFailed":
-                self.of.setdefault(event.parent, set()).add(event.reason.name)  # type: ignore[attr-defined]
+                self.of.setdefault(event.parent, set()).add(event.reason.name)
             hear(event)
 
         monkeypatch.setattr(swarm.scheduler, "hear", note)

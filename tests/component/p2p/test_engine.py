@@ -6,13 +6,14 @@ import hashlib
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
 from cafs.core.digest import Digest
 from cafs.core.scheduling.decisions import GoToSource
-from cafs.core.scheduling.events import PiecesFinished
+from cafs.core.scheduling.events import Event, PiecesFinished
 from cafs.core.swarm.peer_limits import PeerLimits
 from cafs.core.swarm.self_help import LONG_STALL_S
 from cafs.errors import CafsError, IntegrityError, NotFoundError, RemoteError, StateError
@@ -38,8 +39,8 @@ def sent(origin: Origin, path: str = "/f") -> int:
     return total
 
 
-def wish(origin: Origin, path: str = "/f", **more: object) -> Wish:
-    return Wish(url=origin.url + path, **more)  # type: ignore[arg-type]
+def wish(origin: Origin, path: str = "/f", **more: Any) -> Wish:
+    return Wish(url=origin.url + path, **more)
 
 
 async def all_get(hosts: list[GridHost], wanted: Wish) -> None:
@@ -270,7 +271,7 @@ async def test_a_liar_is_found_out_and_asked_no_more(
             await trio.lowlevel.checkpoint()
             return false[: len(BODY) - number * MIB]
 
-        task.read_piece = lie  # type: ignore[method-assign]
+        task.read_piece = lie  # type: ignore[method-assign]  # from now on
         newcomers = [await swarm.host() for _ in range(3)]
         await all_get(newcomers, wish(origin))
         assert sum(host.figures.wrong_pieces for host in newcomers) >= 1
@@ -345,12 +346,12 @@ async def test_a_piece_that_nobody_can_prove(
         seed = await swarm.host(seed=True)
         hear = scheduler.hear
 
-        def hear_badly(event: object) -> None:
+        def hear_badly(event: Event) -> None:
             if isinstance(event, PiecesFinished) and event.host_id == seed.id:
                 event = replace(event, pieces=tuple(piece for piece in event.pieces if piece.number != 2))
             hear(event)
 
-        scheduler.hear = hear_badly  # type: ignore[method-assign]
+        scheduler.hear = hear_badly  # type: ignore[method-assign]  # from now on
         hosts = [await swarm.host() for _ in range(2)]
         with trio.fail_after(LONG_STALL_S / 2):
             await all_get(hosts, wish(origin))
@@ -466,5 +467,7 @@ async def test_less_urgent_downloads_leave_places_to_a_more_urgent_one(
                 assert flights.of(less) <= max(since, 1)  # none is begun above its share
                 since = min(since, flights.of(less))
                 await trio.sleep(0.005)
-            assert host.store.find(more).complete  # type: ignore[union-attr]
+            stored = host.store.find(more)
+            assert stored is not None
+            assert stored.complete
             nursery.cancel_scope.cancel()

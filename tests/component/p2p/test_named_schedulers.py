@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -135,20 +135,24 @@ class Used:
         self.addresses.append(addresses)
 
 
-def settings_in(folder: Path, **fields: object) -> Settings:
-    return Settings(cache_dir=folder, run_dir=folder, schedulers=(ONE,), **fields)  # type: ignore[arg-type]
+def named(settings: Settings, used: Used) -> NamedSchedulers:
+    return NamedSchedulers(settings, cast("Schedulers", used))
+
+
+def settings_in(folder: Path, **fields: Any) -> Settings:
+    return Settings(cache_dir=folder, run_dir=folder, schedulers=(ONE,), **fields)
 
 
 def test_named_ones_are_used_beside_our_own_and_kept(tmp_path: Path) -> None:
     used, settings = Used(), settings_in(tmp_path, managers=("m:1",))
-    names = NamedSchedulers(settings, used)  # type: ignore[arg-type]
+    names = named(settings, used)
     assert known_schedulers(settings) == [ONE]
     names.take([TWO, TWO])
     names.take([TWO])
     assert used.addresses == [[ONE, TWO]]
     assert known_schedulers(settings) == [ONE, TWO]
     assert known_schedulers(settings_in(tmp_path)) == [ONE]  # without a manager nobody named any
-    NamedSchedulers(settings, used).take([TWO])  # type: ignore[arg-type]
+    named(settings, used).take([TWO])
     assert len(used.addresses) == 1  # as kept
     names.take([])
     assert used.addresses[-1] == [ONE]
@@ -164,7 +168,7 @@ def test_names_that_cannot_be_change_nothing(
 ) -> None:
     expected_logs.expect("they stay as they are")
     used, settings = Used(), settings_in(tmp_path, managers=("m:1",))
-    names = NamedSchedulers(settings, used)  # type: ignore[arg-type]
+    names = named(settings, used)
     names.take([TWO])
     names.take(addresses)
     assert used.addresses == [[ONE, TWO]]

@@ -1,6 +1,7 @@
 """Which piece is asked of whom: order, ownership, patience, and bounds."""
 
 from dataclasses import replace
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,8 +20,8 @@ def plan(view: View) -> Plan:
     return pick(view, Turns(), Turns())
 
 
-def view(pieces: int, parents: list[Parent], **more: object) -> View:
-    return replace(View(TASK, ME, Bitmap.full(pieces), parents, now=100.0), **more)  # type: ignore[arg-type]
+def view(pieces: int, parents: list[Parent], **more: Any) -> View:
+    return replace(View(TASK, ME, Bitmap.full(pieces), parents, now=100.0), **more)
 
 
 bitmaps = st.integers(0, (1 << 40) - 1).map(Bitmap)
