@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.patience import PATIENCE_S
 from tests.support.program import run_cafs
 
 
@@ -106,5 +107,5 @@ def test_both_sides_show_certificates(tmp_path: Path, authority: str, taken: boo
             said.append(secure.recv(5))
     except (ssl.SSLError, ConnectionError):
         said.append(b"")
-    thread.join(10)
+    thread.join(PATIENCE_S)
     assert (said == [b"hello"]) is taken

@@ -16,6 +16,7 @@ from cafs.errors import NotFoundError
 from cafs.oci.descriptor import Descriptor
 from cafs.oci.media_types import OCI_LAYER
 from cafs.proto import content_pb2 as pb
+from tests.support.patience import PATIENCE_S
 
 BLOB = b"content of a layer"
 LAYER = Descriptor(sha256_digest(BLOB), len(BLOB), OCI_LAYER)
@@ -49,7 +50,7 @@ class SlowCall:
     def __next__(self) -> Any:
         request = next(self._requests)
         self._service.asked.set()
-        self._service.may_open.wait(10)
+        self._service.may_open.wait(PATIENCE_S)
         self._service.uploads.add(request.ref)
         self._service.opened.set()
         return pb.WriteContentResponse()
@@ -81,7 +82,7 @@ async def test_an_upload_is_thrown_away_whenever_the_pull_was_interrupted(opens:
         await trio.sleep_forever()
         yield None
 
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(content.write_stream, LAYER, never, {})
             await trio.to_thread.run_sync(service.asked.wait)

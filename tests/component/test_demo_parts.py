@@ -11,6 +11,7 @@ from demo.cluster import Bytes
 from demo.relay import relayed
 from demo.shared_start import Arrived, Together
 from demo.tables import where_bytes_came_from
+from tests.support.patience import PATIENCE_S
 
 
 def test_a_relay_carries_both_ways_and_ends() -> None:
@@ -28,7 +29,7 @@ def test_a_relay_carries_both_ways_and_ends() -> None:
             with socket.create_connection(("127.0.0.1", port), 30) as near:
                 near.sendall(b"hello")
                 assert near.recv(5, socket.MSG_WAITALL) == b"HELLO"
-            thread.join(30)
+            thread.join(PATIENCE_S)
             assert not thread.is_alive()
 
 

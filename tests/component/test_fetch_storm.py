@@ -14,6 +14,7 @@ from cafs.fetch.prefetch import Prefetch
 from cafs.fetch.service import ChunkService
 from cafs.fetch.write_behind import StoreWriter
 from tests.support.fetching import MemoryLayer, MemoryStore, ScriptedSource, joined
+from tests.support.patience import PATIENCE_S
 
 KIB = 1024
 
@@ -130,7 +131,7 @@ async def test_a_slow_disk_delays_no_reader() -> None:
     async with ChunkService(StuckStore(), FetchLimits(write_behind_bytes=512 * KIB)) as service:
         reader = service.add_layer(layer, [ScriptedSource(layer.blob)], layer.diff_id)
         for row in range(60):
-            with trio.fail_after(5):
+            with trio.fail_after(PATIENCE_S):
                 await reader.read(layer.table.start(row), 64 * KIB)
         assert service.stats().not_stored > 0
         released.set()

@@ -13,6 +13,7 @@ from cafs.fuse.abi import Opcode
 from cafs.fuse.first_session import answer_from_memory
 from cafs.fuse.flat import FIRST_LAYER_NODE, FlatTree
 from cafs.fuse.outstanding import Outstanding
+from tests.support.patience import PATIENCE_S
 
 
 class Halves:
@@ -44,10 +45,10 @@ def served() -> Iterator[tuple[socket.socket, threading.Thread]]:
     tree = FlatTree([("a", Halves())])
     server = threading.Thread(target=answer_from_memory, args=(device.fileno(), tree, Outstanding()))
     server.start()
-    kernel.settimeout(10)
+    kernel.settimeout(PATIENCE_S)
     yield kernel, server
     kernel.send(read_of(99, 32768, 4096))  # the end of it
-    server.join(10)
+    server.join(PATIENCE_S)
     kernel.close()
     device.close()
 
@@ -68,7 +69,7 @@ def test_what_is_in_memory_is_answered(served: tuple[socket.socket, threading.Th
 def test_it_ends_at_the_first_read_that_must_wait(served: tuple[socket.socket, threading.Thread]) -> None:
     kernel, server = served
     kernel.send(read_of(1, 32768, 4096))
-    server.join(10)
+    server.join(PATIENCE_S)
     assert not server.is_alive()
     kernel.setblocking(False)
     with pytest.raises(BlockingIOError):

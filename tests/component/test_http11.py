@@ -12,6 +12,7 @@ import trio
 from cafs.http11.messages import Answer, Handler, Reply, Request, ServerLimits
 from cafs.http11.server import serve_http
 from tests.support.logs import ExpectedLogs
+from tests.support.patience import PATIENCE_S
 
 GET = b"GET /%s HTTP/1.1\r\nHost: h\r\n\r\n"
 
@@ -159,7 +160,7 @@ async def test_a_client_that_leaves_ends_its_handler() -> None:
         await stream.send_all(GET % b"x")
         await begun.wait()
         await stream.aclose()
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_S):
             await ended.wait()
 
 
@@ -197,11 +198,11 @@ async def test_slow_clients_are_left() -> None:
         for sent in (b"", b"GET / HT", b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\na"):
             async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
                 await stream.send_all(sent)
-                with trio.fail_after(5):
+                with trio.fail_after(PATIENCE_S):
                     assert await read_all(stream) == b""
         async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
             await stream.send_all(GET % b"x")
             await trio.sleep(0.2)  # takes nothing
-            with trio.fail_after(5):
+            with trio.fail_after(PATIENCE_S):
                 received = await read_all(stream)
             assert not received.endswith(b"0\r\n\r\n")

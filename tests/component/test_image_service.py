@@ -17,6 +17,7 @@ from cafs.cri.image_service import ImageServiceProxy
 from cafs.errors import StateError
 from cafs.proto.cri_pb2 import AuthConfig, ImageSpec, PullImageRequest
 from tests.support.logs import ExpectedLogs
+from tests.support.patience import PATIENCE_S
 
 V1 = "/runtime.v1.ImageService/"
 PULL = PullImageRequest(
@@ -175,7 +176,7 @@ def test_containerd_that_is_away_is_unavailable(tmp_path: Path) -> None:
         await server.start()
         async with grpc.aio.insecure_channel(f"unix:{tmp_path / 'proxy.sock'}") as channel:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await channel.unary_unary(V1 + "ListImages")(b"", timeout=10)
+                await channel.unary_unary(V1 + "ListImages")(b"", timeout=PATIENCE_S)
             assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
         await proxy.aclose()
         await server.stop(None)

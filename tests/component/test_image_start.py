@@ -33,6 +33,7 @@ from cafs.oci.registry.repository import RegistryRepository
 from tests.support.converted import make_layer, push_converted
 from tests.support.faults import FaultyRegistry
 from tests.support.oci import descriptor_of
+from tests.support.patience import PATIENCE_S
 
 MADE = [make_layer(0), make_layer(1)]
 SPOILT = bytearray(MADE[0].index_file)
@@ -69,7 +70,7 @@ async def test_a_profile_is_followed_before_the_indexes_are_checked(
         theirs.close()
         checker = _WaitingChecker(ours, service, expected_chunks)
         start = ImageStart(service, Prefetch.PROFILE, nursery, checker)
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE_S):
             opened = await open_image(
                 f"docker://{faulty_registry.host}/start/image:v1", settings, None, start
             )
@@ -171,7 +172,7 @@ async def test_the_process_tells_sound_from_unsound(
         files[1].open("rb") as spoilt,
         (tmp_path / "empty").open("rb") as empty,
     ):
-        with trio.fail_after(30):
+        with trio.fail_after(PATIENCE_S):
             assert await checker.check(sound.fileno())
             with pytest.raises(IntegrityError, match="inode"):
                 await checker.check(spoilt.fileno())

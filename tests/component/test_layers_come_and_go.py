@@ -11,6 +11,7 @@ from cafs.fetch.limits import FetchLimits
 from cafs.fetch.prefetch import Prefetch
 from cafs.fetch.service import ChunkService
 from tests.support.fetching import MemoryLayer, MemoryStore, ScriptedSource, joined
+from tests.support.patience import PATIENCE_S
 
 LIMITS = FetchLimits(read_deadline_s=2.0, retries=0)
 
@@ -77,7 +78,7 @@ async def test_each_image_is_filled_by_what_was_read_of_it() -> None:
         for reader in readers:
             service.start_prefetch(Prefetch.AUTO, layers=[reader])
         await readers[0].read(0, readers[0].virtual_bytes * 6 // 10)
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_S):
             while len(store.chunks) < 10:
                 await trio.testing.wait_all_tasks_blocked()
         assert set(store.chunks) == {ref.digest for ref in read.table.refs}

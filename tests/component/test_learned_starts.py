@@ -36,6 +36,7 @@ from tests.support.fetching import MemoryLayer, MemoryStore, MemoryTable, Script
 from tests.support.grid import until
 from tests.support.http import Answered, ask
 from tests.support.node_sockets import listening
+from tests.support.patience import PATIENCE_S
 
 IMAGE = Digest("sha256:" + "7" * 64)
 RAW = bytes.fromhex("77" * 32)
@@ -140,6 +141,7 @@ async def test_a_manager_that_does_not_answer_is_waited_for_no_longer(
         with pytest.raises(UnavailableError, match="away"):
             await ask_learned(here.peer, IMAGE)
         here.manager.is_up = here.manager.answers = True
+        monkeypatch.setattr(profile_relay, "PATIENCE_S", PATIENCE_S)
         with pytest.raises(NotFoundError, match="nothing is learned"):
             await ask_learned(here.peer, IMAGE)
         here.gone.cancel()

@@ -17,6 +17,7 @@ from cafs.cli import main as main_module
 from cafs.cli.context import Context
 from cafs.cli.main import COMMANDS, run
 from cafs.errors import IntegrityError, RemoteError, UsageError
+from tests.support.patience import PATIENCE_S
 from tests.support.program import ROOT, cafs_command, run_cafs
 
 Install = Callable[[Callable[[Context], None]], None]
@@ -146,7 +147,7 @@ def test_sigterm_ends_a_command_also_where_sigint_is_ignored(how: str, sigint: s
         assert process.stdout.readline() == "waiting\n"
         process.terminate()
         try:
-            out, err = process.communicate(timeout=30)
+            out, err = process.communicate(timeout=PATIENCE_S)
         finally:
             process.kill()
     assert (process.returncode, out, err.strip()) == (130, "cleaned up\n", "cafs: interrupted")

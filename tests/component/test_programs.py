@@ -19,6 +19,7 @@ from cafs.fetch.service import ChunkService
 from cafs.oci.image import Entry, parse_config
 from tests.support.elf_library import build_library
 from tests.support.fetching import ScriptedSource, joined
+from tests.support.patience import PATIENCE_S
 from tests.support.raw_layer import CHUNK, open_layer
 
 LS = Path("/bin/ls").resolve().read_bytes()
@@ -73,7 +74,7 @@ class Opened:
         return self.reader.rows_between(begin, begin + len(content))
 
     async def fetched(self, service: ChunkService, rows: Sequence[int]) -> None:
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE_S):
             while True:
                 if all(service.cached(self.reader.ref(row).digest) is not None for row in rows):
                     return

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from tests.support.logs import ExpectedLogs
+from tests.support.patience import PATIENCE_S
 from tests.support.proxying import Origin, RunningProxy, Told, ask, read_all, run_proxy, serve_origin
 
 BODY = os.urandom(3 << 20)
@@ -273,7 +274,7 @@ HOSTILE = [
 async def test_what_is_refused(proxy: RunningProxy, raw: bytes, status: int) -> None:
     async with await proxy.connect() as stream:
         await stream.send_all(raw)
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE_S):
             answer = bytes(await stream.receive_some(4096))
     assert answer.startswith(b"HTTP/1.1 %d " % status), answer[:200]
     assert b"x-cafs-error: " in answer

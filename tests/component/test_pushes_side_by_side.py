@@ -12,6 +12,7 @@ from cafs.core.settings import Settings
 from cafs.oci.media_types import OCI_MANIFEST
 from cafs.oci.registry.repository import RegistryRepository
 from tests.support.oci import push_image
+from tests.support.patience import PATIENCE_S
 from tests.support.registry import Registry
 
 
@@ -27,7 +28,7 @@ async def test_a_registry_that_reads_a_file_it_is_just_writing(docker_registry: 
     link.write_bytes(b"")
 
     async def write_it_whole() -> None:
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE_S):
             refused = f"{patient.repository}/manifests/{image.digest}"
             while refused not in _refused(docker_registry):  # noqa: ASYNC110 - another process
                 await trio.sleep(0.02)

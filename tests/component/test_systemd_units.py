@@ -15,6 +15,7 @@ import pytest
 from cafs.cli.context import Context
 from cafs.cli.main import cli
 from tests.support.notify import started
+from tests.support.patience import PATIENCE_S
 from tests.support.program import cafs_command
 from tests.support.snapshotter import RunningSnapshotter
 
@@ -54,7 +55,7 @@ def test_the_snapshotter_feeds_the_watchdog_of_its_unit(short_tmp_path: Path) ->
     running = RunningSnapshotter(short_tmp_path)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         notify.bind(f"{short_tmp_path}/n")
-        notify.settimeout(30)
+        notify.settimeout(PATIENCE_S)
         process = subprocess.Popen(
             running.command(), cwd=ROOT, env={**os.environ, "NOTIFY_SOCKET": f"{short_tmp_path}/n"}
         )
@@ -66,7 +67,7 @@ def test_the_snapshotter_feeds_the_watchdog_of_its_unit(short_tmp_path: Path) ->
             assert notify.recv(4096) == b"STOPPING=1"
         finally:
             process.terminate()
-            assert process.wait(20) == 0
+            assert process.wait(PATIENCE_S) == 0
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -86,7 +87,7 @@ def test_the_proxy_says_that_it_is_ready_and_ends_as_its_unit_expects(short_tmp_
     process = started(cafs_command("proxy", "--listen=127.0.0.1:0", "--no-p2p"), log, short_tmp_path / "n")
     process.terminate()
     unit = (ROOT / "deploy/systemd/cafs-proxy.service").read_text()
-    assert f"SuccessExitStatus={process.wait(20)}\n" in unit
+    assert f"SuccessExitStatus={process.wait(PATIENCE_S)}\n" in unit
 
 
 def test_a_second_run_replaces_the_program(tmp_path: Path) -> None:

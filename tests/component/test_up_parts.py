@@ -16,6 +16,7 @@ from cafs.errors import StorageError
 from cafs.up.lines import Lines, Printer
 from cafs.up.notices import Notices
 from cafs.up.spawn import spawn
+from tests.support.patience import PATIENCE_S
 
 
 async def test_descriptors_are_kept_replaced_and_given_back(tmp_path: Path, short_tmp_path: Path) -> None:
@@ -27,7 +28,7 @@ async def test_descriptors_are_kept_replaced_and_given_back(tmp_path: Path, shor
                 service.store({"kept": file.fileno(), text: file.fileno()})
         service.discard(["first", "never"])
         service.tell("STATUS=x", "READY=1")
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE_S):
             await notices.hear_ready()
         assert set(notices.kept) == {"kept", "second"}
         assert os.pread(notices.kept["kept"], 99, 0) == b"second"

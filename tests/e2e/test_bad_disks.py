@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.patience import PATIENCE_S
 from tests.support.program import cafs_command
 from tests.support.user import DRIVERS, QUICK, User
 
@@ -129,7 +130,7 @@ def test_a_conversion_interrupted_while_it_pushes_leaves_no_manifest(converted: 
     while process.poll() is None and not list(converted.cache.glob("convert/*/*.chunks")):
         os.sched_yield()
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=20)
+    _, told = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, told
     assert told.count("cafs: ") == 1
     converted.assert_no_work_left()

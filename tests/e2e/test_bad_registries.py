@@ -20,6 +20,7 @@ import pytest
 from cafs.oci.registry.repository import RegistryRepository
 from tests.support.faults import Cut, ExpireToken, Fault, FaultyRegistry, FlipBit, Slow, Stall, Status
 from tests.support.oci import log_in
+from tests.support.patience import PATIENCE_S
 from tests.support.program import cafs_command
 from tests.support.registry import Registry
 from tests.support.tars import make_tar, member
@@ -132,7 +133,7 @@ def test_a_conversion_that_ends_before_the_manifest_is_there_leaves_none(
         while process.poll() is None and not list(user.cache.glob("convert/*/*.zst")):
             os.sched_yield()
         process.send_signal(number)
-        _, told = process.communicate(timeout=20)
+        _, told = process.communicate(timeout=PATIENCE_S)
     user.settings = settings
     remote.registry.heal()
     if number == signal.SIGKILL:
@@ -157,7 +158,7 @@ def test_ctrl_c_while_a_layer_is_downloaded(user: User, remote: Remote, after: i
         while process.poll() is None and not list(user.cache.glob("convert/*/*.chunks")):
             os.sched_yield()
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=20)
+        _, told = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, told
     assert "Traceback" not in told
     user.assert_no_work_left()

@@ -15,6 +15,7 @@ import pytest
 from tests.support.container_images import PushedImage, base_layer, push_container_image
 from tests.support.node import CAFS, Node
 from tests.support.observe import observe
+from tests.support.patience import PATIENCE_S
 from tests.support.program import run_cafs
 from tests.support.registry import Registry
 from tests.support.tars import make_tar, member
@@ -146,7 +147,7 @@ def test_setuid_and_capabilities_work_inside(node: Node, image: PushedImage, sna
     def code_of(program: str) -> int:
         unique = ["--fifo-dir", str(node.containerd.folder / "fifo"), "--exec-id", os.urandom(4).hex()]
         command = node.containerd.ctr_command("task", "exec", *unique, "--user", "1000:1000", name, program)
-        return subprocess.run(command, check=False, capture_output=True, timeout=30).returncode
+        return subprocess.run(command, check=False, capture_output=True, timeout=PATIENCE_S).returncode
 
     assert (code_of("/bin/uid"), code_of("/bin/setuid")) == (1000 % 256, 0)
     assert (code_of("/bin/gid"), code_of("/bin/setgid")) == (1000 % 256, 77)

@@ -21,6 +21,7 @@ from cafs.oci.descriptor import Descriptor
 from cafs.oci.layout import LayoutRepository
 from cafs.oci.media_types import IMAGE_ARTIFACT, OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 from tests.support.oci import image_config, manifest_bytes, push_bytes, push_image
+from tests.support.patience import PATIENCE_S
 from tests.support.program import Outcome, cafs_command, run_cafs
 from tests.support.registry import Registry
 from tests.support.tars import make_tar, member
@@ -287,7 +288,7 @@ def test_ctrl_c_leaves_nothing(place: Place, kind: str) -> None:
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.01)
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=20)
+    _, told = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, told
     assert "Traceback" not in told
     assert list(place.cache.glob("convert/*")) == []

@@ -14,6 +14,7 @@ import trio
 
 from tests.support.http import ask
 from tests.support.nginx import Served, nginx
+from tests.support.patience import PATIENCE_S
 from tests.support.peers import Peer, Swarm, wait_for
 from tests.support.program import run_cafs
 
@@ -106,7 +107,7 @@ def test_a_disk_that_fills_up_under_a_download(
     wait_for(lambda: any(task["pieces_here"] for task in peer.tasks()), "the first piece")
     fill(small_disk)
     set_limits(peer, source_bytes_per_s=0)
-    _, err = download.communicate(timeout=60)
+    _, err = download.communicate(timeout=PATIENCE_S)
     assert download.returncode == 0, err.decode() + peer.log.read_text()
     assert target.read_bytes() == FILES["big"]
     assert held_whole(peer) == set()

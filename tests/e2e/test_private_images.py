@@ -27,6 +27,7 @@ from tests.support.cri import Kubelet
 from tests.support.faults import ExpireToken, FaultyRegistry
 from tests.support.node import Node
 from tests.support.oci import log_in
+from tests.support.patience import PATIENCE_S
 from tests.support.program import run_cafs
 from tests.support.registry import NEXT_PASSWORD, PASSWORD, USER, Registry, start_registry
 from tests.support.tokens import TokenServer
@@ -196,7 +197,7 @@ def check_ps(node: Node, image: PushedImage, container: str) -> None:
 def metrics(node: Node) -> dict[tuple[str, str], float]:
     """What Prometheus would scrape, by name and label values; without buckets."""
     (port,) = re.findall(r"metrics on port (\d+)", node.snapshotter.log)
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE_S) as answer:
         text = answer.read().decode()
     return {
         (sample.name, " ".join(sample.labels.values())): sample.value

@@ -20,11 +20,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.nginx import Served, nginx
+from tests.support.patience import PATIENCE_S
 from tests.support.program import ROOT, cafs_command, run_cafs
 from tests.support.registry import PASSWORD, USER, Registry
 
 BODY = os.urandom(5 << 20)
-_START_S = 30
 
 
 @contextmanager
@@ -42,11 +42,11 @@ def cafs_proxy(folder: Path, *settings: str) -> Iterator[Served]:
         yield Served(_wait_for(log, r"serving on http://(\S+)", process), log)
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(PATIENCE_S)
 
 
 def _wait_for(log: Path, pattern: str, process: subprocess.Popen[bytes]) -> str:
-    give_up = time.monotonic() + _START_S
+    give_up = time.monotonic() + PATIENCE_S
     while time.monotonic() < give_up and process.poll() is None:
         if found := re.search(pattern, log.read_text()):
             return found[1]

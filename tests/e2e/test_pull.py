@@ -27,6 +27,7 @@ from tests.support.container_images import (
 from tests.support.containerd import Containerd
 from tests.support.faults import FaultyRegistry, FlipBit, Stall
 from tests.support.oci import log_in
+from tests.support.patience import PATIENCE_S
 from tests.support.program import Outcome, cafs_command, run_cafs
 from tests.support.registry import Registry
 from tests.support.snapshotter import RunningSnapshotter, running_snapshotter
@@ -155,7 +156,7 @@ def test_interrupted_pull_leaves_nothing(
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         faulty_registry.wait_until_asked(f"blobs/{image.layers[1].digest}")
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=20)
+        _, told = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, told.splitlines()[-1]) == (130, "cafs: interrupted")
     assert containerd.ctr("leases", "ls").splitlines()[1:] == []
     assert containerd.ctr("content", "active").splitlines()[1:] == []

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.nginx import Served, nginx
+from tests.support.patience import PATIENCE_S
 from tests.support.peers import Peer, Swarm, wait_for
 from tests.support.program import run_cafs
 
@@ -32,7 +33,7 @@ def fetch_everywhere(peers: list[Peer], url: str) -> list[subprocess.Popen[bytes
 
 def check(peers: list[Peer], downloads: list[subprocess.Popen[bytes]]) -> None:
     for peer, download in zip(peers, downloads, strict=True):
-        _, err = download.communicate(timeout=90)
+        _, err = download.communicate(timeout=PATIENCE_S)
         assert download.returncode == 0, err.decode() + peer.log.read_text()
         assert (peer.run_dir / "out").read_bytes() == BODY
 
@@ -114,6 +115,6 @@ def test_the_origins_refusal_comes_whole(hosts: Swarm, origin: Served) -> None:
     hosts.peer("seed", seed=True)
     peers = [hosts.peer(f"p{n}") for n in range(2)]
     for download in [peer.getting(f"{origin.url}/none.bin", peer.run_dir / "out") for peer in peers]:
-        _, err = download.communicate(timeout=60)
+        _, err = download.communicate(timeout=PATIENCE_S)
         assert download.returncode
         assert b"404" in err

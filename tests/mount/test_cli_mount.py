@@ -29,6 +29,7 @@ from tests.support.faults import FaultyRegistry, Stall, Status
 from tests.support.layered import push_layers
 from tests.support.mounts import mounts_below
 from tests.support.observe import observe
+from tests.support.patience import PATIENCE_S
 from tests.support.program import cafs_command, run_cafs
 from tests.support.random_layers import RandomImage
 
@@ -241,7 +242,7 @@ def test_in_the_foreground_sigterm_unmounts(place: Place) -> None:
         assert "is mounted at" in process.stderr.readline()
         assert place.target.is_mount()
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE_S) == 0
     place.assert_clean()
 
 
@@ -257,7 +258,7 @@ def test_a_command_killed_half_way_leaves_nothing(place: Place, faulty_registry:
                 os.sched_yield()
             keeper = int(place.state("supervisor.pid").read_text())
             process.send_signal(number)
-            assert process.wait(20) == (-number if number == signal.SIGKILL else 130)
+            assert process.wait(PATIENCE_S) == (-number if number == signal.SIGKILL else 130)
             wait_for_end(keeper)
         place.assert_clean()
 
@@ -350,7 +351,7 @@ def test_fifty_readers_while_the_server_is_killed_again_and_again(
             try:
                 for _ in range(12):
                     for _ in range(60):
-                        assert read.acquire(timeout=30)
+                        assert read.acquire(timeout=PATIENCE_S)
                     place.kill("server")
             finally:
                 stop.set()

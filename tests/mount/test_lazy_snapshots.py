@@ -15,6 +15,7 @@ import pytest
 from cafs.control_socket.protocol import Reason
 from tests.support.fake_mountd import FakeMountd, digest_of, labels_for, make_erofs, whiteout
 from tests.support.mounts import mounts_below
+from tests.support.patience import PATIENCE_S
 from tests.support.snapshots_client import RefusedError, SnapshotsClient
 from tests.support.snapshotter import RunningSnapshotter, mounted, running_snapshotter
 
@@ -282,7 +283,7 @@ def test_nothing_is_let_go_of_while_it_is_added(
     mountd.asked_to_add.clear()
     with ThreadPoolExecutor(1) as pool:
         prepared = pool.submit(_prepare_lazily, client, "top")
-        assert mountd.asked_to_add.wait(30)
+        assert mountd.asked_to_add.wait(PATIENCE_S)
         client.cleanup()
         mountd.hold.set()
         name = prepared.result()
@@ -396,7 +397,7 @@ def test_strangers_are_removed_at_start(running: RunningSnapshotter, mountd: Fak
 
     mountd.answer = listen  # type: ignore[method-assign]  # listens in
     running.start()
-    assert told.wait(20)
+    assert told.wait(PATIENCE_S)
     assert mountd.shown == {mountd.name_of("base")}
     assert not stray.exists()
     assert not (running.root / "4711").exists()

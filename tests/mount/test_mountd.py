@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 
 from tests.support.mountd import MountServer, erofs, mount_server, push_image, sums_of
+from tests.support.patience import PATIENCE_S
 from tests.support.readers import reading
 from tests.support.registry import Registry
 
@@ -31,7 +32,7 @@ def test_layers_are_shown_read_and_taken_away(docker_registry: Registry, short_t
             assert not server.file(layer).exists()
         server.wait_until_empty()
         server.stop()
-        assert server.process.wait(20) == 0
+        assert server.process.wait(PATIENCE_S) == 0
     assert not (short_tmp_path / "run/fuse").is_mount()
     assert list((short_tmp_path / "cache/mounted").iterdir()) == []
 

@@ -12,6 +12,7 @@ import pytest
 from cafs.fuse.syscalls import UnmountFlag, unmount
 from tests.support.mountd import erofs, mount_server, push_image, start_mount_server, sums_of
 from tests.support.mounts import ROOT
+from tests.support.patience import PATIENCE_S
 from tests.support.processes import all_ended
 from tests.support.program import run_cafs
 from tests.support.readers import reading
@@ -38,7 +39,7 @@ def test_systemd_restarts_it_under_readers(docker_registry: Registry, short_tmp_
                     if end is signal.SIGKILL:
                         server.kill("server")
                     server.process.send_signal(end)
-                    server.process.wait(20)
+                    server.process.wait(PATIENCE_S)
                 server.process = start_mount_server(short_tmp_path, systemd=systemd).process
                 systemd.wait_for("READY=1")
                 assert server.client.add_layer(image.layer(0)) == added
@@ -97,7 +98,7 @@ def test_what_was_handed_over_and_is_dead_is_not_believed(
     ):
         server.client.add_layer(image.layer(0))
         server.process.terminate()
-        server.process.wait(20)
+        server.process.wait(PATIENCE_S)
         unmount(server.run / "fuse", UnmountFlag.NONE)
         server.process = start_mount_server(short_tmp_path, systemd=systemd).process
         assert server.client.layers() == []
@@ -117,7 +118,7 @@ def test_stop_is_refused_while_a_layer_is_mounted(docker_registry: Registry, sho
             server.stop("--force")
             with pytest.raises(OSError, match=r"Input/output error|not connected|connection abort"):
                 sums_of_uncached(root)
-        assert server.process.wait(20) == 0
+        assert server.process.wait(PATIENCE_S) == 0
         assert "no mount server" in server.stop()
 
 
@@ -136,7 +137,7 @@ def test_both_killed_at_once_and_started_anew(docker_registry: Registry, short_t
         os.kill(server.pid("supervisor"), signal.SIGSTOP)  # it must not see the server's end
         server.kill("server")
         server.kill("supervisor")
-        server.process.wait(20)
+        server.process.wait(PATIENCE_S)
         server.process = start_mount_server(short_tmp_path).process
         assert server.client.layers() == []
         assert server.client.add_layer(image.layer(0)) == added
@@ -148,7 +149,7 @@ def test_both_killed_at_once_and_started_anew(docker_registry: Registry, short_t
 def test_ctrl_c_leaves_nothing(short_tmp_path: Path) -> None:
     with mount_server(short_tmp_path) as server:
         server.process.send_signal(signal.SIGINT)
-        assert server.process.wait(20) == 0
+        assert server.process.wait(PATIENCE_S) == 0
         left = {path.name for path in server.run.iterdir()}
         assert left <= {"lock", "mountd.json", "fuse"}
         assert not (server.run / "fuse").is_mount()

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.mounts import ServedMount, flat_mount, image_mount
+from tests.support.patience import PATIENCE_S
 from tests.support.processes import all_ended
 from tests.support.readers import READERS, reading
 
@@ -90,7 +91,7 @@ def killed_while_it_holds_a_read(mount: ServedMount) -> Iterator[subprocess.Pope
 
 def test_what_a_killed_server_left_is_answered_by_the_next(tmp_path: Path, image: Path) -> None:
     with flat_mount(tmp_path / "fuse", [image]) as mount, killed_while_it_holds_a_read(mount) as reader:
-        out, _errors = reader.communicate(timeout=30)
+        out, _errors = reader.communicate(timeout=PATIENCE_S)
         assert out == image.read_bytes()
 
 
@@ -99,7 +100,7 @@ def test_without_resend_waiting_readers_get_eio_and_later_ones_their_bytes(
 ) -> None:
     with flat_mount(tmp_path / "fuse", [image], resend=False) as mount:
         with killed_while_it_holds_a_read(mount) as reader:
-            _out, errors = reader.communicate(timeout=30)
+            _out, errors = reader.communicate(timeout=PATIENCE_S)
             assert os.strerror(errno.EIO).encode() in errors
         assert (mount.target / "layers/0").read_bytes() == image.read_bytes()
 

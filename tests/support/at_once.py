@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-PATIENCE_S = 60
+from tests.support.patience import PATIENCE_S
 
 
 def at_once(count: int, work: Callable[[], object]) -> None:

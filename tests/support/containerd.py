@@ -17,8 +17,8 @@ from pathlib import Path
 
 from tests.support.mounts import mounts_below
 from tests.support.notify import started
+from tests.support.patience import PATIENCE_S
 
-_STOP_S = 15
 _NO_NEED = (
     "io.containerd.snapshotter.v1.aufs",
     "io.containerd.snapshotter.v1.btrfs",
@@ -87,7 +87,7 @@ class Containerd:
         """``kill -9`` the daemon; its containers go on."""
         assert self.process is not None
         self.process.kill()
-        self.process.wait(_STOP_S)
+        self.process.wait(PATIENCE_S)
         self.process = None
 
     def stop(self) -> None:
@@ -96,12 +96,12 @@ class Containerd:
             return
         self.process.send_signal(signal.SIGTERM)
         try:
-            self.process.wait(_STOP_S)
+            self.process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
             self.kill()
         self.process = None
 
-    def ctr(self, *arguments: str | Path, code: int = 0, timeout_s: float = 60) -> str:
+    def ctr(self, *arguments: str | Path, code: int = 0, timeout_s: float = PATIENCE_S) -> str:
         """Run ``ctr`` against it; answers what it printed."""
         done = subprocess.run(
             self.ctr_command(*arguments), capture_output=True, text=True, timeout=timeout_s, check=False

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from tests.support.patience import PATIENCE_S
+
 _PIECE = 64 << 10
 
 
@@ -172,13 +174,17 @@ class FaultyRegistry:
     def settled(self) -> list[Request]:
         """``requests`` once all that came in are answered: a client may have its answer a moment earlier."""
         with self._none_under_way:
-            assert self._none_under_way.wait_for(lambda: not self._under_way, timeout=10), "still answering"
+            assert self._none_under_way.wait_for(lambda: not self._under_way, timeout=PATIENCE_S), (
+                "still answering"
+            )
             return list(self._requests)
 
     def wait_until_asked(self, path: str) -> None:
         """Until a request has come in whose path holds the regular expression, answered or not."""
         with self._asking:
-            came = self._asking.wait_for(lambda: any(re.search(path, p) for p in self._asked), timeout=20)
+            came = self._asking.wait_for(
+                lambda: any(re.search(path, p) for p in self._asked), timeout=PATIENCE_S
+            )
             assert came, f"nobody asked for {path}"
 
     def stop(self) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cafs.fuse.syscalls import MountFlag, mount, unmount
+from tests.support.patience import PATIENCE_S
 
 _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442
 _AT_FDCWD, _AT_EMPTY_PATH = -100, 0x1000
@@ -47,7 +48,7 @@ def _user_namespace(first: int, count: int) -> Iterator[int]:
         descriptor = os.open(f"/proc/{process.pid}/ns/user", os.O_RDONLY)
     finally:
         process.stdin.close()
-        process.wait(10)
+        process.wait(PATIENCE_S)
         process.stdout.close()
     try:
         yield descriptor

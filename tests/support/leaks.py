@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MARK = "CAFS_TEST_RUN"
-_GRACE_MS = 5000
+_GRACE_MS = 30_000
 _MNT_DETACH = 2
 
 

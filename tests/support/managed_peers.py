@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.manager_client import until
+from tests.support.patience import PATIENCE_S
 from tests.support.program import cafs_command
 
 
@@ -37,7 +38,7 @@ class Peer:
             f"{method} {path} HTTP/1.1\r\nHost: p\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         )
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(20)
+            connection.settimeout(PATIENCE_S)
             connection.connect(self._socket)
             connection.sendall(head.encode() + body)
             answer = b"".join(iter(lambda: connection.recv(65536), b""))
@@ -50,7 +51,7 @@ class Peer:
 
     def stop(self) -> None:
         self.process.terminate()
-        assert self.process.wait(20) == 0
+        assert self.process.wait(PATIENCE_S) == 0
 
 
 @contextmanager

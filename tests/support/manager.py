@@ -18,8 +18,8 @@ from cafs.manager.database import parse_database
 from cafs.manager.http.paths import API
 from cafs.manager.program import Options, Ports, served
 from cafs.manager.users.passwords import Passwords
+from tests.support.patience import PATIENCE_S
 
-_PATIENCE_S = 30
 PASSWORD = "correct horse battery"
 
 
@@ -108,16 +108,16 @@ def running_manager(options: Options) -> Iterator[Manager]:
     thread = threading.Thread(target=run)
     thread.start()
     try:
-        assert ready.wait(_PATIENCE_S)
+        assert ready.wait(PATIENCE_S)
         if failures:
             raise failures[0]
         with httpx2.Client(
-            base_url=f"http://127.0.0.1:{made['ports'].rest}", timeout=_PATIENCE_S, trust_env=False
+            base_url=f"http://127.0.0.1:{made['ports'].rest}", timeout=PATIENCE_S, trust_env=False
         ) as client:
             yield Manager(options, made["ports"], made["loop"], client, said)
     finally:
         if "loop" in made and not made["loop"].is_closed():
             made["loop"].call_soon_threadsafe(made["stop"].set)
-        thread.join(_PATIENCE_S)
+        thread.join(PATIENCE_S)
     if failures:
         raise failures[0]

@@ -15,8 +15,8 @@ import grpc
 
 from cafs.proto import health_pb2, manager_pb2
 from cafs.proto.services import methods_of
+from tests.support.patience import PATIENCE_S
 
-PATIENCE_S = 20.0
 (_ATTACH,) = methods_of(manager_pb2.DESCRIPTOR, "Manager")
 _HEALTH = {method.name: method for method in methods_of(health_pb2.DESCRIPTOR, "Health")}
 

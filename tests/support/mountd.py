@@ -25,6 +25,7 @@ from cafs.fuse.syscalls import UnmountFlag, unmount
 from cafs.oci.registry.repository import RegistryRepository
 from tests.support.layered import Layer, pretended_tar, push_layers
 from tests.support.mounts import ROOT, unmounted_after
+from tests.support.patience import PATIENCE_S
 from tests.support.program import cafs_command, run_cafs
 from tests.support.systemd import FakeSystemd
 
@@ -138,7 +139,7 @@ def mount_server(
             raise
         finally:
             run_cafs("mountd", "--stop", "--force", "--run", server.run)
-            server.process.wait(20)
+            server.process.wait(PATIENCE_S)
 
 
 def start_mount_server(

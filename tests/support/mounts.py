@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from cafs.fuse.erofs_mount import mount_image_file, unmount_erofs
+from tests.support.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 
@@ -83,7 +84,7 @@ def _served(target: Path, server: str, arguments: Sequence[str]) -> Iterator[Ser
             yield mount
             # Lazily: the kernel lets go of what EROFS held a moment after its own unmount.
             subprocess.run(["umount", "-l", str(target)], check=True)
-            assert process.wait(10) == mount.ends_with
+            assert process.wait(PATIENCE_S) == mount.ends_with
         finally:
             process.kill()
 

@@ -21,13 +21,13 @@ from cafs.control_socket.blocking import BlockingClient
 from tests.support.containerd import Containerd, CriSetup
 from tests.support.mounts import ROOT, mounts_below
 from tests.support.notify import started
+from tests.support.patience import PATIENCE_S
 from tests.support.processes import all_ended
 from tests.support.program import Outcome, cafs_command, run_cafs
 from tests.support.snapshotter import RunningSnapshotter
 from tests.support.systemd import FakeSystemd
 
 CAFS = "cafs"
-_STOP_S = 20
 
 
 @dataclass
@@ -68,7 +68,7 @@ class MountServer:
 
     def client(self) -> BlockingClient:
         """A client of its control socket."""
-        return BlockingClient(self.run / "mountd.sock", away_patience_s=20)
+        return BlockingClient(self.run / "mountd.sock", away_patience_s=PATIENCE_S)
 
     def pid(self, which: str) -> int:
         """Of its ``server`` or its ``supervisor``, as they are now."""
@@ -80,7 +80,7 @@ class MountServer:
 
     def wait_until_empty(self) -> None:
         """The kernel tells the server a moment after the last user of a removed layer has left."""
-        deadline = time.monotonic() + _STOP_S
+        deadline = time.monotonic() + PATIENCE_S
         while left := self.layers():
             assert time.monotonic() < deadline, (left, self.log[-3000:])
 
@@ -122,7 +122,7 @@ class MountServer:
     def reap(self) -> None:
         """After its end."""
         if self.process is not None:
-            self.process.wait(_STOP_S)
+            self.process.wait(PATIENCE_S)
             self.process = None
 
     def clean_up(self) -> None:
@@ -134,7 +134,7 @@ class MountServer:
                 continue
         if self.process is not None:
             self.process.kill()
-            self.process.wait(_STOP_S)
+            self.process.wait(PATIENCE_S)
         for point in reversed(mounts_below(self.folder)):
             subprocess.run(["umount", "-l", point], check=False)
 

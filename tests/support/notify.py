@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import selectors
 import socket
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.support.mounts import ROOT
-
-_START_S = 30
+from tests.support.patience import PATIENCE_S
 
 
 def started(
@@ -27,7 +28,7 @@ def started(
     notify.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, log.open("ab") as output:
         ready.bind(str(notify))
-        ready.settimeout(_START_S)
+        ready.setblocking(False)
         process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -36,11 +37,25 @@ def started(
             stdout=output,
             stderr=output,
         )
-        try:
-            while b"READY=1" not in ready.recv(4096):
-                pass
-        except TimeoutError:
+        if not _says_that_it_is_ready(process.pid, ready):
             process.kill()
-            process.wait(10)
-            raise AssertionError(f"{command} is not ready within {_START_S} s:\n{log.read_text()}") from None
+            process.wait()
+            raise AssertionError(f"{command} is not ready:\n{log.read_text()}")
     return process
+
+
+def _says_that_it_is_ready(pid: int, ready: socket.socket) -> bool:
+    """Or it ends before, or says nothing for too long."""
+    give_up, end = time.monotonic() + PATIENCE_S, os.pidfd_open(pid)
+    try:
+        with selectors.DefaultSelector() as events:
+            events.register(ready, selectors.EVENT_READ)
+            events.register(end, selectors.EVENT_READ)
+            while events.select(max(0.0, give_up - time.monotonic())):
+                if b"READY=1" in ready.recv(4096):
+                    return True
+    except BlockingIOError:
+        pass  # it ended, and had nothing more to say
+    finally:
+        os.close(end)
+    return False

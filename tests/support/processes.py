@@ -7,7 +7,7 @@ import select
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
-_END_MS = 20_000
+from tests.support.patience import PATIENCE_S
 
 
 @contextmanager
@@ -23,4 +23,4 @@ def all_ended(*pids: int) -> Iterator[None]:
         for end in ends:
             poll = select.poll()
             poll.register(end, select.POLLIN)
-            assert poll.poll(_END_MS), f"of {pids} at least one does not end"
+            assert poll.poll(PATIENCE_S * 1000), f"of {pids} at least one does not end"

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.patience import PATIENCE_S
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -39,7 +41,7 @@ def run_cafs(
     code: int = 0,
     env: Mapping[str, str] | None = None,
     prefix: Sequence[str] = (),
-    timeout_s: float = 60,
+    timeout_s: float = PATIENCE_S,
     warns: str | None = None,
 ) -> Outcome:
     """Run ``cafs`` and check how it ended.

@@ -16,6 +16,7 @@ from cafs.p2p.content import Distributor
 from cafs.proxy.config import ProxyConfig
 from cafs.proxy.origin import Patience
 from cafs.proxy.service import Proxy
+from tests.support.patience import PATIENCE_S
 
 Headers = list[tuple[str, str]]
 
@@ -160,7 +161,7 @@ async def read_all(stream: trio.abc.ReceiveStream) -> bytes:
     """Until the other side closes or breaks it off."""
     received = b""
     try:
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE_S):
             while data := await stream.receive_some(1 << 16):
                 received += data
     except trio.BrokenResourceError:
@@ -187,7 +188,7 @@ async def ask(
     await stream.send_all(sent + (connection.send(h11.EndOfMessage()) or b""))
     status, told, received = 0, {}, b""
     try:
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE_S):
             while not isinstance(event := connection.next_event(), h11.EndOfMessage):
                 if event is h11.NEED_DATA:
                     connection.receive_data(await stream.receive_some(1 << 16))

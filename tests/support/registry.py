@@ -15,11 +15,12 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.support.patience import PATIENCE_S
+
 USER, PASSWORD, NEXT_PASSWORD = "alice", "sesame", "tahini"
 # Made by: htpasswd -nbB -C 4 alice sesame
 _HTPASSWD = "alice:$2b$04$wu3.bCfbiGpCDCLKlSImLuTUxNl1WCUcdCjkbKdFOWOAiJRKN02Ra\n"
 _NEXT_HTPASSWD = "alice:$2b$04$wu3.bCfbiGpCDCLKlSImLuuvwOyo4QvmJDDDy3y0jd4.x5yEs2Cgq\n"
-_START_S = 20
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,10 @@ class Registry:
         """End it and wait for its end."""
         self.process.send_signal(signal.SIGTERM)
         try:
-            self.process.wait(10)
+            self.process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            self.process.wait(10)
+            self.process.wait()
 
 
 def start_registry(
@@ -101,7 +102,7 @@ def start_registry(
         port = _wait_for_port(process, log_path)
     except BaseException:
         process.kill()
-        process.wait(10)
+        process.wait()
         raise
     return Registry(f"{address}:{port}", folder, process)
 
@@ -138,7 +139,7 @@ def _configuration(
 
 def _wait_for_port(process: subprocess.Popen[bytes], log_path: Path) -> int:
     """Wait for the log line that tells the port, or for the process's early end."""
-    give_up = time.monotonic() + _START_S
+    give_up = time.monotonic() + PATIENCE_S
     ended = os.pidfd_open(process.pid)
     with selectors.DefaultSelector() as selector:
         selector.register(ended, selectors.EVENT_READ)
@@ -152,4 +153,4 @@ def _wait_for_port(process: subprocess.Popen[bytes], log_path: Path) -> int:
                     raise RuntimeError(f"docker-registry ended at once:\n{text}")
         finally:
             os.close(ended)
-    raise RuntimeError(f"docker-registry did not listen within {_START_S} s:\n{log_path.read_text()}")
+    raise RuntimeError(f"docker-registry did not listen within {PATIENCE_S} s:\n{log_path.read_text()}")

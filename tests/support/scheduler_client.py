@@ -11,8 +11,8 @@ import grpc
 
 from cafs.proto import health_pb2, p2p_pb2
 from cafs.proto.services import methods_of
+from tests.support.patience import PATIENCE_S
 
-PATIENCE_S = 20.0
 _METHODS = {method.name: method for method in methods_of(p2p_pb2.DESCRIPTOR, "Scheduler")}
 _HEALTH = {method.name: method for method in methods_of(health_pb2.DESCRIPTOR, "Health")}
 

@@ -14,11 +14,11 @@ from typing import Any
 from cafs.fuse.syscalls import MountFlag, mount, unmount
 from tests.support.mounts import ROOT, mounts_below
 from tests.support.notify import started
+from tests.support.patience import PATIENCE_S
 from tests.support.program import cafs_command
 from tests.support.snapshots_client import SnapshotsClient
 from tests.support.systemd import FakeSystemd
 
-_STOP_S = 20
 _BIND, _RECURSIVE, _REMOUNT = 4096, 16384, 32
 _FLAGS = {"ro": int(MountFlag.RDONLY), "rw": 0, "rbind": _BIND | _RECURSIVE}
 
@@ -85,14 +85,14 @@ class RunningSnapshotter:
         """``kill -9``."""
         assert self.process is not None
         self.process.kill()
-        self.process.wait(_STOP_S)
+        self.process.wait(PATIENCE_S)
         self.process = None
 
     def stop(self) -> int:
         """SIGTERM; the exit status."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(_STOP_S)
+        code = self.process.wait(PATIENCE_S)
         self.process = None
         return code
 

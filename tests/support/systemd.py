@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support.mounts import ROOT
+from tests.support.patience import PATIENCE_S
 
 _FIRST = 3
 _FAR = 200
@@ -90,7 +91,7 @@ class FakeSystemd:
             self.wait_for("READY=1", timeout_s=60)
         except AssertionError:
             process.kill()
-            process.wait(10)
+            process.wait(PATIENCE_S)
             raise AssertionError(f"{command} is not ready:\n{log.read_text()[-3000:]}") from None
         return process
 

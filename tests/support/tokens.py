@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.x509.oid import NameOID
 
+from tests.support.patience import PATIENCE_S
 from tests.support.registry import PASSWORD, USER, TokenService
 
 _ISSUER, _SERVICE = "cafs test tokens", "cafs test registry"
@@ -56,7 +57,7 @@ class TokenServer:
         """Stop serving."""
         self._server.shutdown()
         self._server.server_close()
-        self._thread.join(10)
+        self._thread.join(PATIENCE_S)
 
     def answer(self, authorization: str, query: dict[str, list[str]]) -> dict[str, Any] | None:
         """The token for one request, or None for wrong credentials."""

@@ -15,10 +15,10 @@ from typing import Any
 
 from cafs.up.plan import NAMES
 from tests.support.mounts import unmounted_after
+from tests.support.patience import PATIENCE_S
 from tests.support.peers import wait_for
 from tests.support.program import ROOT, Outcome, run_cafs
 
-_START_S, _STOP_S = 60, 60
 ANYWHERE = [f"--{option}=127.0.0.1:0" for option in ("manager", "rest", "scheduler", "seed", "peer")]
 """Free ports."""
 
@@ -54,7 +54,7 @@ class RunningUp:
             assert self.process.poll() is None, self.log
             return self.out.read_text()
 
-        return json.loads(wait_for(told, f"ready, as {self.err} says", _START_S))
+        return json.loads(wait_for(told, f"ready, as {self.err} says"))
 
     def heard(self, words: str, times: int = 1) -> None:
         """Wait until this was said so often."""
@@ -83,7 +83,7 @@ class RunningUp:
     def end(self, number: signal.Signals = signal.SIGINT) -> int:
         """Its exit code after a signal."""
         self.process.send_signal(number)
-        return self.process.wait(_STOP_S)
+        return self.process.wait(PATIENCE_S)
 
 
 @contextmanager
@@ -105,7 +105,7 @@ def running_up(
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
                 try:
-                    process.wait(_STOP_S)
+                    process.wait(PATIENCE_S)
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()

@@ -7,6 +7,7 @@ from typing import Any
 
 from tests.support.manager import Manager
 from tests.support.manager_hosts import host_row, write_hosts
+from tests.support.patience import PATIENCE_S
 
 ANY = {"If-Match": "*"}
 WRONG_SCOPES: list[dict[str, Any]] = [
@@ -82,7 +83,7 @@ def test_of_many_who_change_at_once_one_does(manager: Manager) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(PATIENCE_S)
     assert sorted(codes) == [200] + [409] * 7
     changes = manager.call("GET", "/audit", admin)["items"]
     assert len([change for change in changes if change["action"] == "cluster.change"]) == 1

@@ -17,6 +17,7 @@ from cafs.manager.database import Database, parse_database
 from cafs.manager.migrate import STEPS, upgrade
 from cafs.manager.tables import Table
 from tests.support.at_once import at_once
+from tests.support.patience import PATIENCE_S
 from tests.support.postgres import Postgres
 from tests.support.program import ROOT
 
@@ -106,7 +107,7 @@ def test_an_upgrade_that_is_cut_short_leaves_what_was(
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         check=False,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == (-signal.SIGKILL if "KILL" in act else 1)
     with Database(parse_database(database_address, file)) as database:

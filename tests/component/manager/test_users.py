@@ -15,6 +15,7 @@ from cafs.manager.database import Database
 from cafs.manager.http.paths import API
 from cafs.manager.tables import Account, Invitation, Token
 from tests.support.manager import PASSWORD, Manager, options_for, running_manager
+from tests.support.patience import PATIENCE_S
 from tests.support.postgres import Postgres
 
 ANY = {"If-Match": "*"}
@@ -72,7 +73,7 @@ def test_two_who_use_a_link_at_once_are_one_administrator(manager: Manager) -> N
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(PATIENCE_S)
     assert sorted(codes) == [201, 401, 401]
 
 
@@ -194,7 +195,7 @@ def test_two_administrators_who_demote_each_other_leave_one(manager: Manager) ->
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(PATIENCE_S)
     roles = [manager.ask("GET", "/me", token).json()["role"] for token in (admin, other)]
     assert "admin" in roles
     assert codes.count(200) == 1

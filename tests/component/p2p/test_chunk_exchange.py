@@ -21,6 +21,7 @@ from cafs.p2p.membership import ChunkSwarm
 from tests.support.chunk_swarm import TASK, Host, SwarmTable, swarm, wish_for
 from tests.support.fetching import MemoryLayer, ScriptedSource
 from tests.support.logs import ExpectedLogs
+from tests.support.patience import PATIENCE_S
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ async def bring(host: Host, layer: MemoryLayer, refs: Sequence[ChunkRef] | None 
 
 
 async def until(condition: object) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE_S):
         while not condition():  # noqa: ASYNC110 - of a store in other threads there is no event
             await trio.sleep(0.01)
 

@@ -17,6 +17,7 @@ from cafs.p2p.drivers import Drivers, facts_of
 from cafs.p2p.engine import spec_of
 from cafs.p2p.source import ChangedError, Limits, Sources, Unpaced
 from tests.support.grid import PATIENCE, grid
+from tests.support.patience import PATIENCE_S
 
 BODY = os.urandom((3 << 20) + 77)
 
@@ -92,7 +93,7 @@ async def test_what_a_peer_does_not_read(tmp_path: Path, shared: Path, how: str)
 
 async def test_a_file_that_changes_while_it_is_read(shared: Path) -> None:
     sources = Sources(PATIENCE, Limits(), Unpaced(), drivers=Drivers((shared,)))
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE_S):
         async with sources.open((shared / "f").as_uri(), (OWN_CREDENTIALS,), 0, None, None) as answer:
             assert (answer.content_bytes, answer.takes_ranges) == (len(BODY), True)
             (shared / "f").write_bytes(BODY + b"x")

@@ -31,6 +31,7 @@ from cafs.p2p.upload_server import LIMITS, UploadServer
 from cafs.p2p.uploads import Uploads
 from tests.support.http import Answered, ask, open_to, read_answer, read_head
 from tests.support.logs import ExpectedLogs
+from tests.support.patience import PATIENCE_S
 
 MIB = 1 << 20
 CONTENT = b"".join(bytes([n]) * MIB for n in range(3)) + b"the end"
@@ -186,7 +187,7 @@ async def test_a_follower_of_a_forgotten_task_hears_the_end(tmp_path: Path) -> N
             await stream.send_all(f"GET /v1/tasks/{TASK}/have HTTP/1.1\r\nHost: p\r\n\r\n".encode())
             _, _, rest = await read_head(stream)
             await peer.store.delete(TASK)
-            with trio.fail_after(5):
+            with trio.fail_after(PATIENCE_S):
                 while not rest.endswith(b"0\r\n\r\n"):
                     rest += await stream.receive_some()
 
@@ -229,7 +230,7 @@ async def test_a_client_that_leaves_frees_its_place(tmp_path: Path) -> None:
         await peer.chunks.asked.wait()
         assert peer.uploads.active == 1
         await stream.aclose()
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_S):
             while peer.uploads.active:
                 await trio.testing.wait_all_tasks_blocked(0.01)
 
