@@ -6,7 +6,6 @@ import asyncio
 import datetime
 import ipaddress
 import signal
-import socket
 import subprocess
 import urllib.request
 from collections.abc import Awaitable, Callable
@@ -25,6 +24,8 @@ from cafs.daemon.grpc_server import Tls
 from cafs.proto import health_pb2, p2p_pb2
 from cafs.scheduler.program import Options, served
 from tests.support.logs import ExpectedLogs
+from tests.support.patience import PATIENCE_S
+from tests.support.ports import chosen_port
 from tests.support.program import cafs_command
 from tests.support.scheduler_client import HostStream, ask, open_channel
 
@@ -94,7 +95,8 @@ def test_a_seed_fetches_and_the_peer_hears_of_it() -> None:
 
 def test_explain_says_why_with_scores() -> None:
     async def work(channel: grpc.aio.Channel) -> None:
-        await _seeded(channel)
+        _, peer = await _seeded(channel)
+        await peer.hear("digests")  # so what the seed said of its pieces was heard
         other = HostStream(channel, B)
         await other.hello(idc="x")
         await other.say(register=p2p_pb2.PeerRegister(peer_id="3" * 32, task=spec()))
@@ -279,15 +281,13 @@ def test_health_and_figures(free_port: int) -> None:
 
 
 def _get(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=20) as answer:
+    with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:
         return answer.read().decode()
 
 
 @pytest.fixture
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return chosen_port()
 
 
 class Authority:
@@ -384,7 +384,7 @@ def test_the_program_serves_until_sigterm_and_sends_hosts_on() -> None:
                 assert "next" in why
 
         asyncio.run(main())
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE_S) == 0
         assert "Traceback" not in process.stderr.read()
 
 

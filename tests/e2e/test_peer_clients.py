@@ -24,7 +24,7 @@ import pytest
 from tests.e2e.test_proxy_clients import cafs_proxy, curl, mirrors_file, push_image, skopeo
 from tests.support.faults import FaultyRegistry, Status
 from tests.support.nginx import Served, nginx
-from tests.support.peers import Peer, swarm, wait_for
+from tests.support.peers import Peer, swarm
 from tests.support.registry import Registry
 
 BODY = os.urandom((3 << 20) + 12345)
@@ -145,7 +145,6 @@ def site(docker_registry: Registry) -> Iterator[Site]:
             own = [flag.removeprefix("--set=") for flag in peer.flags]
             proxy = cafs_proxy(peer.run_dir.parent, *settings, *own)
             nodes.append(Node(peer, stack.enter_context(proxy)))
-        wait_for(lambda: all(peer.status()["schedulers"] for peer in peers), "the scheduler")
         yield Site((nodes[0], nodes[1]), registry, files, folder / "www", hub)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
@@ -19,7 +18,9 @@ from cafs.cli.units import parse_size
 from cafs.core.settings import Settings
 from cafs.p2p.live_limits import limits_of
 from tests.support.http import Answered, ask
+from tests.support.patience import PATIENCE_S
 from tests.support.peers import Peer, swarm
+from tests.support.ports import chosen_port
 from tests.support.proxying import Origin, serve_origin
 
 MIB = 1 << 20
@@ -83,8 +84,7 @@ class Limited:
 async def limited(folder: Path) -> AsyncIterator[Limited]:
     file = folder / "limits.toml"
     file.write_text("")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = chosen_port()
     with swarm(folder) as made:
         peer = made.peer("p", f"--config={file}", listen=f"127.0.0.1:{port}")
         yield Limited(peer, file, port)
@@ -100,7 +100,7 @@ async def origin() -> AsyncIterator[Origin]:
 
 async def until(holds: Callable[[], bool], peer: Peer) -> None:
     try:
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE_S):
             while not holds():  # noqa: ASYNC110 - another process cannot be waited for
                 await trio.sleep(0.02)
     except trio.TooSlowError:
@@ -143,7 +143,7 @@ async def test_each_limit_holds_from_sighup_on(short_tmp_path: Path, origin: Ori
         assert (await host.piece(task)).status == 200
 
         await host.set(task_quota_bytes="16MiB", store_quota_bytes="16MiB")
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE_S):
             while await host.task(f"{origin.url}/a") is not None:  # noqa: ASYNC110 - as above
                 await trio.sleep(0.02)  # it is the one that was used less lately
         assert await host.task(f"{origin.url}/b") == task

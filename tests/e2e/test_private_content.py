@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import os
-import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +22,7 @@ from tests.support.http import ask
 from tests.support.nginx import Served, nginx
 from tests.support.oci import log_in
 from tests.support.peers import Peer, Proxy, Swarm
+from tests.support.ports import chosen_port
 from tests.support.program import run_cafs
 from tests.support.registry import PASSWORD, USER, Registry
 from tests.support.s3 import s3_bucket
@@ -195,8 +195,3 @@ def encodings(secret: str) -> set[bytes]:
         plain.hex().encode(),
         quote(secret, safe="").encode(),
     }
-
-
-def chosen_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])

@@ -13,7 +13,7 @@ from tests.e2e.test_proxy_clients import BODY, cafs_proxy, curl, push_image
 from tests.support.containerd import Containerd
 from tests.support.faults import FaultyRegistry, Status
 from tests.support.nginx import Served, nginx
-from tests.support.peers import Peer, swarm, wait_for
+from tests.support.peers import Peer, swarm
 from tests.support.registry import Registry
 
 LEAST_PIECE = 1 << 20
@@ -24,9 +24,7 @@ def nodes(short_tmp_path: Path) -> Iterator[list[Peer]]:
     """Two, and their scheduler."""
     with swarm(short_tmp_path) as hosts:
         hosts.scheduler()
-        peers = [hosts.peer(f"p{n}") for n in range(2)]
-        wait_for(lambda: all(peer.status()["schedulers"] for peer in peers), "the scheduler")
-        yield peers
+        yield [hosts.peer(f"p{n}") for n in range(2)]
 
 
 def beside(peer: Peer) -> list[str]:

@@ -21,7 +21,9 @@ from tests.support.faults import FaultyRegistry
 from tests.support.fetching import MemoryLayer
 from tests.support.http import ask
 from tests.support.nginx import Served
+from tests.support.patience import PATIENCE_S
 from tests.support.peers import Peer, Process, Swarm, wait_for
+from tests.support.ports import chosen_port
 from tests.support.program import run_cafs
 
 BODY = os.urandom((6 << 20) + 12345)
@@ -63,7 +65,7 @@ def secure_scheduler(hosts: Swarm, certificates: Certificates) -> Process:
 
 def gets(peer: Peer, url: str) -> None:
     download = peer.getting(url, peer.run_dir / "out")
-    _, err = download.communicate(timeout=90)
+    _, err = download.communicate(timeout=PATIENCE_S)
     assert download.returncode == 0, err.decode() + peer.log.read_text()
     assert (peer.run_dir / "out").read_bytes() == BODY
 
@@ -73,9 +75,9 @@ def test_hosts_of_one_authority_share_and_others_get_nothing(
 ) -> None:
     scheduler = secure_scheduler(hosts, certificates)
     strangers = {
-        "none": hosts.peer("none"),
-        "stranger": hosts.peer("stranger", *certificates.flags("stranger", "other")),
-        "elsewhere": hosts.peer("elsewhere", *certificates.flags("elsewhere")),
+        "none": hosts.peer("none", meets=False),
+        "stranger": hosts.peer("stranger", *certificates.flags("stranger", "other"), meets=False),
+        "elsewhere": hosts.peer("elsewhere", *certificates.flags("elsewhere"), meets=False),
     }
     seed = hosts.peer("seed", *certificates.flags("seed"), seed=True)
     peers = [hosts.peer(name, *certificates.flags(name)) for name in ("p1", "p2")]
@@ -132,10 +134,8 @@ def test_chunks_of_images_go_between_hosts_of_one_authority_only(
     secure_scheduler(hosts, certificates)
     first = hosts.peer("p1", *certificates.flags("p1"), settings, listen=f"127.0.0.1:{port}")
     second = hosts.peer("p2", *certificates.flags("p2"), settings)
-    stranger = hosts.peer("stranger", *certificates.flags("stranger", "other"), settings)
+    stranger = hosts.peer("stranger", *certificates.flags("stranger", "other"), settings, meets=False)
     refs = layer.table.refs
-    for peer in (first, second):
-        wait_for(lambda peer=peer: peer.status()["schedulers"], "the scheduler")
 
     assert bring(first, layer, name, refs) == layer.frames
     came = [bring(second, layer, name, [ref]) for ref in refs if not from_hosts(second)]
@@ -146,7 +146,9 @@ def test_chunks_of_images_go_between_hosts_of_one_authority_only(
     assert faulty_registry.body_bytes("/tls/chunks/blobs/") == before
     assert bring(stranger, layer, name, refs) == layer.frames
     assert from_hosts(stranger) == 0
-    assert first.status()["chunks"]["served"] == from_hosts(second)
+    wait_for(
+        lambda: first.status()["chunks"]["served"] == from_hosts(second), "what was served to be counted"
+    )
 
     body = wish_for(layer, name, refs[:1]).encode()
     assert ask_in_tls(port, certificates.of("p2"), CHUNKS_PATH, body).endswith(layer.frames[0])
@@ -180,11 +182,6 @@ def from_hosts(peer: Peer) -> int:
     return int(peer.status()["chunks"]["from_peers"])
 
 
-def chosen_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
 def says(process: Process, line: str) -> None:
     wait_for(lambda: line in process.log.read_text(), f"{line}: {process.log.read_text()}")
 
@@ -199,7 +196,10 @@ def ask_in_tls(port: int, files: tuple[Path, Path, Path] | None, path: str, body
         context.load_cert_chain(files[0], files[1])
     said = b""
     try:
-        with socket.create_connection(("127.0.0.1", port), 20) as plain, context.wrap_socket(plain) as stream:
+        with (
+            socket.create_connection(("127.0.0.1", port), PATIENCE_S) as plain,
+            context.wrap_socket(plain) as stream,
+        ):
             stream.sendall(head.encode() + body)
             while more := stream.recv(1 << 16):
                 said += more

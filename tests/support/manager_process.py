@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +15,10 @@ import httpx2
 
 from cafs.manager.http.app import API
 from tests.support.manager import PASSWORD
+from tests.support.patience import PATIENCE_S
 from tests.support.peers import wait_for
+from tests.support.ports import chosen_port
 from tests.support.program import ROOT, cafs_command
-
-_PATIENCE_S = 30
 
 
 @dataclass
@@ -56,7 +55,7 @@ class ManagerProcess:
 
     def _answers(self) -> bool:
         try:
-            return httpx2.get(f"{self.url}/healthz", timeout=_PATIENCE_S, trust_env=False).is_success
+            return httpx2.get(f"{self.url}/healthz", timeout=PATIENCE_S, trust_env=False).is_success
         except httpx2.TransportError:
             assert self.process.poll() is None, self.log.read_text()
             return False
@@ -87,7 +86,7 @@ class ManagerProcess:
 
     def _send(self, method: str, path: str, code: int, **arguments: Any) -> Any:
         answer = httpx2.request(
-            method, f"{self.url}{API}{path}", timeout=_PATIENCE_S, trust_env=False, **arguments
+            method, f"{self.url}{API}{path}", timeout=PATIENCE_S, trust_env=False, **arguments
         )
         assert answer.status_code == code, answer.text
         return answer.json()
@@ -99,15 +98,14 @@ class ManagerProcess:
     def ended(self, job_id: int) -> Any:
         """The job, once it has ended."""
         return wait_for(
-            lambda: job if (job := self.job(job_id))["ended_at"] else None, f"the end of job {job_id}", 60
+            lambda: job if (job := self.job(job_id))["ended_at"] else None, f"the end of job {job_id}"
         )
 
 
 @contextmanager
 def manager_process(folder: Path) -> Iterator[ManagerProcess]:
     """Running, with an administrator signed in."""
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
-        made = ManagerProcess(folder, one.getsockname()[1], other.getsockname()[1])
+    made = ManagerProcess(folder, chosen_port(), chosen_port())
     made.start()
     try:
         made.sign_in()

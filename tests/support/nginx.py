@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -10,7 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-_START_S = 30
+from tests.support.patience import PATIENCE_S
+from tests.support.ports import chosen_port
 
 
 @dataclass
@@ -48,28 +48,40 @@ def nginx(
         prefix: A program that runs it, such as ``link.inside``.
     """
     (folder / "www").mkdir(exist_ok=True)
-    with socket.socket() as chosen:
-        chosen.bind(("127.0.0.1", 0))
-        port = chosen.getsockname()[1]
-    access = folder / "access.log"
-    configuration = folder / "nginx.conf"
-    configuration.write_text(
+    process, port = _started(folder, address, more, prefix)
+    try:
+        yield Served(f"{address}:{port}", folder / "access.log")
+    finally:
+        process.terminate()
+        process.wait(PATIENCE_S)
+
+
+def _started(
+    folder: Path, address: str, more: str, prefix: Sequence[str]
+) -> tuple[subprocess.Popen[bytes], int]:
+    """And its port."""
+    port = chosen_port()
+    (folder / "nginx.conf").write_text(_configuration(folder, f"{address}:{port}", more))
+    process = subprocess.Popen(
+        [*prefix, "nginx", "-c", folder / "nginx.conf", "-e", folder / "error.log"], stderr=subprocess.DEVNULL
+    )
+    give_up = time.monotonic() + PATIENCE_S
+    while time.monotonic() < give_up and process.poll() is None:
+        if (folder / "nginx.pid").exists():  # written once it listens
+            return process, port
+        time.sleep(0.02)  # a file cannot be waited for
+    process.kill()
+    process.wait()
+    raise RuntimeError(f"nginx did not start:\n{(folder / 'error.log').read_text()}")
+
+
+def _configuration(folder: Path, listen: str, more: str) -> str:
+    return (
         f"daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log;"
         "events {} user root;"
         "http { log_format sent '$uri $body_bytes_sent';"
-        f"access_log {access} sent; client_body_temp_path {folder}/b; proxy_temp_path {folder}/p;"
+        f"access_log {folder}/access.log sent; client_body_temp_path {folder}/b; proxy_temp_path {folder}/p;"
         f"fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s; sendfile on;"
-        f"server {{ listen {address}:{port}; root {folder}/www; autoindex on; default_type text/html;"
+        f"server {{ listen {listen}; root {folder}/www; autoindex on; default_type text/html;"
         f"{more} }} }}"
     )
-    process = subprocess.Popen(
-        [*prefix, "nginx", "-c", configuration, "-e", folder / "error.log"], stderr=subprocess.DEVNULL
-    )
-    try:
-        give_up = time.monotonic() + _START_S
-        while time.monotonic() < give_up and not (folder / "nginx.pid").exists():
-            time.sleep(0.02)
-        yield Served(f"{address}:{port}", access)
-    finally:
-        process.terminate()
-        process.wait(10)

@@ -19,9 +19,9 @@ import trio
 from cafs.fetch.local_peer import peer_socket
 from tests.support.http import ask
 from tests.support.notify import started
+from tests.support.patience import PATIENCE_S
+from tests.support.ports import chosen_port
 from tests.support.program import ROOT, cafs_command
-
-_START_S = 30
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Process:
     def end(self) -> None:
         """In order."""
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(30)
+        self.process.wait(PATIENCE_S)
 
 
 @dataclass
@@ -97,6 +97,8 @@ class Swarm:
     folder: Path
     processes: ExitStack = field(default_factory=ExitStack)
     schedulers: list[str] = field(default_factory=list)
+    scheduling: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    """Those of them that were started here."""
     count: int = 0
 
     def manager(self, *more: str) -> ManagerProcess:
@@ -112,16 +114,18 @@ class Swarm:
     def scheduler(
         self, port: int = 0, *more: str, prefix: Sequence[str] = (), host: str = "127.0.0.1"
     ) -> Process:
-        """One more; peers that are started later use it, too."""
+        """One more, at a free port for 0; peers that are started later use it, too."""
+        port = port or chosen_port()
         self.count += 1
         log = self.folder / f"scheduler{self.count}.log"
         command = [*prefix, *cafs_command("scheduler", f"--listen={host}:{port}", *more)]
         process = started(command, log, self.folder / f"n{self.count}")
         self.processes.callback(_end, process)
-        found = wait_for(lambda: re.search(r"scheduling on \S+:(\d+)", log.read_text()), "a port")
-        chosen = f"{host}:{port or found[1]}"
+        wait_for(lambda: "scheduling on " in log.read_text(), "a scheduler")
+        chosen = f"{host}:{port}"
         if chosen not in self.schedulers:
             self.schedulers.append(chosen)
+        self.scheduling[chosen] = process
         return Process(process, log)
 
     def peer(
@@ -131,8 +135,12 @@ class Swarm:
         seed: bool = False,
         prefix: Sequence[str] = (),
         listen: str = "127.0.0.1:0",
+        meets: bool = True,
     ) -> Peer:
-        """One more."""
+        """One more, which all schedulers that run know by then, unless it never ``meets`` them.
+
+        A peer is ready before that, and in its first seconds goes straight to the source where they are slow.
+        """
         folder = self.folder / name
         flags = [
             f"--set=cache_dir={folder}/c",
@@ -148,7 +156,11 @@ class Swarm:
         ]
         process = started(command, folder / "log", folder / "n")
         self.processes.callback(_end, process)
-        return Peer(process, folder / "log", flags, folder / "r")
+        peer = Peer(process, folder / "log", flags, folder / "r")
+        wanted = {address for address, running in self.scheduling.items() if running.poll() is None}
+        if meets and wanted:
+            wait_for(lambda: wanted <= set(peer.status()["schedulers"]), f"{name} to meet {wanted}")
+        return peer
 
     def proxy(self, peer: Peer, *more: str) -> Proxy:
         """One on the same node."""
@@ -171,7 +183,7 @@ def swarm(folder: Path) -> Iterator[Swarm]:
         yield made
 
 
-def wait_for(found: Callable[[], Any], what: str, within_s: float = _START_S) -> Any:
+def wait_for(found: Callable[[], Any], what: str, within_s: float = PATIENCE_S) -> Any:
     """The first true answer."""
     give_up = time.monotonic() + within_s
     while time.monotonic() < give_up:

@@ -10,7 +10,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -22,10 +21,11 @@ from typing import Any
 import psycopg
 
 from tests.support.leaks import MARK
+from tests.support.patience import PATIENCE_S
+from tests.support.ports import chosen_port
 
 _NOBODY = 65534
 _TRIES = 3
-_END_S = 20
 _QUICK = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=60")
 
 
@@ -57,7 +57,7 @@ class Postgres:
     def stop(self, number: int = signal.SIGINT) -> None:
         """End it (fast: connections are cut) and wait for its end."""
         self.process.send_signal(number)
-        self.process.wait(_END_S)
+        self.process.wait(PATIENCE_S)
 
     def start_again(self) -> None:
         """At the same port."""
@@ -113,15 +113,14 @@ def _make(folder: Path, password: str) -> None:
     subprocess.run(
         [*_as_nobody(), _program("initdb"), "--pgdata", folder / "data", "--username=cafs",
          f"--pwfile={word}", "--auth=scram-sha-256", "--encoding=UTF8", "--no-sync"],
-        cwd=folder, check=True, capture_output=True, timeout=60, env=_environment(),
+        cwd=folder, check=True, capture_output=True, timeout=PATIENCE_S, env=_environment(),
     )  # fmt: skip
 
 
 def _started(folder: Path, password: str) -> Postgres:
     """At a port that was free a moment ago; whoever took it since then costs another try."""
     for _ in range(_TRIES):
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
+        port = chosen_port()
         try:
             return Postgres(folder, port, password, _start(folder, port))
         except RuntimeError as e:
@@ -140,8 +139,7 @@ def _start(folder: Path, port: int) -> subprocess.Popen[bytes]:
             cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=_environment(),
         )  # fmt: skip
     status = folder / "data" / "postmaster.pid"
-    give_up = 20 * 50
-    for _ in range(give_up):
+    for _ in range(PATIENCE_S * 50):
         if process.poll() is not None:
             break
         lines = status.read_text().splitlines() if status.exists() else []
@@ -152,5 +150,5 @@ def _start(folder: Path, port: int) -> subprocess.Popen[bytes]:
         except subprocess.TimeoutExpired:
             continue
     process.kill()
-    process.wait(_END_S)
+    process.wait(PATIENCE_S)
     raise RuntimeError(f"postgres did not start:\n{log.read_text()}")

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-_START_S = 60
+from tests.support.patience import PATIENCE_S
+from tests.support.ports import chosen_port
 
 
 @contextmanager
@@ -21,9 +22,7 @@ def s3_bucket(folder: Path, objects: Mapping[str, bytes]) -> Iterator[dict[str, 
 
     Gives the variables that lead clients there.
     """
-    with socket.socket() as chosen:
-        chosen.bind(("127.0.0.1", 0))
-        port = chosen.getsockname()[1]
+    port = chosen_port()
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with (folder / "s3.log").open("wb") as log:
@@ -48,17 +47,17 @@ def _put(url: str, body: bytes, acl: str = "private") -> None:
     # A type, or else the body is parsed as a form, for minutes.
     headers = {"Content-Type": "application/octet-stream", "x-amz-acl": acl}
     request = urllib.request.Request(url, data=body, headers=headers, method="PUT")
-    urllib.request.urlopen(request, timeout=_START_S).close()
+    urllib.request.urlopen(request, timeout=PATIENCE_S).close()
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    give_up = time.monotonic() + _START_S
+    give_up = time.monotonic() + PATIENCE_S
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
         except OSError:
             assert process.poll() is None, "the S3 server ended"
-            assert time.monotonic() < give_up, f"no S3 server within {_START_S} s"
+            assert time.monotonic() < give_up, f"no S3 server within {PATIENCE_S} s"
             time.sleep(0.05)  # another process cannot be waited for
         else:
             return

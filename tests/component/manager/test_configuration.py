@@ -23,6 +23,7 @@ from tests.support.logs import ExpectedLogs
 from tests.support.managed_peers import Peer, peers
 from tests.support.manager import Manager, options_for, running_manager
 from tests.support.manager_client import ServiceStream, channel_to, until
+from tests.support.patience import PATIENCE_S
 from tests.support.postgres import Postgres
 from tests.support.program import cafs_command
 
@@ -90,7 +91,7 @@ def test_edits_that_conflict_are_told_what_differs(manager: Manager) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(PATIENCE_S)
     assert sorted(codes) == [200] + [409] * 5
     body = {"document": {"peer": {"concurrent_pieces": 99}}}
     stale = manager.ask("PUT", PATH, admin, json=body, headers={"If-Match": '"0"'})
@@ -323,7 +324,7 @@ def test_a_proxy_obeys(tmp_path: Path) -> None:
                 assert blocked_by_rule(port, "theirs")
             finally:
                 process.terminate()
-                process.wait(20)
+                process.wait(PATIENCE_S)
 
 
 def blocked_by_rule(port: int, path: str) -> bool:
@@ -332,7 +333,7 @@ def blocked_by_rule(port: int, path: str) -> bool:
 
 
 def asked_of_proxy(port: int, path: str) -> str:
-    with socket.create_connection(("127.0.0.1", port), 20) as connection:
+    with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as connection:
         target = f"http://127.0.0.1:1/{path}"
         connection.sendall(
             f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1:1\r\nConnection: close\r\n\r\n".encode()
@@ -343,16 +344,15 @@ def asked_of_proxy(port: int, path: str) -> str:
 def test_a_scheduler_obeys(tmp_path: Path) -> None:
     with running_manager(options_for(tmp_path / "m")) as manager:
         admin = manager.administrator()
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
         command = cafs_command(
-            "scheduler", "--listen", f"127.0.0.1:{port}", f"--set=cache_dir={tmp_path}",
+            "scheduler", "--listen", "127.0.0.1:0", f"--set=cache_dir={tmp_path}",
             f"--set=managers=127.0.0.1:{manager.ports.services}",
         )  # fmt: skip
         with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=dict(os.environ)) as process:
             try:
                 until(lambda: len(manager.call("GET", "/hosts", admin)["items"]) == 1)
                 (known,) = manager.call("GET", "/hosts", admin)["items"]
+                port = int(known["address"].rpartition(":")[2])
                 assert why_refused(port, "batch") != "blocked"
                 document = {"scheduler": {"source_peers": 2}, "block": [{"application": "batch"}]}
                 version = set_to(manager, admin, document)
@@ -361,7 +361,7 @@ def test_a_scheduler_obeys(tmp_path: Path) -> None:
                 assert why_refused(port, "other") != "blocked"
             finally:
                 process.terminate()
-                assert process.wait(20) == 0
+                assert process.wait(PATIENCE_S) == 0
 
 
 def why_refused(port: int, application: str) -> str:
@@ -378,13 +378,13 @@ def why_refused(port: int, application: str) -> str:
 
     def messages() -> Iterator[p2p_pb2.FromHost]:
         yield from said
-        heard.wait(20)
+        heard.wait(PATIENCE_S)
 
     heard = threading.Event()
     with channel_to(port) as channel:
         call = channel.stream_stream(connect.path, connect.serialize_request, connect.parse_response)
         try:
-            for message in call(messages(), timeout=20):
+            for message in call(messages(), timeout=PATIENCE_S):
                 kind = message.WhichOneof("message")
                 if kind in {"refused", "members", "source"}:
                     return message.refused.why if kind == "refused" else ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,6 +18,8 @@ from cafs.proto import manager_pb2
 from tests.component.manager.test_configuration import Peer, peers
 from tests.support.manager import Manager, options_for, running_manager
 from tests.support.manager_client import ServiceStream, channel_to, until
+from tests.support.patience import PATIENCE_S
+from tests.support.ports import chosen_port
 from tests.support.postgres import Postgres
 from tests.support.program import cafs_command
 
@@ -143,8 +144,7 @@ def origin(body: bytes) -> Iterator[tuple[str, list[str]]]:
 @contextmanager
 def running_scheduler(folder: Path, managers: str) -> Iterator[str]:
     """``cafs scheduler`` as a process; where it listens."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = chosen_port()
     command = cafs_command(
         "scheduler", "--listen", f"127.0.0.1:{port}", f"--set=cache_dir={folder}", managers
     )
@@ -153,7 +153,7 @@ def running_scheduler(folder: Path, managers: str) -> Iterator[str]:
             yield f"127.0.0.1:{port}"
         finally:
             process.terminate()
-            assert process.wait(20) == 0
+            assert process.wait(PATIENCE_S) == 0
 
 
 def asks(peer: Peer, address: str) -> bool:
@@ -164,7 +164,7 @@ def asks(peer: Peer, address: str) -> bool:
 def get(folder: Path, url: str, digest: str) -> None:
     command = cafs_command("get", url, "-o", f"{folder}/got", f"--set=cache_dir={folder}/c",
                            f"--set=run_dir={folder}/r", "--digest", digest)  # fmt: skip
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE_S)
 
 
 def test_peers_that_know_only_the_manager_meet_at_its_scheduler(short_tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_peers_that_know_only_the_manager_meet_at_its_scheduler(short_tmp_path: 
         explained = cafs_command(
             "task", "ls", f"--set=cache_dir={folder}/two/c", f"--set=run_dir={folder}/two/r"
         )
-        assert subprocess.run(explained, check=True, capture_output=True, timeout=60).stdout
+        assert subprocess.run(explained, check=True, capture_output=True, timeout=PATIENCE_S).stdout
         made[1].stop()
         stack.enter_context(peers(later := Peer(folder / "two", "--set=managers=127.0.0.1:1")))
         until(partial(asks, later, address))  # as kept
