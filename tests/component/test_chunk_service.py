@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -32,7 +33,7 @@ KIB = 1024
 @pytest.fixture
 def clock(autojump_clock: trio.testing.MockClock) -> trio.testing.MockClock:
     """Jumps over waits, but not while a worker thread is at work: trio takes that for idleness."""
-    autojump_clock.autojump_threshold = 0.03
+    autojump_clock.autojump_threshold = 0.2
     return autojump_clock
 
 
@@ -292,11 +293,12 @@ async def test_a_reader_after_the_failure_does_not_wait_out_the_rest_of_those_be
     async with ChunkService(None, FetchLimits(read_deadline_s=30)) as service:
         reader = service.add_layer(layer, [source], "layer")
         for row in (0, 30, 59):
+            clock.autojump_threshold = 0.01  # no thread works meanwhile
             with pytest.raises(DeadlineError, match="503"):
                 await reader.read(*chunk_span(layer, row, row))
-            healthy, began = True, trio.current_time()
+            clock.autojump_threshold = math.inf  # so it waits for nothing, or for ever
+            healthy = True
             await reader.read(*chunk_span(layer, row, row))
-            assert trio.current_time() - began < 0.1
             healthy = False
 
 

@@ -149,6 +149,7 @@ async def test_changed_content_is_fetched_anew(origin: Origin, tmp_path: Path) -
 async def test_an_origin_that_breaks_off_is_asked_for_the_rest(
     origin: Origin, tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
+    autojump_clock.autojump_threshold = 0.2  # while nothing is on its way, and no thread writes
     origin.page("/f", BODY, etag='"v1"')
     whole = origin.pages["/f"]
     tries = []
