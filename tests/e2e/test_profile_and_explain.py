@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import random
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.peers import wait_for
 from tests.support.program import Outcome, run_cafs
 
 FILES = 40
@@ -65,14 +65,6 @@ def home(short_tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     return Home(short_tmp_path)
 
 
-def eventually(happened: Any) -> None:
-    """Poll for what another process does, for at most ten seconds."""
-    deadline = time.monotonic() + 10
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_a_recorded_start_is_fetched_before_anybody_reads(home: Home) -> None:
     touched = [31, 7, 8, 22]
     with home.mounted("--prefetch", "none", "--record", "start.profile"):
@@ -84,7 +76,7 @@ def test_a_recorded_start_is_fetched_before_anybody_reads(home: Home) -> None:
 
     home.forget_chunks()
     with home.mounted("--prefetch", "profile"):
-        eventually(lambda: home.stats()["fetched_chunks"] >= recorded["chunks"])
+        wait_for(lambda: home.stats()["fetched_chunks"] >= recorded["chunks"], "what was recorded")
         assert all(home.same(number) for number in touched)
         stats = home.stats()
     assert stats["fetched_by_priority"]["demand"] == 0
@@ -93,7 +85,7 @@ def test_a_recorded_start_is_fetched_before_anybody_reads(home: Home) -> None:
 
 def test_everything_is_fetched_when_asked_for(home: Home) -> None:
     with home.mounted("--prefetch", "all"):
-        eventually(lambda: home.stats()["fetched_bytes"] >= FILES * FILE_BYTES)
+        wait_for(lambda: home.stats()["fetched_bytes"] >= FILES * FILE_BYTES, "all of it")
         assert all(home.same(number) for number in range(FILES))
     assert home.cafs("cache", "--json").json["chunks"] >= FILES / 2
 

@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from tests.support.container_images import PushedImage, base_layer, data_layer, 
 from tests.support.containerd import Containerd
 from tests.support.faults import FaultyRegistry, Stall
 from tests.support.oci import log_in
+from tests.support.patience import PATIENCE_S
 from tests.support.processes import all_ended
 from tests.support.program import cafs_command, run_cafs
 from tests.support.registry import PASSWORD, Registry
@@ -56,15 +58,16 @@ class Stalled:
         """The process that works for it: of all that hold its standard output, the one that is not it."""
         assert self.process.stdout is not None
         pipe = os.fstat(self.process.stdout.fileno()).st_ino
-        (found,) = {
-            int(path.parts[2])
-            for path in Path("/proc").glob("[0-9]*/fd/1")
-            if path.exists() and path.stat().st_ino == pipe
-        } - {self.process.pid}
+        holding = set()
+        for path in Path("/proc").glob("[0-9]*/fd/1"):
+            with suppress(OSError):  # it ended meanwhile
+                if path.stat().st_ino == pipe:
+                    holding.add(int(path.parts[2]))
+        (found,) = holding - {self.process.pid}
         return found
 
     def end(self) -> tuple[int, str, str]:
-        out, err = self.process.communicate(timeout=60)
+        out, err = self.process.communicate(timeout=PATIENCE_S)
         return self.process.returncode, out, err
 
 

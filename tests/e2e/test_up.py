@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.nginx import Served
+from tests.support.patience import PATIENCE_S
 from tests.support.peers import wait_for
 from tests.support.processes import all_ended
 from tests.support.program import run_cafs
@@ -32,7 +33,7 @@ def test_everything_is_ready_feeds_a_download_and_ends(short_tmp_path: Path, ori
         assert told["left_out"] == {}
         assert set(up.pids()) == {"manager", "scheduler", "seed", "peer", "mountd", "snapshotter"}
         assert where["manager", "set up"].startswith(where["manager", "REST"] + "/setup?link=")
-        with urllib.request.urlopen(where["manager", "REST"] + "/healthz", timeout=30) as answer:
+        with urllib.request.urlopen(where["manager", "REST"] + "/healthz", timeout=PATIENCE_S) as answer:
             assert answer.status == 200
         for kind in ("scheduler", "seed", "peer"):  # each has found the manager
             up.heard(f"{kind:<11} │ the manager has us")
@@ -41,8 +42,11 @@ def test_everything_is_ready_feeds_a_download_and_ends(short_tmp_path: Path, ori
         up.cafs("get", f"{origin.url}/f.bin", "-o", short_tmp_path / "got", "--quiet")
         assert (short_tmp_path / "got").read_bytes() == BODY
         [task] = up.cafs("--json", "task", "ls").json
-        explained = up.cafs("task", "explain", task["id"]).out
-        assert "4 pieces came from the source, 4 from hosts" in explained
+        # What hosts say of pieces, the scheduler hears a moment later.
+        pieces = "4 pieces came from the source, 4 from hosts"
+        explained = wait_for(
+            lambda: out if pieces in (out := up.cafs("task", "explain", task["id"]).out) else None, pieces
+        )
         assert "it is the seed" in explained
 
         before = up.pids()["peer"]

@@ -332,7 +332,7 @@ def test_a_malformed_report_ends_the_stream(tmp_path: Path, wrong: dict[str, Any
 
 def test_another_replica_goes_on(tmp_path: Path, postgres: Postgres) -> None:
     """Hosts are at one replica, the job is made at the other; then the first one ends."""
-    pace = Pace(beat_s=0.1, gone_after_s=1.5)
+    pace = Pace(beat_s=0.1)
     options = options_for(tmp_path, postgres.url(postgres.new_database()), pace=pace)
     with running_manager(options) as second, ExitStack() as stack:
         with running_manager(options) as first:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -20,7 +19,8 @@ from cafs.manager.replica import Heartbeats
 from cafs.proto import health_pb2
 from tests.support.logs import ExpectedLogs
 from tests.support.manager import Manager, options_for, running_manager
-from tests.support.manager_client import ask_health, channel_to
+from tests.support.manager_client import ask_health, channel_to, until
+from tests.support.patience import PATIENCE_S
 from tests.support.postgres import Postgres, running_postgres
 from tests.support.program import cafs_command, run_cafs
 
@@ -126,34 +126,39 @@ def test_addresses_of_databases_that_cannot_be(address: str, word: str) -> None:
 
 
 def test_the_program_serves_until_sigterm(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
     command = cafs_command(
-        "manager", "--listen", "127.0.0.1:0", "--rest", "127.0.0.1:0", "--metrics", f":{port}",
+        "manager", "--listen", "127.0.0.1:0", "--rest", "127.0.0.1:0", "--metrics", "127.0.0.1:0",
         "--set", f"cache_dir={tmp_path}",
     )  # fmt: skip
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         text = ""
-        while not (found := re.search(r"REST on (http://127\.0\.0\.1:\d+)", text)):
+        told = r"metrics on port (\d+)[\s\S]*REST on (http://127\.0\.0\.1:\d+)"
+        while not (found := re.search(told, text)):
             line = process.stderr.readline()
             assert line, text
             text += line
-        with urllib.request.urlopen(f"{found[1]}/healthz", timeout=20) as answer:
+        with urllib.request.urlopen(f"{found[2]}/healthz", timeout=PATIENCE_S) as answer:
             assert answer.status == 200
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
-            figures = {
-                (sample.name, sample.labels.get("route")): sample.value
-                for family in text_string_to_metric_families(answer.read().decode())
-                for sample in family.samples
-            }
-        assert figures["cafs_manager_requests_total", "/healthz"] == 1
-        assert figures["cafs_manager_replicas", None] == 1
+        port = int(found[1])
+        until(lambda: figures(port).get(("cafs_manager_requests_total", "/healthz")) == 1)
+        assert figures(port)["cafs_manager_replicas", None] == 1
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE_S) == 0
         assert "Traceback" not in process.stderr.read()
     assert (tmp_path / "manager").stat().st_mode & 0o777 == 0o700
     assert (tmp_path / "manager" / "manager.db").stat().st_mode & 0o777 == 0o600
+
+
+def figures(port: int) -> dict[tuple[str, str | None], float]:
+    """By name and route."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE_S) as answer:
+        families = text_string_to_metric_families(answer.read().decode())
+    return {
+        (sample.name, sample.labels.get("route")): sample.value
+        for family in families
+        for sample in family.samples
+    }
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,13 +27,16 @@ from tests.component.test_scheduler import Authority
 from tests.support.logs import ExpectedLogs
 from tests.support.manager import Manager, options_for, running_manager
 from tests.support.manager_client import ServiceStream, ask_health, channel_to, until
+from tests.support.patience import PATIENCE_S
 from tests.support.postgres import Postgres, running_postgres
 from tests.support.program import ROOT, cafs_command
 
 A, B = "a" * 32, "b" * 32
-QUICK = Pace(alive_every_s=0.5)
-BEATS = Pace(beat_s=0.1, gone_after_s=1.5)
+QUICK = Pace(alive_every_s=1.0)
+BEATS = Pace(beat_s=0.1, gone_after_s=3.0)
 """Replicas soon see that one is gone; services need not say that they live."""
+TAKEN_FOR_GONE = "another replica took this one for gone"
+"""What one on a busy machine may have to say where others look that soon."""
 ANY = {"If-Match": "*"}
 
 
@@ -125,13 +129,30 @@ def test_a_silent_host_is_inactive(tmp_path: Path, database_address: str) -> Non
             silent, speaks = ServiceStream(channel), ServiceStream(channel, B)
             silent.hello()
             speaks.hello()
-            while host(manager, admin)["active"]:
-                speaks.say(alive=manager_pb2.Alive())
-                time.sleep(0.05)
-            assert silent.ended()[0] is grpc.StatusCode.DEADLINE_EXCEEDED
-            assert host(manager, admin, B)["active"]
+            with saying_that_it_lives(speaks):
+                until(lambda: not host(manager, admin)["active"])
+                assert silent.ended()[0] is grpc.StatusCode.DEADLINE_EXCEEDED
+                assert host(manager, admin, B)["active"]
 
         run(manager.ports.services, work)
+
+
+@contextmanager
+def saying_that_it_lives(stream: ServiceStream) -> Iterator[None]:
+    """However long the test waits for answers meanwhile."""
+    end = threading.Event()
+
+    def speak() -> None:
+        while not end.wait(0.05):
+            stream.say(alive=manager_pb2.Alive())
+
+    speaking = threading.Thread(target=speak)
+    speaking.start()
+    try:
+        yield
+    finally:
+        end.set()
+        speaking.join()
 
 
 @pytest.mark.parametrize(
@@ -231,8 +252,9 @@ def test_a_manager_that_ends_tells_its_hosts_to_come_again(tmp_path: Path, datab
 
 
 def test_hosts_of_a_killed_replica_are_inactive_until_they_come_by_another(
-    tmp_path: Path, postgres: Postgres
+    tmp_path: Path, postgres: Postgres, expected_logs: ExpectedLogs
 ) -> None:
+    expected_logs.allow(TAKEN_FOR_GONE)
     address = postgres.url(postgres.new_database())
     with running_manager(options_for(tmp_path, address, pace=BEATS)) as manager:
         admin = manager.administrator()
@@ -241,13 +263,13 @@ def test_hosts_of_a_killed_replica_are_inactive_until_they_come_by_another(
             def work(channel: grpc.Channel) -> None:
                 stream = ServiceStream(channel)  # one that nobody refers to is broken off
                 stream.hello()
-                assert host(manager, admin)["active"]
+                until(lambda: host(manager, admin)["active"])
                 process.send_signal(signal.SIGKILL)
                 until(lambda: not host(manager, admin)["active"])
                 with channel_to(manager.ports.services) as to_another:
                     again = ServiceStream(to_another)
                     again.hello()
-                    assert host(manager, admin)["active"]
+                    until(lambda: host(manager, admin)["active"])
 
             run(port, work)
 
@@ -283,7 +305,7 @@ def other_replica(tmp_path: Path, address: str) -> Iterator[tuple[subprocess.Pop
 def test_a_replica_that_others_took_for_gone_says_all_again(
     tmp_path: Path, postgres: Postgres, expected_logs: ExpectedLogs
 ) -> None:
-    expected_logs.expect("another replica took this one for gone")
+    expected_logs.expect(TAKEN_FOR_GONE)
     database = postgres.new_database()
     with running_manager(options_for(tmp_path, postgres.url(database), pace=BEATS)) as manager:
         admin = manager.administrator()
@@ -302,7 +324,7 @@ def test_a_killed_manager_on_sqlite_knows_all_but_who_is_here(tmp_path: Path) ->
         stream.hello()
         process.send_signal(signal.SIGKILL)
         assert stream.ended()[0] is grpc.StatusCode.UNAVAILABLE
-        process.wait(20)
+        process.wait(PATIENCE_S)
     with running_manager(options_for(tmp_path)) as manager:
         admin = manager.administrator()
         assert not host(manager, admin)["active"]
@@ -383,7 +405,7 @@ def test_a_link_is_kept_up_and_says_that_it_lives(tmp_path: Path, expected_logs:
 def test_certificates_are_held_to_host_and_address(
     tmp_path: Path, expected_logs: ExpectedLogs, address: str, name: str, comes_in: bool
 ) -> None:
-    expected_logs.allow("manager 127.0.0.1:.*UNAUTHENTICATED")
+    expected_logs.allow("manager 127.0.0.1:")
     authority = Authority(tmp_path)
     for file in ("manager", name):
         key, pem = authority.issue(file)
@@ -430,8 +452,8 @@ def test_real_services_come_and_go(manager: Manager, tmp_path: Path) -> None:
         for process in processes:
             process.terminate()
         until(lambda: here(False) == ["peer", "scheduler", "seed"])
-        assert [process.wait(20) for process in processes] == [0, 0, 0]
+        assert [process.wait(PATIENCE_S) for process in processes] == [0, 0, 0]
     finally:
         for process in processes:
             process.kill()
-            process.wait(20)
+            process.wait(PATIENCE_S)
