@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
 
+from bench.manager.hosts import open_hosts
+from bench.manager.running import RunningManager, open_manager
 from bench.measure import Samples
 from bench.memory import resident_bytes
 from bench.place import Place
 from bench.report import Result, Row
-from demo.process import DemoError
 
 HOSTS = int(os.environ.get("CAFS_BENCH_MANAGER_HOSTS", "10000"))
 MEASURED_S = float(os.environ.get("CAFS_BENCH_MANAGER_SECONDS", "120"))
@@ -27,7 +23,6 @@ SETTLED_S = 45.0
 CORES, MEMORY_BYTES, P99_S = 0.5, 300 << 20, 0.1
 _ASK_EVERY_S = 0.25
 _PATIENCE_S = 300.0
-_ROOT = Path(__file__).resolve().parents[2]
 QUESTIONS = (
     "/hosts?limit=100",
     "/clusters",
@@ -40,16 +35,16 @@ QUESTIONS = (
 
 
 def run_case(place: Place) -> Result:
-    with _manager(place.path) as manager, _hosts(manager):
-        _until_here(manager)
+    with open_manager(place.path) as manager, open_hosts(manager.services, HOSTS):
+        manager.await_hosts(HOSTS, _PATIENCE_S)
         place.say(f"{HOSTS} hosts are here")
         time.sleep(SETTLED_S)
-        before, counted, began = _cpu_s(manager.pid), manager.reports(), time.monotonic()
+        before, counted, began = _cpu_s(manager.pid), _reports(manager), time.monotonic()
         asked = _ask(manager, MEASURED_S)
         took_s = time.monotonic() - began
         cores = (_cpu_s(manager.pid) - before) / took_s
         held = resident_bytes(manager.pid, "VmHWM")
-        reports = manager.reports() - counted
+        reports = _reports(manager) - counted
         size = sum(file.stat().st_size for file in (place.path / "m").rglob("manager.db*"))
     place.say(f"{reports / took_s:.0f} reports a second; database {size >> 20} MiB")
     slowest = {path: sorted(took)[int(0.99 * len(took))] for path, took in asked.items()}
@@ -74,65 +69,14 @@ def run_case(place: Place) -> Result:
     )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class _Manager:
-    pid: int
-    services: str
-    rest: httpx2.Client
-    metrics: str
-
-    def reports(self) -> int:
-        """That it counted since it began."""
-        text = httpx2.get(self.metrics, trust_env=False).text
-        found = re.search(r"^cafs_manager_reports_total (\d+)$", text, re.MULTILINE)
-        return int(found[1]) if found else 0
+def _reports(manager: RunningManager) -> int:
+    """That it counted since it began."""
+    text = httpx2.get(f"http://127.0.0.1:{manager.metrics_port}/metrics", trust_env=False).text
+    found = re.search(r"^cafs_manager_reports_total (\d+)$", text, re.MULTILINE)
+    return int(found[1]) if found else 0
 
 
-@contextmanager
-def _manager(folder: Path) -> Iterator[_Manager]:
-    log = folder / "manager.log"
-    command = [sys.executable, "-m", "cafs", "manager", "--listen=127.0.0.1:0", "--rest=127.0.0.1:0"]
-    command += ["--metrics=127.0.0.1:0", f"--set=cache_dir={folder}/m"]
-    with (
-        log.open("wb") as output,
-        subprocess.Popen(command, cwd=_ROOT, stdout=output, stderr=output) as process,
-    ):
-        try:
-            told = _wait_for(
-                log,
-                r"setup\?link=(\S+)[\s\S]*metrics on port (\d+)[\s\S]*services on (\S+)[\s\S]*REST on (\S+)",
-            )
-            link, port, services, site = told.groups()
-            with httpx2.Client(base_url=f"{site}/api/v1", trust_env=False, timeout=30) as rest:
-                whom = {"name": "root", "password": "correct horse battery"}
-                rest.post("/setup", json={"link": link, **whom}).raise_for_status()
-                token = rest.post("/sessions", json=whom).json()["token"]
-                rest.headers["Authorization"] = f"Bearer {token}"
-                yield _Manager(process.pid, services, rest, f"http://127.0.0.1:{port}/metrics")
-        finally:
-            process.terminate()
-            process.wait(60)
-
-
-@contextmanager
-def _hosts(manager: _Manager) -> Iterator[None]:
-    command = [sys.executable, "-m", "bench.manager.hosts", manager.services, str(HOSTS)]
-    with subprocess.Popen(command, cwd=_ROOT, stdin=subprocess.PIPE) as process:
-        try:
-            yield
-        finally:
-            process.kill()
-
-
-def _until_here(manager: _Manager) -> None:
-    give_up = time.monotonic() + _PATIENCE_S
-    while (here := manager.rest.get("/clusters/1").json()["active_hosts"]) < HOSTS:
-        if time.monotonic() > give_up:
-            raise DemoError(f"{here} of {HOSTS} hosts came")
-        time.sleep(1)
-
-
-def _ask(manager: _Manager, for_s: float) -> Samples:
+def _ask(manager: RunningManager, for_s: float) -> Samples:
     asked: dict[str, list[float]] = {path: [] for path in QUESTIONS}
     end = time.monotonic() + for_s
     turn = 0
@@ -150,12 +94,3 @@ def _cpu_s(pid: int) -> float:
     """Of all its threads: proc(5), fields 14 and 15 of stat."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _wait_for(log: Path, pattern: str) -> re.Match[str]:
-    give_up = time.monotonic() + 60
-    while time.monotonic() < give_up:
-        if found := re.search(pattern, log.read_text()):
-            return found
-        time.sleep(0.1)
-    raise DemoError(f"the manager did not start:\n{log.read_text()}")
