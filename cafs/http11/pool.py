@@ -105,22 +105,23 @@ class ConnectionPool:
         """
         answer = await self.open(method, target, body=body, headers=headers, stall_s=stall_s)
         try:
-            async with self._pace.body():
-                whole = await self._take_body(answer, most_bytes)
+            pace = AS_IT_COMES if dict(answer.headers).get("content-length") == "0" else self._pace
+            async with pace.body():
+                whole = await self._take_body(answer, most_bytes, pace)
         finally:
             answer.close()
         return Answered(answer.status, dict(answer.headers), whole)
 
-    async def _take_body(self, answer: OpenAnswer, most_bytes: int) -> bytes:
+    async def _take_body(self, answer: OpenAnswer, most_bytes: int, pace: Pace) -> bytes:
         parts: list[bytes] = []
         size = 0
-        await self._pace.part(0)
+        await pace.part(0)
         while part := await answer.receive():
             parts.append(part)
             size += len(part)
             if size > most_bytes:
                 raise ProtocolError(f"{self._name}: an answer of more than {most_bytes} bytes")
-            await self._pace.part(len(part))
+            await pace.part(len(part))
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def open(

@@ -60,6 +60,8 @@ FEW = 4
 """Chunks that are looked up in the trio thread: that takes a tenth of the way to a worker thread and back."""
 _FILL = 3
 _ASKED_AT_ONCE = 16
+_FILLED_AT_ONCE = 16
+"""Windows that nobody waits for."""
 
 
 class _Flight:
@@ -107,7 +109,8 @@ class ChunkExchange:
         self._concurrency = concurrency
         self._writer = StoreWriter(store, WRITE_BEHIND_BYTES)
         self._threads = trio.CapacityLimiter(4)
-        self._asking = UrgencyGate(_ASKED_AT_ONCE)
+        self._asking, self._asking_elders = UrgencyGate(_ASKED_AT_ONCE), UrgencyGate(_ASKED_AT_ONCE)
+        self._filling = UrgencyGate(_FILLED_AT_ONCE)
         self._flights: dict[bytes, _Flight] = {}
         self._tasks = AsyncExitStack()
         self._nursery: trio.Nursery
@@ -200,25 +203,27 @@ class ChunkExchange:
 
     async def _fly(self, wish: ChunkWish, joined: SharedBlob, refs: Sequence[ChunkRef], work: Urgent) -> None:
         try:
-            swarm = await self._shared.swarm(joined)
+            bring = self._bring_in_turn if work.urgency == _FILL else self._bring_window
             async with trio.open_nursery() as nursery:
                 for window, inside in _by_window(refs):
-                    nursery.start_soon(self._bring_window, wish, joined, swarm, window, inside, work)
+                    nursery.start_soon(bring, wish, joined, window, inside, work)
         except Exception:
             log.exception("bringing chunks failed in an unforeseen way")
         finally:
             for ref in refs:
                 self._land(ref.digest, None)
 
-    async def _bring_window(  # noqa: PLR0917 - a nursery hands arguments over by position
-        self,
-        wish: ChunkWish,
-        joined: SharedBlob,
-        swarm: ChunkSwarm | None,
-        window: int,
-        refs: Sequence[ChunkRef],
-        work: Urgent,
+    async def _bring_in_turn(
+        self, wish: ChunkWish, joined: SharedBlob, window: int, refs: Sequence[ChunkRef], work: Urgent
     ) -> None:
+        """Whose a window is counts when it is its turn: a host that began alone shares what is left."""
+        async with self._filling.enter(work):
+            await self._bring_window(wish, joined, window, refs, work)
+
+    async def _bring_window(
+        self, wish: ChunkWish, joined: SharedBlob, window: int, refs: Sequence[ChunkRef], work: Urgent
+    ) -> None:
+        swarm = await self._shared.swarm(joined)
         left = refs
         for member in (order := self._order(swarm, window))[:OWNERS_ASKED]:
             if member is None:
@@ -279,10 +284,15 @@ class ChunkExchange:
         return list(left.values())
 
     async def _ask(self, member: ChunkMember, wish: ChunkWish, work: Urgent) -> Sequence[ChunkRef]:
-        """Have a member send chunks; returns those that it did not."""
+        """Have a member send chunks; returns those that it did not.
+
+        Who may fetch them may have to ask others first, and these wait for places of their own: else hosts
+        that fill themselves at once wait for owners, who wait for places that such waits hold.
+        """
+        gate = self._asking if wish.may_fetch else self._asking_elders
         for _ in range(BUSY_TIMES):
             try:
-                async with self._asking.enter(work):
+                async with gate.enter(work):
                     frames = await self._peers.ask(member, wish, PATIENCE_S[work.urgency])
             except UnavailableError:
                 if work.urgency < _FILL or not wish.may_fetch:

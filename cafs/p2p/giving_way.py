@@ -2,10 +2,12 @@
 
 A link of 200 Mbit/s needs 40 ms for each megabyte that stands in front of a chunk, in the buffers of its
 sender or in the queues between. What may stand there is decided by who takes: a sender sends no more than
-the window that is open to it. So windows hold little more than the way itself does, one body is taken at a
-time (the others, with their first window here, wait), while a reader waits for another host nothing is taken
-at all, and for a while after that less than the link carries (``LinkShare``), so that no queue is there when
-the next chunk comes.
+the window that is open to it. So windows hold little more than the way itself does, and next to readers one
+body is taken at a time (the others, with their first window here, wait), while one waits for another host
+nothing is taken at all, and for a while after that less than the link carries (``LinkShare``), so that no
+queue is there when the next chunk comes. Where nobody has read for a while several bodies are taken, as each
+of their hosts may be busy with others: the first chunk of a reader who comes then waits for what all their
+windows hold.
 
 Nobody is kept from his chunks by somebody who hangs: all these waits are short.
 """
@@ -21,6 +23,8 @@ from cafs.core.swarm.link_share import LinkShare
 
 QUEUE_BYTES = 32 << 10
 """Less than 2 ms of such a link, and far more than what is on its way between two hosts on one switch."""
+BODIES = 8
+"""Taken at once where nobody reads: 256 KiB may be on their way, 10 ms of such a link."""
 TURN_S = 0.5
 """Who has waited so long for the body before his takes his own beside it: its sender may hang."""
 PAUSE_S = 0.05
@@ -31,7 +35,9 @@ class GivingWay:
     """A ``Pace`` for what nobody waits for."""
 
     def __init__(self) -> None:
-        self._turn = trio.Lock()
+        self._bodies = 0
+        """Being taken in their turn."""
+        self._turns = trio.lowlevel.ParkingLot()
         self._readers = 0
         self._no_readers = trio.Event()
         self._share = LinkShare()
@@ -57,12 +63,20 @@ class GivingWay:
     async def body(self) -> AsyncIterator[None]:
         """See ``Pace``."""
         with trio.move_on_after(TURN_S) as waiting:
-            await self._turn.acquire()
+            await trio.lowlevel.checkpoint()
+            while self._bodies >= self._most_bodies():
+                await self._turns.park()
+        in_turn = not waiting.cancelled_caught
+        self._bodies += in_turn
         try:
             yield
         finally:
-            if not waiting.cancelled_caught:
-                self._turn.release()
+            self._bodies -= in_turn
+            self._turns.unpark()
+
+    def _most_bodies(self) -> int:
+        reading = self._readers or self._share.is_read(trio.current_time())
+        return 1 if reading else BODIES
 
     async def part(self, count: int) -> None:
         """See ``Pace``."""

@@ -57,9 +57,13 @@ class LinkShare:
         self._last_part = None
         return max(0.0, self._due - now)
 
+    def is_read(self, now: float) -> bool:
+        """Readers use the link, or did a moment ago."""
+        return now <= self._read_at + READERS_S
+
     def _is_free(self, now: float) -> bool:
         """The fill may take all that there is."""
-        return not self._looks or now > self._read_at + READERS_S or now >= self._next_look
+        return not self._looks or not self.is_read(now) or now >= self._next_look
 
     def _look(self, count: int, now: float) -> None:
         if self._last_part is None:

@@ -1,4 +1,4 @@
-"""What nobody waits for is taken one body at a time, and not while a reader waits; nothing waits for long."""
+"""What nobody waits for comes body by body next to readers, not while one waits, and nothing waits long."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from cafs.core.swarm.link_share import LOOK_BYTES, PASSED_BYTES, SHARE
-from cafs.p2p.giving_way import PAUSE_S, TURN_S, GivingWay
+from cafs.p2p.giving_way import BODIES, PAUSE_S, TURN_S, GivingWay
 
 
 async def take(fill: GivingWay, for_s: float, taken: list[tuple[float, float]]) -> None:
@@ -19,16 +19,30 @@ async def take(fill: GivingWay, for_s: float, taken: list[tuple[float, float]]) 
         taken.append((began, trio.current_time()))
 
 
-async def test_bodies_come_one_after_the_other(autojump_clock: trio.testing.MockClock) -> None:
+async def test_next_to_readers_bodies_come_one_after_the_other(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     fill, taken = GivingWay(), list[tuple[float, float]]()
+    fill.note_read(1)
     async with trio.open_nursery() as nursery:
         for _ in range(5):
             nursery.start_soon(take, fill, TURN_S / 10, taken)
     assert all(ended <= began for (_, ended), (began, _) in pairwise(taken))
 
 
+async def test_where_nobody_reads_some_come_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    fill, taken = GivingWay(), list[tuple[float, float]]()
+    first = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for _ in range(2 * BODIES):
+            nursery.start_soon(take, fill, TURN_S / 10, taken)
+    began = [when - first for when, _ in taken]
+    assert began == pytest.approx([0.0] * BODIES + [TURN_S / 10] * BODIES)
+
+
 async def test_one_that_hangs_does_not_keep_the_others(autojump_clock: trio.testing.MockClock) -> None:
     fill, taken = GivingWay(), list[tuple[float, float]]()
+    fill.note_read(1)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(take, fill, 100.0, taken)
         await trio.testing.wait_all_tasks_blocked()

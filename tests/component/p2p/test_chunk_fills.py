@@ -1,0 +1,62 @@
+"""Hosts that fill themselves at once, as preheats have them do: many windows of a blob, nobody waits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from cafs.p2p import chunk_exchange
+from tests.support.chunk_swarm import Host, swarm, wish_for
+from tests.support.fetching import MemoryLayer, ScriptedSource
+
+
+@pytest.fixture(scope="module")
+def layer() -> MemoryLayer:
+    """Each chunk in a window of its own."""
+    return MemoryLayer([128 << 10] * 90)
+
+
+@pytest.fixture(autouse=True)
+def _many_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunk_exchange, "WINDOW_BYTES", 64 << 10)
+    monkeypatch.setattr(chunk_exchange, "PATIENCE_S", (20.0,) * 4)
+
+
+async def fill(host: Host, layer: MemoryLayer) -> None:
+    frames = await host.exchange.bring(wish_for(layer, urgency=3))
+    assert [bytes(frame) if frame is not None else None for frame in frames] == layer.frames
+
+
+async def test_owners_do_not_wait_for_those_who_wait_for_them(tmp_path: Path, layer: MemoryLayer) -> None:
+    source = ScriptedSource(layer.blob)
+    async with swarm(tmp_path, source, 3) as (hosts, table):
+        for host in hosts:
+            table.members[host.id] = host.member()
+        async with trio.open_nursery() as nursery:
+            for host in hosts:
+                nursery.start_soon(fill, host, layer)
+        assert [host.exchange.figures.failed for host in hosts] == [0, 0, 0]
+        assert sum(length for _, length in source.requests) == len(layer.blob)
+
+
+async def test_who_began_alone_shares_what_is_left(tmp_path: Path, layer: MemoryLayer) -> None:
+    go = trio.Event()
+
+    async def wait(_number: int, right: bytes) -> bytes:
+        await go.wait()
+        return right
+
+    source = ScriptedSource(layer.blob, wait)
+    async with swarm(tmp_path, source, 2) as ([first, second], table), trio.open_nursery() as nursery:
+        nursery.start_soon(fill, first, layer)
+        with trio.fail_after(30):
+            while not source.requests:  # noqa: ASYNC110 - it happens in another task, without an event
+                await trio.sleep(0.01)
+        table.members[second.id] = second.member()
+        nursery.start_soon(fill, second, layer)
+        go.set()
+    read = [host.exchange.figures.source_bytes for host in (first, second)]
+    assert sum(read) == len(layer.blob)
+    assert read[1] > len(layer.blob) // 4
