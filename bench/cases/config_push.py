@@ -31,7 +31,7 @@ def run_case(place: Place) -> Result:
     return Result(
         "config_push",
         f"A change of the configuration, until {SERVICES:,} services have it",
-        f"{SERVICES:,} peers, each on a connection of its own, from one process, that live and report as ever;"
+        f"{SERVICES:,} peers, each on a connection of its own, from one process, that live and report;"
         " one `cafs manager` on SQLite. A limit and a rule are changed through REST"
         " (`PUT …/configuration`): from the request until the last service has received and checked the new"
         " version. All of them say then that they run it, too, which the manager writes down.",

@@ -125,7 +125,7 @@ class _Host:
             await self._call.write(message)
 
     async def _hear(self) -> None:
-        while (message := await self._call.read()) is not grpc.aio.EOF:
+        while isinstance(message := await self._call.read(), manager_pb2.ToService):
             match message.WhichOneof("message"):
                 case "counted":
                     self._counted.put_nowait(message.counted.next_in_ms / 1000)

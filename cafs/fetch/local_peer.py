@@ -19,6 +19,7 @@ from urllib.parse import quote
 import trio
 
 from cafs.core.chunk_ref import ChunkRef
+from cafs.core.digest import Digest
 from cafs.core.readplan import coalesce
 from cafs.core.settings import Settings
 from cafs.core.source import BlobRef, BlobSource, ChunkAnswer
@@ -50,11 +51,14 @@ REGISTRY = "docker://"
 PATIENCE_S = (4.0, 8.0, 12.0, 40.0)
 """For the peer to answer, by urgency: its own patience with others is less, but for a slow registry."""
 AWAY_S, SLOW_S = 1.0, 5.0
-"""How long it is not asked again after it was away, or was slow or refused."""
+"""How long it is not asked again after it was away, or was slow or failed."""
+REFUSED_S = 5.0
+"""And for the chunks of a blob that it has no part in."""
 BLOB_PATIENCE_S = 4.0
 MAX_BLOB_BYTES = 32 << 20
 _MAX_GAP_BYTES = 16 << 10
-_OK = 200
+_MAX_REFUSED_BLOBS, _MAX_REFUSAL_BYTES = 256, 4 << 10
+_OK, _CONFLICT = 200, 409
 
 
 def peer_socket(run_dir: Path) -> Path:
@@ -91,6 +95,8 @@ class LocalPeer:
         self._pool = ConnectionPool("this node's peer", "peer", partial(connect_unix, str(socket)))
         self._store = quote(str(store)) if store is not None else None
         self._not_before = 0.0
+        self._refused: dict[Digest, float] = {}
+        """Blobs, and until when it is not asked for their chunks."""
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -128,7 +134,7 @@ class LocalPeer:
     async def chunks(self, wish: ChunkWish) -> Brought:
         """What it has; nothing when it is away."""
         nothing = Brought.nothing(len(wish.refs))
-        if trio.current_time() < self._not_before:
+        if trio.current_time() < max(self._not_before, self._refused.get(wish.blob.digest, 0.0)):
             return nothing
         patience_s = PATIENCE_S[wish.urgency]
         shared = self._store if wish.urgency == LEAST_URGENT else None
@@ -139,9 +145,12 @@ class LocalPeer:
                     CHUNKS_PATH,
                     body=wish.encode(),
                     headers=((STORE_HEADER, shared),) if shared is not None else (),
-                    most_bytes=wish.frame_bytes,
+                    most_bytes=max(wish.frame_bytes, _MAX_REFUSAL_BYTES),
                     stall_s=patience_s,
                 )
+            if answer.status == _CONFLICT:
+                self._note_refused(wish, answer.body)
+                return nothing
             if answer.status != _OK:
                 raise DeadlineError(f"it answered {answer.status}")
             frames = cut_answer(answer.headers.get(HAVE_HEADER, "%"), answer.body, wish.refs)
@@ -159,6 +168,18 @@ class LocalPeer:
             return nothing
         keeps = self._store is not None and answer.headers.get(STORE_HEADER) == self._store
         return Brought(frames, stored, keeps)
+
+    def _note_refused(self, wish: ChunkWish, body: bytes) -> None:
+        """It works, but has no part in this blob: its cluster's configuration blocks it."""
+        log.info(
+            "chunks of %s come straight from %s: this node's peer says %r",
+            wish.blob.digest,
+            wish.repository,
+            body.decode(errors="replace")[:_MAX_REFUSAL_BYTES],
+        )
+        if len(self._refused) >= _MAX_REFUSED_BLOBS:
+            self._refused.clear()
+        self._refused[wish.blob.digest] = trio.current_time() + REFUSED_S
 
     async def blob(self, repository: Repository, blob: AnyBlob) -> bytes | None:
         """A small blob of a registry as a whole, verified; None: the registry is to be asked.

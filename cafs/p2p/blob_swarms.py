@@ -6,16 +6,13 @@ import trio
 
 from cafs.core.digest import Digest
 from cafs.core.source import BlobRef
-from cafs.core.swarm.ids import HostId, TaskId, task_id
+from cafs.core.swarm.ids import HostId
 from cafs.core.swarm.messages import FailReason, MembersChanged, Refused, SwarmEvent
 from cafs.core.swarm.swarm_view import SwarmView
 from cafs.core.swarm.task import TaskSpec
-from cafs.p2p.membership import ChunkMember, ChunkSwarm
+from cafs.p2p.membership import TAG, ChunkMember, ChunkSwarm, chunk_task
 from cafs.p2p.schedulers import Schedulers
 from cafs.p2p.swarm_session import Session
-
-TAG = "chunks"
-"""A host has one place in a task's swarm: whoever downloads the blob as a whole has another task."""
 
 
 class BlobSwarms:
@@ -53,7 +50,7 @@ class _Place:
         self._me = me
         self._view = SwarmView()
         self._members: tuple[ChunkMember, ...] | None = None
-        self.task: TaskId = task_id("", tag=TAG, digest=blob.digest)
+        self.task = chunk_task(blob)
         self.told = trio.Event()
         spec = TaskSpec(task_id=self.task, url="", digest=blob.digest, tag=TAG, private=True)
         self.session: Session = schedulers.join(spec, self._hear, chunks_only=True)

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import trio
 
@@ -27,7 +27,7 @@ from cafs.core.swarm.chunk_request import ChunkWish
 from cafs.core.swarm.ids import HostId
 from cafs.core.swarm.ownership import in_order
 from cafs.core.tracing import UNTRACED, Tracer
-from cafs.errors import CafsError, StorageError, UnavailableError
+from cafs.errors import CafsError, StateError, StorageError, UnavailableError
 from cafs.fetch.write_behind import StoreWriter
 from cafs.oci.repositories import IDLE_S, Repositories
 from cafs.p2p.chunk_figures import ChunkFigures
@@ -64,6 +64,22 @@ _FILLED_AT_ONCE = 16
 """Windows that nobody waits for."""
 
 
+class Account(Protocol):
+    """What somebody else decides and counts."""
+
+    def check(self, wish: ChunkWish) -> None:
+        """Called for each wish of this host.
+
+        Raises:
+            StateError: these chunks are not exchanged here.
+        """
+        ...
+
+    def note(self, blob: BlobRef, count: int, member: ChunkMember | None) -> None:
+        """So many bytes of a blob's frames came, verified: from a member, or (None) from the registry."""
+        ...
+
+
 class _Flight:
     """One chunk that this host's readers want."""
 
@@ -86,6 +102,7 @@ class ChunkExchange:
         peers: ChunkPeers,
         source: Throttle,
         *,
+        account: Account,
         concurrency: int,
         tracer: Tracer = UNTRACED,
     ) -> None:
@@ -96,6 +113,7 @@ class ChunkExchange:
             shared: The blobs of which others may have chunks of us, and who else shares them.
             peers: The way to them.
             source: The rate at which registries may send.
+            account: See there.
             concurrency: Requests to registries at once.
             tracer: Hears of chunks that are brought, and of reads from registries.
         """
@@ -106,6 +124,7 @@ class ChunkExchange:
         self._membership = shared.membership
         self._peers = peers
         self._source = source
+        self._account = account
         self._concurrency = concurrency
         self._writer = StoreWriter(store, WRITE_BEHIND_BYTES)
         self._threads = trio.CapacityLimiter(4)
@@ -149,13 +168,24 @@ class ChunkExchange:
     # For this host
 
     async def bring(self, wish: ChunkWish) -> list[Frame | None]:
-        """Frames for this host's mount server; None: it should ask the registry itself."""
+        """Frames for this host's mount server; None: it should ask the registry itself.
+
+        Raises:
+            StateError: they are not exchanged here.
+        """
         blob, count = wish.blob.digest, len(wish.refs)
+        if (refused := self._refusal(wish)) is not None:
+            self.figures.not_brought += count
+            raise refused
         with self._tracer.span("cafs.bring", blob=blob, chunks=count, urgency=wish.urgency):
             return await self._bring(wish)
 
     async def fill(self, wish: ChunkWish) -> tuple[list[Frame | None], list[bool]]:
-        """As ``bring``, for who shares our store; also, which of the chunks lie or will lie in there."""
+        """As ``bring``, for who shares our store; also, which of the chunks lie or will lie in there.
+
+        Raises:
+            StateError: they are not exchanged here.
+        """
         frames = await self.bring(wish)
         digests = [ref.digest for ref in wish.refs]
         stored = {digest for digest in digests if self._writer.get(digest) is not None}
@@ -183,6 +213,15 @@ class ChunkExchange:
         self.figures.brought += sum(frame is not None for frame in frames)
         self.figures.not_brought += sum(frame is None for frame in frames)
         return frames
+
+    def _refusal(self, wish: ChunkWish) -> StateError | None:
+        """Why the wish is not fulfilled; this host has no part in the blob's swarm then."""
+        try:
+            self._account.check(wish)
+        except StateError as e:
+            self._shared.leave(wish.blob)
+            return e
+        return None
 
     def _wanted(self, wish: ChunkWish, joined: SharedBlob, refs: Sequence[ChunkRef]) -> list[_Flight]:
         """The flight of each chunk; new ones begin."""
@@ -318,7 +357,10 @@ class ChunkExchange:
             self._peers.shun(member, WRONG_S)
             self._membership.note_wrong(wish.blob, member)
         self.figures.from_peers += len(chunks)
-        self.figures.peer_bytes += sum(len(chunk.frame) for chunk in chunks)
+        count = sum(len(chunk.frame) for chunk in chunks)
+        self.figures.peer_bytes += count
+        if count:
+            self._account.note(wish.blob, count, member)
         self._recent.put(chunks)
         for chunk in chunks:
             self._origin.arrived(chunk)
@@ -333,10 +375,12 @@ class ChunkExchange:
             flight.frame = frame
             flight.done.set()
 
-    async def _keep_from_source(self, chunks: Sequence[Chunk], work: Urgent) -> None:
+    async def _keep_from_source(self, blob: BlobRef, chunks: Sequence[Chunk], work: Urgent) -> None:
         self._recent.put(chunks)
+        count = sum(len(chunk.frame) for chunk in chunks)
         self.figures.from_source += len(chunks)
-        self.figures.source_bytes += sum(len(chunk.frame) for chunk in chunks)
+        self.figures.source_bytes += count
+        self._account.note(blob, count, None)
         if work.urgency == _FILL:
             await self._writer.room()
         self._writer.offer(chunks)
@@ -351,7 +395,7 @@ class ChunkExchange:
             missing = [wish.refs[place] for place in places]
             joined = self._shared.used(wish.blob)
             may_fetch = wish.may_fetch and joined is not None and joined.repository == wish.repository
-            if may_fetch and joined is not None:
+            if may_fetch and joined is not None and self._refusal(wish) is None:
                 chunks = await self._fetch_as_owner(wish, joined, missing)
             else:
                 chunks = await self._origin.join(missing, wish.urgency)

@@ -15,6 +15,7 @@ import trio
 
 from cafs.core.chunk import Chunk, ChunkRef
 from cafs.core.readplan import coalesce
+from cafs.core.source import BlobRef
 from cafs.core.swarm.chunk_request import ChunkWish
 from cafs.core.tracing import UNTRACED, Tracer
 from cafs.errors import AuthError, CafsError, DeadlineError
@@ -60,7 +61,7 @@ class ChunkOrigin:
         *,
         concurrency: int,
         recent: RecentFrames,
-        deliver: Callable[[Sequence[Chunk], Urgent], Awaitable[None]],
+        deliver: Callable[[BlobRef, Sequence[Chunk], Urgent], Awaitable[None]],
         tracer: Tracer = UNTRACED,
     ) -> None:
         """
@@ -192,7 +193,7 @@ class ChunkOrigin:
             log.warning("%s sent wrong bytes of %s", repository.name, wish.blob.digest)
         for chunk in chunks:
             self.arrived(chunk)
-        await self._deliver(chunks, work)
+        await self._deliver(wish.blob, chunks, work)
 
 
 async def _arrival(flights: Sequence[_Flight]) -> list[Chunk | None]:

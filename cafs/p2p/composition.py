@@ -24,6 +24,7 @@ from cafs.oci.registry.exchange import Patience
 from cafs.oci.registry.pull_secrets import PullSecrets
 from cafs.oci.repositories import Repositories
 from cafs.p2p.blob_swarms import BlobSwarms
+from cafs.p2p.chunk_account import ChunkAccount
 from cafs.p2p.chunk_exchange import ChunkExchange
 from cafs.p2p.chunk_peers import ChunkPeers
 from cafs.p2p.drivers import Drivers
@@ -117,6 +118,7 @@ async def composed(settings: Settings, *, seed: bool) -> AsyncIterator[Composed]
                 SharedBlobs(BlobSwarms(host_id, schedulers), settings.cache_dir / "peer" / "shared.json"),
                 peers,
                 limits.source,
+                account=ChunkAccount(means, repositories),
                 concurrency=settings.fetch_concurrency,
                 tracer=tracer,
             )

@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cafs.core.source import BlobRef
-from cafs.core.swarm.ids import HostId, TaskId
+from cafs.core.swarm.ids import HostId, TaskId, task_id
+
+TAG = "chunks"
+"""A host has one place in a task's swarm: whoever downloads a blob as a whole has another task."""
+
+
+def chunk_task(blob: BlobRef) -> TaskId:
+    """What the exchange of a blob's chunks is called."""
+    return task_id("", tag=TAG, digest=blob.digest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,6 +110,12 @@ class SharedBlobs:
             shared.used_at = trio.current_time()
         return shared
 
+    def leave(self, blob: BlobRef) -> None:
+        """This host is to have no part in it."""
+        if self._blobs.pop(blob.digest, None) is not None:
+            self.membership.leave(blob)
+            self._news.set()
+
     async def swarm(self, shared: SharedBlob) -> ChunkSwarm | None:
         """Who shares the blob, as far as is known; None: nobody knows yet, so this host is alone for now."""
         with trio.move_on_after(LATER_MEMBERS_S if shared.was_asked else FIRST_MEMBERS_S):
@@ -151,8 +157,7 @@ class SharedBlobs:
             if place < MOST_BLOBS and not await self._may_leave(shared):
                 continue
             if self._blobs.get(shared.blob.digest) is shared:  # it was not joined anew from elsewhere
-                del self._blobs[shared.blob.digest]
-                self.membership.leave(shared.blob)
+                self.leave(shared.blob)
 
     async def _may_leave(self, shared: SharedBlob) -> bool:
         if LEAVE_S < _idle_s(shared) <= KEEP_S:

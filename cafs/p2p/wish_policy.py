@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cafs.core.live.wishes import WishRules
-from cafs.core.swarm.priorities import policy_of
+from cafs.core.swarm.priorities import USUAL, policy_of
 from cafs.errors import StateError
 from cafs.p2p.content import Wish
+from cafs.p2p.membership import TAG
 
 
 class WishPolicy:
@@ -22,12 +23,21 @@ class WishPolicy:
         Raises:
             StateError: it is blocked.
         """
-        why = self.rules.why_blocked(
-            url=wish.url, application=wish.application, tag=wish.tag, priority=wish.priority
-        )
-        if why:
-            raise StateError(f"blocked by the cluster's configuration: {why}")
+        self._check(url=wish.url, application=wish.application, tag=wish.tag, priority=wish.priority)
         priority = self.rules.priority_of(wish.application, wish.priority)
         if policy_of(priority).blocked:
             raise StateError("blocked: its priority is 0")
         return wish if priority == wish.priority else replace(wish, priority=priority)
+
+    def judge_chunks(self, url: str) -> None:
+        """Of a lazily mounted image, whose blob has this address.
+
+        Raises:
+            StateError: they are blocked.
+        """
+        self._check(url=url, application="", tag=TAG, priority=USUAL)
+
+    def _check(self, *, url: str, application: str, tag: str, priority: int) -> None:
+        why = self.rules.why_blocked(url=url, application=application, tag=tag, priority=priority)
+        if why:
+            raise StateError(f"blocked by the cluster's configuration: {why}")

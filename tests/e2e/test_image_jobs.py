@@ -56,6 +56,7 @@ def test_images(manager: ManagerProcess, peers: list[Peer], faulty_registry: Fau
     a_converted_one_is_mounted_from_what_is_here(manager, peers, faulty_registry)
     of_a_start_only_what_it_reads_is_here(manager, peers, faulty_registry)
     one_that_is_not_converted_comes_as_blobs(manager, peers, faulty_registry)
+    of_a_blocked_one_mounts_read_straight(manager, peers, faulty_registry)
 
 
 def a_converted_one_is_mounted_from_what_is_here(
@@ -67,6 +68,7 @@ def a_converted_one_is_mounted_from_what_is_here(
     came = source_bytes(peers)
     assert job["done_bytes"] == job["total_bytes"] == 2 * job["most_bytes"]
     assert job["most_bytes"] <= came <= 1.1 * job["most_bytes"]  # the other host had them from this one
+    counted_for_its_blobs(manager, peers)
     faulty_registry.settled()
     faulty_registry.forget()
     for peer in peers:
@@ -74,14 +76,30 @@ def a_converted_one_is_mounted_from_what_is_here(
         tree.mkdir()
         run_cafs("mount", image.reference, tree, "--prefetch=none", *peer.flags)
         for number in range(2):
-            for path in sorted((tree / f"data/{number}").iterdir()):
-                assert path.read_bytes() == content_of(number, path.name, path.stat().st_size)
+            read_all(tree / f"data/{number}", number)
         run_cafs("umount", tree, *peer.flags)
     assert faulty_registry.body_bytes("/blobs/") < 1000  # no more than configurations
     assert source_bytes(peers) == came
     # It is all here, so doing it again costs nothing.
     assert preheat(manager, image)["state"] == "succeeded"
     assert source_bytes(peers) == came
+
+
+def counted_for_its_blobs(manager: ManagerProcess, peers: list[Peer]) -> None:
+    """The statistics of tasks have all that came: chunks, and layer indexes as blobs."""
+    seen = [peer.status() for peer in peers]
+    tasks = {task for status in seen for task in status["traffic"]}
+    for name in ("source", "peer"):
+        count = sum(status[part][f"{name}_bytes"] for status in seen for part in ("chunks", "downloads"))
+        by = {"source": "origin_bytes"}.get(name, "peer_bytes")
+
+        def counted(by: str = by) -> dict[str, int]:
+            top = manager.call("GET", f"/statistics/top?of=task&by={by}")["items"]
+            return {item["name"]: item["values"][by] for item in top}
+
+        wait_for(lambda counted=counted, count=count: sum(counted().values()) == count, f"{by} of tasks")
+        assert set(counted()) <= tasks
+        assert max(counted().values()) > SIZE  # a layer's chunks
 
 
 def of_a_start_only_what_it_reads_is_here(
@@ -116,3 +134,46 @@ def one_that_is_not_converted_comes_as_blobs(
     assert (failed["state"], failed["hosts"]["failed"]) == ("failed", 2)
     parts = manager.call("GET", f"/jobs/{failed['id']}/hosts")["items"]
     assert all("not converted" in part["why"] for part in parts), parts
+
+
+def of_a_blocked_one_mounts_read_straight(
+    manager: ManagerProcess, peers: list[Peer], faulty_registry: FaultyRegistry
+) -> None:
+    """Also those that ran before; and nobody else brings it here."""
+    image, peer = pushed(faulty_registry, "jobs/blocked", 6, converted=True), peers[0]
+    tree = peer.run_dir / "blocked"
+    tree.mkdir()
+    run_cafs("mount", image.reference, tree, "--prefetch=none", *peer.flags)
+    read_all(tree / "data/6", 6)
+    assert peer.status()["chunks"]["source_bytes"] > SIZE
+    obeyed(manager, {"block": [{"url": "/v2/jobs/blocked/"}]})
+    faulty_registry.settled()
+    before = peer.status()["chunks"]
+    read_all(tree / "data/7", 7)
+    after = peer.status()["chunks"]
+    assert (after["source_bytes"], after["peer_bytes"]) == (before["source_bytes"], before["peer_bytes"])
+    assert after["brought"] == before["brought"]
+    job = preheat(manager, image)
+    assert (job["state"], job["hosts"]["failed"]) == ("failed", 2)
+    parts = manager.call("GET", f"/jobs/{job['id']}/hosts")["items"]
+    assert all("blocked by the cluster's configuration: url /v2/jobs/blocked/" in p["why"] for p in parts)
+    run_cafs("umount", tree, *peer.flags)
+    obeyed(manager, {})
+    assert preheat(manager, image)["state"] == "succeeded"
+
+
+def read_all(folder: Path, number: int) -> None:
+    for path in sorted(folder.iterdir()):
+        assert path.read_bytes() == content_of(number, path.name, path.stat().st_size)
+
+
+def obeyed(manager: ManagerProcess, document: Any) -> None:
+    """All hosts run this configuration."""
+    sent = {"json": {"document": document}, "headers": {"If-Match": "*"}}
+    version = manager.call("PUT", "/clusters/1/configuration", **sent)["version"]
+
+    def runs() -> bool:
+        hosts = manager.call("GET", "/hosts?active=true")["items"]
+        return all(manager.call("GET", f"/hosts/{host['id']}")["running"] == version for host in hosts)
+
+    wait_for(runs, f"all to run version {version}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from cafs.core.swarm.chunk_request import ChunkWish
 from cafs.core.swarm.ids import HostId, TaskId
 from cafs.core.swarm.peer_limits import PeerLimits
 from cafs.core.tracing import UNTRACED, Tracer
+from cafs.errors import StateError
 from cafs.http11.messages import Handler
 from cafs.http11.server import serve_http
 from cafs.p2p.chunk_exchange import ChunkExchange
@@ -62,6 +64,22 @@ class FakeMembership:
         self.table.wrong.append(member.host_id)
 
 
+class OpenAccount:
+    """See ``Account``: what is blocked, and all that was noted."""
+
+    def __init__(self) -> None:
+        self.blocked = False
+        self.noted: Counter[tuple[BlobRef, str]] = Counter()
+        """Bytes, by blob and the sender's address; empty: the registry."""
+
+    def check(self, _wish: ChunkWish) -> None:
+        if self.blocked:
+            raise StateError("blocked by the test")
+
+    def note(self, blob: BlobRef, count: int, member: ChunkMember | None) -> None:
+        self.noted[blob, member.address if member is not None else ""] += count
+
+
 class OneRepository:
     """Stands for ``Repositories``: every reference leads to one source."""
 
@@ -91,6 +109,7 @@ class Host:
         self.asked: list[ChunkWish] = []
         self.scope = trio.CancelScope()
         self.tracer: Tracer = UNTRACED
+        self.account = OpenAccount()
 
     def member(self) -> ChunkMember:
         return ChunkMember(self.id, self.membership.address)
@@ -143,6 +162,7 @@ async def _start(
             host.shared,
             ChunkPeers(None, host.limits.download, host.tracer),
             host.limits.source,
+            account=host.account,
             concurrency=8,
             tracer=host.tracer,
         )

@@ -82,7 +82,8 @@ class ManagerProcess:
 
     def call(self, method: str, path: str, code: int = 200, **arguments: Any) -> Any:
         """Of REST; the document."""
-        return self._send(method, path, code, headers={"Authorization": f"Bearer {self.token}"}, **arguments)
+        headers = {"Authorization": f"Bearer {self.token}", **arguments.pop("headers", {})}
+        return self._send(method, path, code, headers=headers, **arguments)
 
     def _send(self, method: str, path: str, code: int, **arguments: Any) -> Any:
         answer = httpx2.request(

@@ -88,6 +88,24 @@ async def test_chunks_are_stored_by_a_mount_with_another_store(
             assert set(store.put_digests) == {ref.digest for ref in layer.table.refs}
 
 
+async def test_of_blocked_images_mounts_read_straight_and_the_peer_helps_with_others(
+    short_tmp_path: Path, layer: MemoryLayer
+) -> None:
+    registry, straight = from_registry(layer), from_registry(layer)
+    async with nodes(short_tmp_path, registry, 1) as (node,):
+        node.host.account.blocked = True
+        peer = LocalPeer(node.path, node.host.directory / "store")
+        assert await read_through(layer, straight, peer, CountingStore(node.host.store)) == layer.image
+        assert registry.requests == []
+        node.host.account.blocked = False
+        # It is not asked for the blocked blob for a while, and for any other one at once.
+        wish = ChunkWish(layer.blobs[0], "registry.example/app", tuple(layer.table.refs), may_fetch=True)
+        assert not any((await peer.chunks(wish)).frames)
+        other = replace(wish, blob=layer.blobs[0]._replace(digest=sha256_digest(b"other")))
+        assert all((await peer.chunks(other)).frames)
+        peer.close()
+
+
 async def test_what_nobody_waits_for_is_not_sent_to_who_shares_the_store(
     short_tmp_path: Path, layer: MemoryLayer
 ) -> None:
