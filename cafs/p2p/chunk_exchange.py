@@ -23,6 +23,7 @@ from typing import Protocol, Self
 import trio
 
 from cafs.core.chunk import Chunk, ChunkRef
+from cafs.core.source import BlobRef
 from cafs.core.swarm.chunk_request import ChunkWish
 from cafs.core.swarm.ids import HostId
 from cafs.core.swarm.ownership import in_order

@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from cafs.core.chunk import Chunk
+from cafs.core.digest import sha256_digest
 from cafs.core.swarm.chunk_request import LEAST_URGENT, ChunkWish
 from cafs.core.swarm.ids import task_id
 from cafs.core.swarm.layout import Layout
