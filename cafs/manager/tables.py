@@ -239,6 +239,31 @@ class LearnedProfile(Table):
     """When the newest start was told."""
 
 
+class LearnedLayer(Table):
+    """A layer of an image of which something is learned: one that was seen from its first read on."""
+
+    __tablename__ = "learned_layer"
+
+    image: Mapped[str] = mapped_column(
+        ForeignKey("learned_profile.image", ondelete="CASCADE"), primary_key=True
+    )
+    diff_id: Mapped[str] = mapped_column(String(136), primary_key=True, index=True)
+    chunks: Mapped[int] = mapped_column()
+    """Of it, that a start reads."""
+
+
+class LearnedDigests(Table):
+    """The chunks of a learned profile, to be compared with those of others."""
+
+    __tablename__ = "learned_digests"
+
+    image: Mapped[str] = mapped_column(
+        ForeignKey("learned_profile.image", ondelete="CASCADE"), primary_key=True
+    )
+    digests: Mapped[bytes] = mapped_column(LargeBinary)
+    """The first 8 bytes of each, one behind the other, sorted, each once."""
+
+
 class Start(Table):
     """One start of an image, as a host told it: a host's newest counts."""
 

@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 from cafs.manager.console.audit import change_text
 from cafs.manager.console.gate import is_own
 from cafs.manager.console.hosts import host_row, query_of
-from cafs.manager.console.images import reads_chart
+from cafs.manager.console.images import image_row, other_row, reads_chart, say_shared
 from cafs.manager.console.overview import cluster_rows, kinds_chart, versions_chart
 from cafs.manager.console.session import to_sign_in
 from cafs.manager.console.statistics import ratio_chart, traffic_chart
@@ -78,6 +78,32 @@ def test_each_read_is_a_point_in_its_layer() -> None:
     chart = reads_chart(profile)
     assert chart["series"][0]["data"] == [[0, 1], [1, 0], [2, 1]]
     assert chart["yAxis"]["data"] == ["layer 0", "layer 1"]
+
+
+def test_what_an_image_shares_is_said_in_words() -> None:
+    other = {"image": "sha256:" + "b" * 64, "name": "", "layers": 2, "chunks": 30, "share": 0.3,
+             "frame_bytes": 3 << 20, "read": 90}  # fmt: skip
+    sharing = {"read": 100, "shared": 40, "share": 0.4, "frame_bytes": 4 << 20, "compared": 7, "sharing": 1,
+               "items": [other]}  # fmt: skip
+    said = say_shared(sharing)
+    assert said.startswith("40 of the 100 chunks that its starts read (40%, about 4.0 MiB) are read by")
+    assert said.endswith("1 of 7 images have something in common with it.")
+    assert say_shared({**sharing, "sharing": 5}).endswith("The 1 with the most in common:")
+    assert say_shared({**sharing, "compared": 0}) == "Nothing is known of any other image yet."
+    row = other_row(other)
+    assert (row["name"], row["layers"], row["chunks"], row["share"], row["size"]) == (
+        "(no name)", 2, 30, 30.0, 3.0,
+    )  # fmt: skip
+    assert row["href"] == "/console/images/sha256:" + "b" * 64
+
+
+def test_an_image_has_its_part_in_shared_layers() -> None:
+    profile = {"image": "sha256:1", "name": "n", "starts": 1, "chunks": 8, "frame_bytes": 1,
+               "learned_at": "2026-01-02T03:04:05Z", "layer_count": 3, "shared_layers": 2,
+               "shared_layer_chunks": 6}  # fmt: skip
+    row = image_row(profile)
+    assert (row["layers"], row["shared_layers"], row["shared"]) == (3, 2, 75)
+    assert image_row({**profile, "chunks": 0, "shared_layer_chunks": 0})["shared"] == 0
 
 
 def test_amounts_of_steps_are_drawn_as_rates() -> None:

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session, load_only
 from cafs.core.learning import KEPT_STARTS, MAX_BYTES, encode_bounded, merge_starts, parse_bounded
 from cafs.core.profile import Profile
 from cafs.errors import NotFoundError
+from cafs.manager.profiles.sharing import keep_comparable
 from cafs.manager.tables import LearnedProfile, Start
 
 MOST_IMAGES = 2000
@@ -85,6 +86,7 @@ def add_start(
     profile.frame_bytes = median_low(each.frame_bytes for each in kept)
     profile.document = encode_bounded(merged)
     profile.etag = sha256(profile.document).digest()
+    keep_comparable(session, image, merged)
     _forget_most_idle(session)
     return profile
 

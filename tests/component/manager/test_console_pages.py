@@ -121,31 +121,40 @@ def test_a_token_is_shown_once_and_the_audit_has_it(visitor: Visitor) -> None:
 
 
 def test_what_starts_of_images_read(visitor: Visitor) -> None:
-    page, image = visitor.page, b"\7" * 32
-    layers = tuple(Digest(f"sha256:{digit * 64}") for digit in "12")
-    read = encode_profile(
-        Profile(layers, tuple((number % 2, number.to_bytes(8, "big")) for number in range(50)))
-    )
-    with channel_to(int(visitor.console.services.rpartition(":")[2])) as channel:
+    page, console = visitor.page, visitor.console
+    layers = tuple(Digest(f"sha256:{digit * 64}") for digit in "123")
+    chunks = tuple((number % 2, number.to_bytes(8, "big")) for number in range(50))
+    starts = {
+        b"\7": ("app", Profile(layers[:2], chunks)),
+        b"\x08": ("base", Profile(layers[1:], chunks[:20])),
+    }
+    admin = console.sign_in()
+    with channel_to(int(console.services.rpartition(":")[2])) as channel:
         stream = ServiceStream(channel)
         stream.hello()
-        stream.say(start_offer=manager_pb2.StartOffer(image=image))
-        stream.hear("start_wanted")
-        told = {"name": "registry/app:v1", "frame_bytes": 5 << 20, "profile": read}
-        stream.say(start_report=manager_pb2.StartReport(image=image, **told))
-        admin = visitor.console.sign_in()
-        until(lambda: visitor.console.ask("GET", "/profiles", admin).json()["items"] != [])
+        for byte, (name, start) in starts.items():
+            image = byte * 32
+            stream.say(start_offer=manager_pb2.StartOffer(image=image))
+            assert stream.hear("start_wanted").image == image
+            told = {"name": f"registry/{name}:v1", "frame_bytes": 5 << 20, "profile": encode_profile(start)}
+            stream.say(start_report=manager_pb2.StartReport(image=image, **told))
+        until(lambda: len(console.ask("GET", "/profiles", admin).json()["items"]) == len(starts))
     visitor.come_in()
     visitor.open("/images")
+    expect(page.get_by_role("row", name="registry/app:v1").get_by_role("cell").nth(6)).to_have_text("1")
     page.get_by_role("link", name="registry/app:v1").click()
     page.get_by_text("50 chunks, 5.0 MiB compressed").wait_for()
     page.locator(".nicegui-echart canvas").first.wait_for()
     expect(page.get_by_role("row", name=layers[1])).to_contain_text("25")
+    expect(page.locator("[data-shared]")).to_contain_text("20 of the 50 chunks that its starts read (40%")
+    shared = page.get_by_role("row", name="registry/base:v1").get_by_role("cell")
+    expect(shared).to_have_text(["registry/base:v1", f"sha256:{'08' * 6}", "1", "20", "40", "2"])
     visitor.shot("image")
     page.get_by_role("button", name="Forget it").click()
     page.get_by_role("button", name="Yes").click()
     expect(page).to_have_url(re.compile("/console/images$"))
-    assert visitor.console.ask("GET", "/profiles", admin).json()["items"] == []
+    (left,) = console.ask("GET", "/profiles", admin).json()["items"]
+    assert (left["name"], left["shared_layers"]) == ("registry/base:v1", 0)
 
 
 def test_statistics_over_time(visitor: Visitor) -> None:

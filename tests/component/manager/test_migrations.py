@@ -7,15 +7,19 @@ import shutil
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from sqlalchemy import inspect
+from sqlalchemy import insert, inspect, select
 
+from cafs.core.digest import Digest
+from cafs.core.profile import Profile, encode_profile
 from cafs.errors import StateError
 from cafs.manager.database import Database, parse_database
 from cafs.manager.migrate import STEPS, upgrade
-from cafs.manager.tables import Table
+from cafs.manager.profiles.sharing import count_layers, pack_digests
+from cafs.manager.tables import LearnedDigests, LearnedLayer, LearnedProfile, Table
 from tests.support.at_once import at_once
 from tests.support.patience import PATIENCE_S
 from tests.support.postgres import Postgres
@@ -92,6 +96,33 @@ def test_a_second_upgrade_changes_nothing(database_address: str, file: Path) -> 
         before = tables(database)
         upgrade(database)
         assert tables(database) == before
+
+
+def test_what_was_learned_before_can_be_compared(database_address: str, file: Path, tmp_path: Path) -> None:
+    """Of the time in which images were not compared: 0008."""
+    old = tmp_path / "old"
+    shutil.copytree(STEPS, old)
+    for step in (old / "versions").glob("v*.py"):
+        if step.stem[1:5] > "0008":
+            step.unlink()
+    layers = tuple(Digest("sha256:" + digit * 64) for digit in "12")
+    learned = Profile(layers, ((1, b"b" * 8), (0, b"a" * 8), (1, b"a" * 8), (1, b"c" * 8)), starts=1)
+    row = {
+        "image": "f" * 64, "name": "n", "starts": 1, "chunks": 4, "frame_bytes": 1, "etag": b"e",
+        "document": encode_profile(learned), "learned_at": datetime.now(UTC),
+    }  # fmt: skip
+    with Database(parse_database(database_address, file)) as database:
+        upgrade(database, old)
+        with database.writing() as session:
+            session.execute(insert(LearnedProfile), [row])
+        upgrade(database)
+        with database.reading() as session:
+            kept = session.get_one(LearnedDigests, "f" * 64)
+            counted = count_layers(session, ["f" * 64])
+            chunks = {layer.diff_id: layer.chunks for layer in session.scalars(select(LearnedLayer))}
+    assert kept.digests == pack_digests(learned) == b"a" * 8 + b"b" * 8 + b"c" * 8
+    assert chunks == {layers[0]: 1, layers[1]: 3}
+    assert counted["f" * 64].layers == 2
 
 
 @pytest.mark.parametrize("act", ["os.kill(os.getpid(), signal.SIGKILL)", "raise ArithmeticError"])

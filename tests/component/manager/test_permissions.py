@@ -69,6 +69,7 @@ ROUTES = {
     ("DELETE", f"{API}/hosts/{{host_id}}"): ("operator somewhere", "clusters:write"),
     ("GET", f"{API}/profiles"): ("viewer everywhere", "profiles:read"),
     ("GET", f"{API}/profiles/{{image}}"): ("viewer everywhere", "profiles:read"),
+    ("GET", f"{API}/profiles/{{image}}/shared"): ("viewer everywhere", "profiles:read"),
     ("DELETE", f"{API}/profiles/{{image}}"): ("operator everywhere", "profiles:write"),
     ("GET", f"{API}/statistics/series"): ("viewer somewhere", "clusters:read"),
     ("GET", f"{API}/statistics/totals"): ("viewer somewhere", "clusters:read"),

@@ -125,6 +125,66 @@ def test_what_was_not_wanted_is_passed_over(manager: Manager) -> None:
         assert starts(manager, admin) == 1
 
 
+def known(manager: Manager, admin: str) -> dict[str, Any]:
+    """Of what is listed, by image."""
+    return {profile["image"]: profile for profile in manager.call("GET", "/profiles", admin)["items"]}
+
+
+def test_what_images_share_is_counted(manager: Manager) -> None:
+    """Layers by diffID; chunks that starts of both read, also in different layers."""
+    admin = manager.administrator()
+    base, own, other = (Digest("sha256:" + digit * 64) for digit in "123")
+    starts_of = {
+        1: ((base, own), [(0, 1), (0, 2), (1, 3), (1, 4), (0, 4)]),  # 4 lies in both of its layers
+        2: ((base, other), [(0, 1), (0, 2), (1, 4), (1, 9)]),
+        3: ((base,), [(0, 7)]),
+        4: ((other,), [(0, 3)]),
+        5: ((Digest("sha512:" + "5" * 128),), [(0, 8)]),
+    }
+    names = {number: f"sha256:{number:064x}" for number in starts_of}
+    with channel_to(manager.ports.services) as channel:
+        stream = ServiceStream(channel)
+        stream.hello()
+        for number, (layers, chunks) in starts_of.items():
+            start = Profile(layers, tuple((layer, chunk.to_bytes(8, "big")) for layer, chunk in chunks))
+            tell(stream, encode_profile(start), number.to_bytes(32, "big"), frame_bytes=4000)
+            until(lambda number=number: names[number] in known(manager, admin))
+    listed = known(manager, admin)
+    counted = {
+        number: tuple(
+            listed[name][field] for field in ("layer_count", "shared_layers", "shared_layer_chunks")
+        )
+        for number, name in names.items()
+    }
+    assert counted == {
+        1: (2, 1, 3), 2: (2, 2, 4), 3: (1, 1, 1), 4: (1, 1, 1), 5: (1, 0, 0),
+    }  # fmt: skip
+    shared = manager.call("GET", f"/profiles/{names[1]}/shared", admin)
+    items = shared.pop("items")
+    assert shared == {
+        "image": names[1], "name": "registry/app:v1", "read": 4, "shared": 4, "share": 1.0,
+        "frame_bytes": 4000, "compared": 4, "sharing": 3,
+    }  # fmt: skip
+    assert [
+        (item["image"], item["layers"], item["chunks"], item["share"], item["frame_bytes"], item["read"])
+        for item in items
+    ] == [
+        (names[2], 1, 3, 0.75, 3000, 4),
+        (names[4], 0, 1, 0.25, 1000, 1),
+        (names[3], 1, 0, 0.0, 0, 1),
+    ]
+    most = manager.call("GET", f"/profiles/{names[1]}/shared?limit=1", admin)
+    assert (most["items"], most["sharing"]) == (items[:1], 3)
+    nothing = manager.call("GET", f"/profiles/{names[5]}/shared", admin)
+    assert (nothing["shared"], nothing["compared"], nothing["items"]) == (0, 4, [])
+
+    manager.call("DELETE", f"/profiles/{names[2]}", admin, 204)
+    left = manager.call("GET", f"/profiles/{names[1]}/shared", admin)
+    assert (left["shared"], left["compared"], left["sharing"]) == (1, 3, 2)
+    assert known(manager, admin)[names[4]]["shared_layers"] == 0
+    assert manager.ask("GET", f"/profiles/{names[2]}/shared", admin).status_code == 404
+
+
 @pytest.mark.parametrize(
     "message",
     [
