@@ -174,7 +174,8 @@ def test_wrong_use_is_one_line_that_names_the_help(
 
 
 def test_every_command_that_is_offered_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    for words in [*([name] for name in COMMANDS), ["job", "create"]]:
+    inner = (["job", "create"], ["job", "schedule"], ["job", "schedule", "add"])
+    for words in [*([name] for name in COMMANDS), *inner]:
         assert run([*words, "--help"]) == 0
         told = capsys.readouterr().out
         assert told.startswith(f"Usage: cafs {' '.join(words)}")

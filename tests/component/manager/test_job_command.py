@@ -53,6 +53,46 @@ def test_options_become_fields(asked: tuple[Manager, str]) -> None:
     assert "pending" in job(asked, token, "retry", number).out
 
 
+def test_schedules_are_added_changed_and_removed(asked: tuple[Manager, str]) -> None:
+    token = token_of(asked, "jobs:write", "jobs:read")
+    assert job(asked, token, "schedule", "ls").out == "no schedules\n"
+    made = job(
+        asked, token, "schedule", "add", "image", "registry.test/app:v2", "--start", "--hosts=50%",
+        "--name=nightly", "--cron=30 4 * * MON", "--timezone=Europe/Berlin", "--json",
+    ).json  # fmt: skip
+    assert (made["name"], made["cron"], made["timezone"], made["enabled"]) == (
+        "nightly", "30 4 * * MON", "Europe/Berlin", True,
+    )  # fmt: skip
+    assert (made["job"]["kind"], made["job"]["spec"]["content"]) == ("preheat_image", "start")
+    assert (made["job"]["scope"]["percent"], made["job"]["concurrency"]) == (50, 50)
+    number = str(made["id"])
+    paused = job(
+        asked, token, "schedule", "add", "gc", "--idle=60", "--name=tidy", "--cron=0 5 1 1 *", "--paused"
+    ).out
+    assert re.match(r" +\d+  paused +0 5 1 1 \* UTC  tidy: gc$", paused)
+    listed = job(asked, token, "schedule", "ls").out.splitlines()
+    assert re.match(
+        rf" +{number}  due \S+ 0\d:30 UTC +30 4 \* \* MON Europe/Berlin  nightly: "
+        r"preheat_image registry\.test/app:v2$", listed[0],
+    )  # fmt: skip
+    assert listed[1:] == paused.splitlines()
+
+    changed = job(asked, token, "schedule", "change", number, "--cron=0 0 * * *", "--json").json
+    assert (changed["name"], changed["cron"], changed["timezone"]) == (
+        "nightly", "0 0 * * *", "Europe/Berlin",
+    )  # fmt: skip
+    assert "paused" in job(asked, token, "schedule", "pause", number).out
+    assert "due" in job(asked, token, "schedule", "resume", number).out
+    job(asked, token, "schedule", "change-job", "file", URL, f"--schedule={number}", "--cluster=2")
+    shown = job(asked, token, "schedule", "show", number).out
+    assert f"nightly: preheat_file {URL}" in shown
+    assert "cluster_id: 2" in shown
+    assert "last job: none yet" in shown
+    removed = job(asked, token, "schedule", "rm", number, "--json").json
+    assert removed == {"removed": int(number)}
+    assert f"no schedule {number}" in job(asked, token, "schedule", "show", number, code=1).err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "word"),
     [
@@ -63,6 +103,13 @@ def test_options_become_fields(asked: tuple[Manager, str]) -> None:
         (["create", "file", URL, "--cluster=99"], 1, "no cluster 99"),
         (["create", "file", URL, "--concurrency=0"], 2, "concurrency"),
         (["show", "99"], 1, "no job 99"),
+        (["schedule", "add", "sync", "--name=n", "--cron=61 * * * *"], 2, "cron"),
+        (["schedule", "add", "sync", "--name=n", "--cron=0 0 * * *", "--timezone=Mars/X"], 2, "Mars/X"),
+        (["schedule", "add", "sync", "--cron=0 0 * * *"], 2, "--name"),
+        (["schedule", "change", "99"], 2, "nothing is to be changed"),
+        (["schedule", "change", "99", "--name=x"], 1, "no schedule 99"),
+        (["schedule", "change-job", "gc", "--schedule=99"], 1, "no schedule 99"),
+        (["schedule", "rm", "99"], 1, "no schedule 99"),
     ],
 )
 def test_the_managers_no_is_one_line(
