@@ -13,7 +13,9 @@ from cafs.manager.console.hosts import host_row, query_of
 from cafs.manager.console.images import image_row, other_row, reads_chart, say_shared
 from cafs.manager.console.overview import cluster_rows, kinds_chart, versions_chart
 from cafs.manager.console.session import to_sign_in
-from cafs.manager.console.statistics import ratio_chart, traffic_chart
+from cafs.manager.console.statistics_charts import failures_chart, ratio_chart, store_chart, traffic_chart
+from cafs.manager.console.statistics_of import Whose, tile_texts
+from cafs.manager.console.statistics_top import top_row
 
 
 def count(hosts: int, **changes: Any) -> dict[str, Any]:
@@ -114,6 +116,54 @@ def test_amounts_of_steps_are_drawn_as_rates() -> None:
     assert ratio_chart({"begins": ["a"], "values": {"hit_ratio": [0.5]}})["series"][0]["data"] == [
         ["a", 50.0]
     ]
+
+
+def test_failures_are_counted_by_step_and_stores_have_their_quotas() -> None:
+    failed = ("downloads_failed", "pieces_failed", "pieces_wrong", "chunks_not_brought", "requests_failed")
+    values = {name: [2.0] for name in failed}
+    chart = failures_chart({"step_s": 3600, "begins": ["a"], "values": values})
+    assert (chart["yAxis"]["name"], chart["series"][0]["data"]) == ("in 1 h", [["a", 2]])
+    stores = {"store_bytes": [1 << 30], "store_quota_bytes": [2 << 30], "task_bytes": [0],
+              "task_quota_bytes": [0]}  # fmt: skip
+    lines = store_chart({"step_s": 60, "begins": ["a"], "values": stores})["series"]
+    assert [(line["name"], line["data"][0][1]) for line in lines] == [
+        ("chunks", 1), ("quota of chunks", 2), ("tasks", 0),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("query", "longest", "has_levels"),
+    [({}, 8760, True), ({"cluster_id": "1"}, 8760, True), ({"host_id": "a"}, 168, True),
+     ({"task_id": "a", "cluster_id": "1"}, 168, False), ({"application": "a"}, 2160, False)],
+)  # fmt: skip
+def test_as_much_can_be_chosen_as_is_kept(query: dict[str, str], longest: int, has_levels: bool) -> None:
+    whose = Whose(query)
+    assert (max(whose.hours), whose.has_levels) == (longest, has_levels)
+    assert [whose.nearest(asked) for asked in ("", "x", "24", "99", "9" * 30)] == [1, 1, 24, 24, 1]
+    assert whose.nearest("999999") == longest
+
+
+def test_times_come_to_a_few_words() -> None:
+    amounts = (
+        "seed_bytes", "peer_bytes", "upload_bytes", "downloads_failed", "pieces_succeeded", "pieces_failed",
+        "pieces_wrong", "chunks_brought", "chunks_not_brought", "requests", "requests_failed",
+    )  # fmt: skip
+    values = {**dict.fromkeys(amounts, 0), "hit_ratio": None, "origin_bytes": 1_500_000,
+              "downloads_succeeded": 1234, "first_byte_p50_ms": 9.7, "first_byte_p99_ms": None}  # fmt: skip
+    texts = tile_texts(values)
+    assert (texts["hit_ratio"], texts["origin_bytes"], texts["swarm_bytes"]) == ("?", "1.5 MB", "0 B")
+    assert (texts["downloads"], texts["first_byte"]) == ("1,234 / 0", "10 ms / ?")
+
+
+def test_those_with_the_most_lead_to_their_own_statistics() -> None:
+    values = {"origin_bytes": 2e9, "hit_ratio": 0.25, "first_byte_p90_ms": None, "downloads_failed": 3}
+    host = top_row("host", {"name": "a" * 32, "values": values}, {"a" * 32: "n1"}, {"cluster_id": "1"}, 24)
+    assert (host["name"], host["href"]) == ("n1", f"/console/hosts/{'a' * 32}?hours=24")
+    assert (host["origin_bytes"], host["hit_ratio"], host["first_byte_p90_ms"]) == ("2.0 GB", "25.0%", "?")
+    other = top_row("application", {"name": "a&b'", "values": {}}, {}, {"cluster_id": "1"}, 1)
+    assert other["href"] == "/console/statistics?application=a%26b%27&cluster_id=1&hours=1"
+    task = top_row("task", {"name": "b" * 64, "values": {}}, {}, {}, 1)
+    assert (task["name"], task["href"]) == ("b" * 16, f"/console/statistics?task_id={'b' * 64}&hours=1")
 
 
 def test_what_is_not_chosen_is_not_asked_for() -> None:

@@ -53,6 +53,7 @@ async def _build(seen: Seen) -> None:
                 ui.label(f"{count:,}").classes("text-h4")
                 query = f"cluster_id={cluster['id']}&active={str(active).lower()}"
                 link("active hosts" if active else "inactive hosts", f"{CONSOLE}/hosts?{query}")
+    link("Its statistics", f"{CONSOLE}/statistics?cluster_id={cluster['id']}")
     name = ui.input("Name", value=cluster["name"]).classes("full-width")
     description = ui.textarea("Description", value=cluster["description"]).classes("full-width")
     description.props("autogrow")

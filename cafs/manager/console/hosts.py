@@ -9,6 +9,7 @@ from nicegui import ui
 from cafs.manager.console.dialogs import ask_first
 from cafs.manager.console.frame import Page, Seen, go, heading
 from cafs.manager.console.overview import KINDS
+from cafs.manager.console.statistics_of import Whose, show_statistics
 from cafs.manager.console.tables import PagedTable, Rows, columns_of, moment
 from cafs.manager.http.paths import CONSOLE
 
@@ -146,6 +147,8 @@ async def _build_one(seen: Seen) -> None:
             "Forget this host? Only one that is inactive can be; it may come again.",
             seen.does(forget),
         )
+    heading("Statistics", 2)
+    await show_statistics(seen, Whose({"host_id": host["id"]}))
 
 
 _FIELDS = {

@@ -9,7 +9,7 @@ from typing import Any
 from nicegui import ui
 
 from cafs.manager.console.frame import Page, Seen, heading
-from cafs.manager.console.statistics import read_traffic
+from cafs.manager.console.statistics_of import read_traffic
 from cafs.manager.console.tables import columns_of, show_table
 from cafs.manager.http.paths import CONSOLE
 

@@ -8,6 +8,8 @@ from nicegui import ui
 
 from cafs.manager.console.cluster import cluster_of
 from cafs.manager.console.frame import Page, Seen, heading
+from cafs.manager.console.rest import RefusedError
+from cafs.manager.console.statistics_of import Whose, show_statistics
 from cafs.manager.console.swarm_graph import graph_of, names_of, rate_text
 from cafs.manager.console.tables import columns_of, show_table
 from cafs.manager.console.tasks import task_row
@@ -16,12 +18,29 @@ _AGAIN_S = 2.0
 _FEEDS = {"parent": "From", "child": "To", "pieces": "Pieces", "rate": "Now"}
 _CANDIDATES = {"host": "Host", "chosen": "Chosen", "score": "Score", "parts": "Parts", "filtered": "Remark"}
 _MOST_DECISIONS = 40
+_NOT_KNOWN = (404, 503)
+"""No scheduler knows the task any more, or who may does not answer: what was counted is there still."""
 
 
 async def _build(seen: Seen) -> None:
     cluster, _ = await cluster_of(seen, "Tasks")
-    path = f"/clusters/{cluster['id']}/tasks/{seen.part('task_id')}"
-    swarm = await seen.rest.get(f"{path}/swarm")
+    name = seen.part("task_id")
+    path = f"/clusters/{cluster['id']}/tasks/{name}"
+    try:
+        swarm = await seen.rest.get(f"{path}/swarm")
+    except RefusedError as e:
+        if e.status not in _NOT_KNOWN:
+            raise
+        heading(name, 2).classes("cafs-value")
+        ui.label(str(e)).classes("cafs-gone")
+    else:
+        await _show_swarm(seen, path, swarm)
+    heading("Statistics", 2)
+    ui.label("In all clusters, those of seeds too.").classes("cafs-quiet")
+    await show_statistics(seen, Whose({"task_id": name}))
+
+
+async def _show_swarm(seen: Seen, path: str, swarm: dict[str, Any]) -> None:
     task = swarm["task"]
     heading(task["url"] or task["digest"] or task["id"], 2).classes("cafs-value")
     line = ui.label("").props("data-summary")

@@ -52,6 +52,7 @@ class Totals(Told):
     begin: datetime = Field(serialization_alias="from")
     end: datetime = Field(serialization_alias="to")
     values: dict[str, float | None] = Field(description="By metric; levels are as of now.")
+    clusters: list[int] = Field(description="In which any of it happened; 0: on hosts that had none.")
 
 
 class TopOne(Told):
@@ -143,8 +144,9 @@ def totals(caller: Seer, parts: Here, whose: Whose, begin: Begin = None, end: En
     resolution_s = grain_for(whose.of, first, 0, now).resolution_s
     first -= first % resolution_s
     with parts.database.reading() as session:
-        found = read_totals(session, _span(whose, caller, resolution_s, (first, last)))
-    return Totals(begin=_moment(first), end=_moment(last), values=_values(found, _TOTALS))
+        found, clusters = read_totals(session, _span(whose, caller, resolution_s, (first, last)))
+    values = _values(found, _TOTALS)
+    return Totals(begin=_moment(first), end=_moment(last), values=values, clusters=clusters)
 
 
 @routes.get("/top", responses=declared(401, 403, 422, 503))

@@ -70,12 +70,18 @@ def read_series(
     return found
 
 
-def read_totals(session: Session, span: Span) -> Step:
-    """Of all of the span; levels are as of now."""
+def read_totals(session: Session, span: Span) -> tuple[Step, list[int]]:
+    """Of all of the span, levels as of now; and in which clusters anything happened."""
     sums = [func.sum(STATISTIC.c[name]) for name in AMOUNTS]
-    row = session.execute(select(*sums).where(_of_one(span))).one()
-    amounts = {name: int(value or 0) for name, value in zip(AMOUNTS, row, strict=True)}
-    return Step(amounts, _levels(session, span))
+    by_cluster = select(STATISTIC.c.cluster_id, *sums).where(_of_one(span))
+    amounts = dict.fromkeys(AMOUNTS, 0)
+    clusters = []
+    for cluster_id, *values in session.execute(by_cluster.group_by(STATISTIC.c.cluster_id)):
+        found = {name: int(value) for name, value in zip(AMOUNTS, values, strict=True)}
+        if any(found.values()):
+            clusters.append(cluster_id)
+        amounts = {name: amounts[name] + found[name] for name in AMOUNTS}
+    return Step(amounts, _levels(session, span)), sorted(clusters)
 
 
 def read_top(session: Session, span: Span, metric: str, limit: int) -> list[tuple[str, Step]]:

@@ -157,13 +157,58 @@ def test_what_starts_of_images_read(visitor: Visitor) -> None:
     assert (left["name"], left["shared_layers"]) == ("registry/base:v1", 0)
 
 
-def test_statistics_over_time(visitor: Visitor) -> None:
-    page = visitor.page
+def test_statistics_lead_to_a_host_an_application_and_a_task(visitor: Visitor) -> None:
+    page, console, task = visitor.page, visitor.console, "1" * 64
+    admin = console.sign_in()
+    counted = manager_pb2.Counts(origin_bytes=3 << 20, peer_bytes=1 << 20, downloads_succeeded=7)
+    part = manager_pb2.Counts(origin_bytes=2 << 20, downloads_succeeded=5)
+    levels = manager_pb2.Levels(store_bytes=1 << 30, store_quota_bytes=2 << 30)
+    with channel_to(int(console.services.rpartition(":")[2])) as channel:
+        stream = ServiceStream(channel, "e" * 32)
+        stream.hello(hostname="busy")
+        parts = {
+            kind: [manager_pb2.Part(name=name, counts=part)]
+            for kind, name in (("tasks", task), ("applications", HOSTILE))
+        }
+        report = manager_pb2.Report(life="f" * 32, number=1, all=counted, levels=levels, **parts)
+        stream.say(report=report)
+        stream.hear("counted")
     visitor.come_in()
     visitor.open("/statistics")
-    page.get_by_role("button", name="Year").click()
-    expect(page.locator(".nicegui-echart canvas")).to_have_count(3)
+    expect(page.locator(".nicegui-echart canvas")).to_have_count(6)
+    expect(page.locator("[data-total=hit_ratio]")).to_have_text("25.0%")
+    page.get_by_role("button", name="Day", exact=True).click()
+    for name in ("busy", HOSTILE):
+        expect(page.get_by_role("link", name=name)).to_have_attribute("href", re.compile("hours=24$"))
     visitor.shot("statistics")
+
+    page.get_by_role("link", name=HOSTILE).click()
+    page.get_by_role("heading", name=f"Application {HOSTILE}").wait_for()
+    expect(page.locator("[data-total=downloads]")).to_have_text("5 / 0")
+    expect(page.locator(".nicegui-echart canvas")).to_have_count(5)
+    expect(page.get_by_role("button", name="90 days")).to_be_visible()
+    visitor.ready()
+    page.get_by_label("Cluster", exact=True).click()
+    page.get_by_role("option", name="default · seed").click()
+    expect(page).to_have_url(re.compile("cluster_id=2"))
+    expect(page.locator("[data-total=downloads]")).to_have_text("0 / 0")
+    expect(page.get_by_role("button", name="Day", exact=True)).to_have_attribute("aria-pressed", "true")
+
+    page.get_by_role("link", name="Statistics of everything").click()
+    page.get_by_role("link", name=task[:16]).click()
+    page.get_by_role("heading", name=f"Task {task}").wait_for()
+    page.get_by_role("link", name="Its swarm in").click()
+    page.get_by_text("no scheduler of this cluster is here").wait_for()
+    expect(page.locator("[data-total=downloads]")).to_have_text("5 / 0")
+
+    visitor.open("/clusters/1")
+    page.get_by_role("link", name="Its statistics").click()
+    page.get_by_role("link", name="busy").click()
+    page.get_by_role("heading", name="busy").wait_for()
+    expect(page.locator("[data-total=downloads]")).to_have_text("7 / 0")
+    expect(page.get_by_role("img", name="Store use").locator("canvas")).to_be_visible()
+    visitor.shot("host-statistics")
+    assert console.ask("GET", "/statistics/totals", admin).json()["clusters"] == [1]
 
 
 def test_users_and_members(visitor: Visitor) -> None:

@@ -101,6 +101,8 @@ def test_what_is_told_is_counted_by_cluster_host_task_and_application(manager: M
         assert totals(manager, admin, f"host_id={A}")["store_bytes"] == 7
         assert totals(manager, admin, f"task_id={TASK}")["seed_bytes"] == 500
         assert totals(manager, admin, "application=a'b")["seed_bytes"] == 500
+        for query, clusters in (("", [1, 2]), (f"task_id={TASK}", [1]), (f"host_id={B}", [2])):
+            assert manager.call("GET", f"/statistics/totals?{query}", admin)["clusters"] == clusters
         for of, names in (("host", [B]), ("task", []), ("application", [])):
             top = manager.call("GET", f"/statistics/top?of={of}", admin)
             assert [item["name"] for item in top["items"]] == names
@@ -210,6 +212,7 @@ def test_statistics_of_clusters_that_one_may_not_see_are_not_there(manager: Mana
         for hidden in ("cluster_id=1", f"host_id={A}", f"task_id={TASK}"):
             values = totals(manager, alice, hidden)
             assert not any(values.values()), hidden
+            assert manager.call("GET", f"/statistics/totals?{hidden}", alice)["clusters"] == []
         for by, names in (("peer_bytes", []), ("origin_bytes", [OTHER_TASK])):
             found = manager.call("GET", f"/statistics/top?of=task&by={by}", alice)["items"]
             assert [item["name"] for item in found] == names

@@ -49,6 +49,13 @@ def test_who_fed_whom_and_why(short_tmp_path: Path) -> None:
             page.get_by_text("hosts looked at").first.click()
             expect(page.get_by_role("columnheader", name="Score")).to_be_visible()
             visitor.shot("swarm")
+            until(lambda: _downloads(console, admin, task_id) == _PEERS + 1)
+            visitor.open("/statistics")
+            page.get_by_role("link", name="f.bin").click()  # by its address, as the scheduler knows it
+            expect(page.locator("[data-total=downloads]")).to_have_text(f"{_PEERS + 1} / 0")
+            page.get_by_role("link", name="Its swarm in").click()
+            expect(page.locator("[data-summary]")).to_be_visible()
+            expect(page.locator("[data-total=downloads]")).to_have_text(f"{_PEERS + 1} / 0")
         _check_silence(console, admin, task_id, scheduler)
 
 
@@ -70,6 +77,11 @@ def _tasks(console: Console, admin: str) -> list[tuple[str, int, int, int]]:
     """Id, bytes, pieces, and how many have all of it; none while the scheduler is too busy to answer."""
     items = console.ask("GET", "/clusters/1/tasks", admin).json().get("items", [])
     return [(task["id"], task["content_bytes"], task["pieces"], task["complete"]) for task in items]
+
+
+def _downloads(console: Console, admin: str, task_id: str) -> int:
+    told = console.ask("GET", f"/statistics/totals?task_id={task_id}", admin).json()
+    return int(told["values"]["downloads_succeeded"])
 
 
 def _check_swarm(console: Console, admin: str, task_id: str, seed: Peer) -> None:
