@@ -19,6 +19,8 @@ from cafs.manager.http.paths import CONSOLE
 _MOST_PAGES, _MOST_STRANGERS = 500, 300
 """Open at once, of who is signed in and of others: each is kept here as long as its browser is there, or a
 minute if that never comes back for what the page needs. Fewer than the server has connections."""
+_BUILT_WITHIN_S = 20.0
+"""More than schedulers, which some pages have asked, may take to answer."""
 ENTRANCE = ("/sign-in", "/setup")
 """Pages for who is not signed in."""
 _RANKS = {"viewer": 1, "operator": 2, "admin": 3}
@@ -132,7 +134,7 @@ def register(page: Page) -> None:
                 ui.label(str(e)).classes("text-negative")
         return None
 
-    ui.page(page.path, title=f"{page.title} · CAFS")(shown)
+    ui.page(page.path, title=f"{page.title} · CAFS", response_timeout=_BUILT_WITHIN_S)(shown)
 
 
 def refuse_crowd(*, strangers: bool) -> Response | None:

@@ -148,7 +148,7 @@ async def _build_one(seen: Seen) -> None:
             seen.does(forget),
         )
     heading("Statistics", 2)
-    await show_statistics(seen, Whose({"host_id": host["id"]}))
+    show_statistics(seen, Whose({"host_id": host["id"]}))
 
 
 _FIELDS = {

@@ -19,15 +19,17 @@ _HERE = f"{CONSOLE}/statistics"
 
 async def _build(seen: Seen) -> None:
     query = {name: value for name in _WHOSE if (value := seen.request.query_params.get(name))}
-    whose = Whose(query)
     clusters = {str(cluster["id"]): cluster for cluster in await seen.rest.get("/clusters")}
+    if query.get("cluster_id") not in clusters:
+        query.pop("cluster_id", None)  # it is gone
+    whose = Whose(query)
     heading("Statistics")
     if not whose.has_levels:
         await _show_title(seen, whose, clusters)
     choices = {"": "All clusters"}
     choices |= {number: f"{cluster['name']} · {cluster['kind']}" for number, cluster in clusters.items()}
     chosen = query.get("cluster_id", "")
-    cluster = ui.select(choices, value=chosen if chosen in choices else "", label="Cluster")
+    cluster = ui.select(choices, value=chosen, label="Cluster")
     cluster.props("outlined dense options-dense").style("min-width: 240px; align-self: flex-start")
     place = ui.element("div").classes("cafs-form")
     also = None
@@ -35,9 +37,8 @@ async def _build(seen: Seen) -> None:
         schedulers = [number for number in clusters if clusters[number]["kind"] == "scheduler"]
         tops = Tops(seen, chosen, schedulers)
         also = tops.fill
-        ui.timer(0.1, seen.does(tops.name_tasks), once=True)
     with place:
-        window = await show_statistics(seen, whose, also)
+        window = show_statistics(seen, whose, also)
 
     def move() -> None:
         asked = {**query, "cluster_id": cluster.value, HOURS: window.value}

@@ -79,14 +79,16 @@ async def read_traffic(seen: Seen) -> dict[str, Any]:
     return TRAFFIC.draw(await seen.rest.get("/statistics/series", metric=list(TRAFFIC.metrics)))
 
 
-async def show_statistics(seen: Seen, whose: Whose, also: Also | None = None) -> ui.toggle:
-    """A part of a page; ``also`` is called with the hours that are chosen, whenever this looks anew.
+def show_statistics(seen: Seen, whose: Whose, also: Also | None = None) -> ui.toggle:
+    """A part of a page, filled when that is there, for it may take a moment.
+
+    Args:
+        seen: The page.
+        whose: Statistics of what.
+        also: Called with the hours that are chosen, whenever this looks anew.
 
     Returns:
-        By which they are chosen.
-
-    Raises:
-        RefusedError: REST says no.
+        By which the hours are chosen.
     """
     chosen = whose.nearest(seen.request.query_params.get(HOURS, ""))
     window = ui.toggle(whose.hours, value=chosen).props("no-caps").style("align-self: flex-start")
@@ -111,8 +113,7 @@ async def show_statistics(seen: Seen, whose: Whose, also: Also | None = None) ->
         if also is not None:
             await also(hours)
 
-    timer = ui.timer(_AGAIN_S[1], seen.does(fill), immediate=False)
-    await fill()
+    timer = ui.timer(_AGAIN_S[1], seen.does(fill))
     window.on_value_change(seen.does(fill))
     return window
 

@@ -55,6 +55,8 @@ class Tops:
         self._schedulers = [cluster_id] if cluster_id in schedulers else list(schedulers)[:_MOST_CLUSTERS]
         self._names: dict[str, str] = {}
         self._hours = 1
+        self._asked = False
+        """Schedulers, what tasks are: once."""
         heading("Who has the most", 2)
         self._by = ui.select(_BY, value="origin_bytes", label="Of").props("outlined dense options-dense")
         self._by.style("min-width: 240px; align-self: flex-start")
@@ -84,13 +86,19 @@ class Tops:
         for of, table in self._tables.items():
             table.columns = columns_of({"name": _TOP[of], by: _BY[by], **shown})
             table.rows = [top_row(of, item, self._names, self._query, hours) for item in items[of]]
+        if items["task"] and not self._asked:
+            await self._name_tasks()
 
-    async def name_tasks(self) -> None:
-        """Have addresses of tasks shown, as far as schedulers know them, where they would be mere ids."""
-        for number in self._schedulers if self._tables["task"].rows else ():
+    async def _name_tasks(self) -> None:
+        """As far as schedulers know them; of others the id is shown."""
+
+        async def ask(number: str) -> None:
             with suppress(RefusedError):  # none is there, or it does not answer
                 page = await self._seen.rest.get(f"/clusters/{number}/tasks", limit=_MOST_TASKS)
                 self._names |= {task["id"]: task["url"] or task["digest"] for task in page["items"]}
+
+        self._asked = True
+        await asyncio.gather(*map(ask, self._schedulers))
         await self._again()
 
     async def _again(self) -> None:

@@ -37,7 +37,7 @@ async def _build(seen: Seen) -> None:
         await _show_swarm(seen, path, swarm)
     heading("Statistics", 2)
     ui.label("In all clusters, those of seeds too.").classes("cafs-quiet")
-    await show_statistics(seen, Whose({"task_id": name}))
+    show_statistics(seen, Whose({"task_id": name}))
 
 
 async def _show_swarm(seen: Seen, path: str, swarm: dict[str, Any]) -> None:
