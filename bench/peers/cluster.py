@@ -75,9 +75,9 @@ class Node:
         with _asked(self.socket, "GET", "/v1/status", b"") as answer:
             return dict(json.loads(answer.read()))
 
-    def fetch(self, url: str, first_bytes: int | None = None) -> int:
+    def fetch(self, url: str, first_bytes: int | None = None, digest: str | None = None) -> int:
         """Read a content, or so much of it, through the peer, and throw the bytes away; returns how many."""
-        wish: dict[str, Any] = {"url": url}
+        wish: dict[str, Any] = {"url": url} | ({"digest": digest} if digest else {})
         if first_bytes is not None:
             wish["range"] = [0, first_bytes - 1]
         with _asked(self.socket, "POST", "/v1/download", json.dumps(wish).encode()) as answer:
@@ -96,6 +96,8 @@ class Cluster:
     scheduler: str = ""
     insecure: tuple[str, ...] = ()
     """Registries without TLS that peers started from now on may ask."""
+    settings: tuple[str, ...] = ()
+    """Further ones of peers started from now on, as ``NAME=VALUE``."""
 
     def start_scheduler(self, address: str = "127.0.0.1", inside: Sequence[str] = ()) -> None:
         """For the peers that are started later."""
@@ -118,6 +120,7 @@ class Cluster:
         """One more, until the context ends; nothing of it runs any more then, so its files may go."""
         home = CafsHome(self.folder / name, tuple(inside), self.insecure)
         options = ["--set", f"schedulers={self.scheduler}", "--listen", f"{address}:0"]
+        options += [word for setting in self.settings for word in ("--set", setting)]
         command = home.command("peer", *options, *(["--seed"] if seed else []))
         with serving(command, self._log(name), home.env) as process:
             yield Node(home, process.pid)

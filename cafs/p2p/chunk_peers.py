@@ -19,7 +19,7 @@ from cafs.http11.certificates import Complaints, tls_failure
 from cafs.http11.connection import Connection, connect
 from cafs.http11.pool import AS_IT_COMES, AwayError, ConnectionPool
 from cafs.p2p.chunk_verify import Frame
-from cafs.p2p.giving_way import QUEUE_BYTES, GivingWay
+from cafs.p2p.giving_way import GivingWay
 from cafs.p2p.live_limits import Throttle
 from cafs.p2p.membership import ChunkMember
 
@@ -45,7 +45,8 @@ class ChunkPeers:
         self._tracer = tracer
         self._tls = tls
         self._download = download
-        self._pools: dict[tuple[str, bool], ConnectionPool] = {}
+        self._pools: dict[tuple[str, int | None], ConnectionPool] = {}
+        """By address, and what may queue."""
         self._fill = GivingWay()
         self._shunned: dict[str, float] = {}
         self._complaints = Complaints()
@@ -78,7 +79,7 @@ class ChunkPeers:
             # Each part within patience, and the whole within a time that only a bad link needs.
             waits = self._fill.reader() if not wish.urgency else nullcontext()
             with waits, trio.fail_after(patience_s + wish.frame_bytes / _SLOWEST_BYTES_PER_S):
-                answer = await self._pool(member.address, wish.urgency == LEAST_URGENT).ask(
+                answer = await self._pool(member.address, fill=wish.urgency == LEAST_URGENT).ask(
                     "POST",
                     CHUNKS_PATH,
                     body=wish.encode(),
@@ -118,14 +119,15 @@ class ChunkPeers:
             pool.close()
         self._pools.clear()
 
-    def _pool(self, address: str, fill: bool) -> ConnectionPool:
-        found = self._pools.pop((address, fill), None)
+    def _pool(self, address: str, *, fill: bool) -> ConnectionPool:
+        queue_bytes = self._fill.queue_bytes() if fill else None
+        found = self._pools.pop((address, queue_bytes), None)
         if found is None:
             if len(self._pools) >= _MAX_POOLS:
                 self._pools.pop(next(iter(self._pools))).close()
-            connect = partial(_connect, address, self._tls, QUEUE_BYTES if fill else None)
+            connect = partial(_connect, address, self._tls, queue_bytes)
             found = ConnectionPool(address, address, connect, pace=self._fill if fill else AS_IT_COMES)
-        self._pools[address, fill] = found  # the one used last is at the end
+        self._pools[address, queue_bytes] = found  # the one used last is at the end
         return found
 
 

@@ -23,8 +23,10 @@ from cafs.core.swarm.link_share import LinkShare
 
 QUEUE_BYTES = 32 << 10
 """Less than 2 ms of such a link, and far more than what is on its way between two hosts on one switch."""
-BODIES = 8
-"""Taken at once where nobody reads: 256 KiB may be on their way, 10 ms of such a link."""
+QUIET_S, WIDE_BYTES = 10.0, 256 << 10
+"""Where nobody has read for so long this may queue: fewer parts, less of the processor."""
+BODIES = 4
+"""Taken at once where nobody reads."""
 TURN_S = 0.5
 """Who has waited so long for the body before his takes his own beside it: its sender may hang."""
 PAUSE_S = 0.05
@@ -45,6 +47,11 @@ class GivingWay:
     def note_read(self, count: int) -> None:
         """So many bytes came that somebody waits for, or soon may."""
         self._share.note_read(count, trio.current_time())
+
+    def queue_bytes(self) -> int:
+        """May queue beyond what the way holds, on connections that are asked now."""
+        quiet = not self._readers and not self._share.is_read(trio.current_time(), QUIET_S)
+        return WIDE_BYTES if quiet else QUEUE_BYTES
 
     @contextmanager
     def reader(self) -> Iterator[None]:

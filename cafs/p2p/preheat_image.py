@@ -107,11 +107,16 @@ async def _bring_converted(work: Work, wish: ImageWish, known: KnownImage, accou
     layers = await open_layers(repository, work.settings, known)
     try:
         name = f"{wish.image.host}/{wish.image.repository}"
-        for layer in {layer.index.path: layer for layer in layers}.values():
-            rows = _profile_rows(layer, profile) if wish.start_only else range(len(layer.index.table))
-            batches = await trio.to_thread.run_sync(partial(_batches, layer, rows))
-            account.expect(sum(ref.frame_bytes for _, refs in batches for ref in refs))
-            await _bring_chunks(work, name, batches, account)
+        async with trio.open_nursery() as nursery:
+            chunks = _Chunks(work, name, account, nursery)
+            for layer in {layer.index.path: layer for layer in layers}.values():
+                rows = _profile_rows(layer, profile) if wish.start_only else range(len(layer.index.table))
+                batches = await trio.to_thread.run_sync(partial(_batches, layer, rows))
+                account.expect(sum(ref.frame_bytes for _, refs in batches for ref in refs))
+                for blob, refs in batches:
+                    await chunks.begin(blob, refs)
+        if chunks.missing:
+            raise RemoteError(f"{chunks.missing} chunks came neither from other hosts nor from the registry")
     finally:
         for layer in layers:
             layer.index.close()
@@ -149,27 +154,35 @@ def _cut(refs: Sequence[ChunkRef]) -> Iterator[tuple[ChunkRef, ...]]:
         yield tuple(batch)
 
 
-async def _bring_chunks(work: Work, repository: str, batches: Sequence[_Batch], account: _Account) -> None:
-    missing = 0
-    limit = trio.CapacityLimiter(_BATCHES_AT_ONCE)
+class _Chunks:
+    """Brings an image's batches of chunks, some at a time, whichever layers they are of."""
 
-    async def bring(blob: BlobRef, refs: tuple[ChunkRef, ...]) -> None:
-        nonlocal missing
-        async with limit:
-            kept = await trio.to_thread.run_sync(work.chunks.has, [ref.digest for ref in refs])
+    def __init__(self, work: Work, repository: str, account: _Account, nursery: trio.Nursery) -> None:
+        self._work = work
+        self._repository = repository
+        self._account = account
+        self._nursery = nursery
+        self._room = trio.Semaphore(_BATCHES_AT_ONCE)
+        self.missing = 0
+        """Chunks that did not come."""
+
+    async def begin(self, blob: BlobRef, refs: tuple[ChunkRef, ...]) -> None:
+        """One more batch; waits for room."""
+        await self._room.acquire()
+        self._nursery.start_soon(self._bring, blob, refs)
+
+    async def _bring(self, blob: BlobRef, refs: tuple[ChunkRef, ...]) -> None:
+        try:
+            kept = await trio.to_thread.run_sync(self._work.chunks.has, [ref.digest for ref in refs])
             wanted = tuple(ref for ref, here in zip(refs, kept, strict=True) if not here)
             if wanted:
-                asked = ChunkWish(blob, repository, wanted, True, LEAST_URGENT)
-                frames, stored = await work.exchange.fill(asked)
+                asked = ChunkWish(blob, self._repository, wanted, True, LEAST_URGENT)
+                frames, stored = await self._work.exchange.fill(asked)
                 came = [frame is not None or here for frame, here in zip(frames, stored, strict=True)]
-                missing += came.count(False)
-            account.note(sum(ref.frame_bytes for ref in refs))
-
-    async with trio.open_nursery() as nursery:
-        for blob, refs in batches:
-            nursery.start_soon(bring, blob, refs)
-    if missing:
-        raise RemoteError(f"{missing} chunks came neither from other hosts nor from the registry")
+                self.missing += came.count(False)
+            self._account.note(sum(ref.frame_bytes for ref in refs))
+        finally:
+            self._room.release()
 
 
 async def _bring_blobs(work: Work, wish: ImageWish, platform: Platform | None, account: _Account) -> None:

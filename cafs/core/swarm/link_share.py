@@ -57,9 +57,9 @@ class LinkShare:
         self._last_part = None
         return max(0.0, self._due - now)
 
-    def is_read(self, now: float) -> bool:
-        """Readers use the link, or did a moment ago."""
-        return now <= self._read_at + READERS_S
+    def is_read(self, now: float, within_s: float = READERS_S) -> bool:
+        """Readers use the link, or did so long ago."""
+        return now <= self._read_at + within_s
 
     def _is_free(self, now: float) -> bool:
         """The fill may take all that there is."""

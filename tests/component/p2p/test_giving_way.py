@@ -9,7 +9,15 @@ import trio
 import trio.testing
 
 from cafs.core.swarm.link_share import LOOK_BYTES, PASSED_BYTES, SHARE
-from cafs.p2p.giving_way import BODIES, PAUSE_S, TURN_S, GivingWay
+from cafs.p2p.giving_way import (
+    BODIES,
+    PAUSE_S,
+    QUEUE_BYTES,
+    QUIET_S,
+    TURN_S,
+    WIDE_BYTES,
+    GivingWay,
+)
 
 
 async def take(fill: GivingWay, for_s: float, taken: list[tuple[float, float]]) -> None:
@@ -96,3 +104,17 @@ async def test_after_a_read_parts_are_taken_below_the_links_rate(
     assert await take_for(1 + (PASSED_BYTES + LOOK_BYTES) // part) == pytest.approx(25 * part_s)
     fill.note_read(part)
     assert await take_for(500) == pytest.approx(500 * part_s / SHARE, rel=0.03)
+
+
+async def test_windows_are_wide_where_nobody_has_read_for_long(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    fill = GivingWay()
+    assert fill.queue_bytes() == WIDE_BYTES
+    with fill.reader():
+        assert fill.queue_bytes() == QUEUE_BYTES
+    fill.note_read(1)
+    await trio.sleep(QUIET_S / 2)
+    assert fill.queue_bytes() == QUEUE_BYTES
+    await trio.sleep(QUIET_S)
+    assert fill.queue_bytes() == WIDE_BYTES
