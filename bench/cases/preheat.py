@@ -73,7 +73,7 @@ def run_case(place: Place) -> Result:
         " registry; scheduler and `cafs manager` (SQLite) share a port of their own. A job (`preheat_image`)"
         " from the request to REST until it is `succeeded` there: manifests, configuration and layers; of a"
         " converted image the indexes, and all chunks in each host's store. The rival: these hosts' peers"
-        " are all asked at once for the same blobs (layers; of a converted one indexes and chunk blobs), until"
+        " are asked at once for the same blobs (layers; of a converted one indexes and chunk blobs), until"
         " the last byte has been read. All is new each time, and files are in memory: here hosts would"
         " share one disk. All hosts share this machine's cores. Copies are of all that left the registry's"
         " port, headers too; the worst round counts.",
