@@ -72,8 +72,8 @@ def run_case(place: Place) -> Result:
         f" network namespaces on one switch, {MBIT_PER_S} Mbit/s in each direction for every host and the"
         " registry; scheduler and `cafs manager` (SQLite) share a port of their own. A job (`preheat_image`)"
         " from the request to REST until it is `succeeded` there: manifests, configuration and layers; of a"
-        " converted image the indexes, and all chunks in each host's store. The rival: these hosts' peers"
-        " are asked at once for the same blobs (layers; of a converted one indexes and chunk blobs), until"
+        " converted image the indexes, and all chunks in each host's store. The rival: their peers"
+        " are asked at once for the same blobs (layers; of a converted one indexes and chunk blobs) until"
         " the last byte has been read. All is new each time, and files are in memory: here hosts would"
         " share one disk. All hosts share this machine's cores. Copies are of all that left the registry's"
         " port, headers too; the worst round counts.",
