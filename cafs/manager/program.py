@@ -12,6 +12,7 @@ import importlib.util
 import logging
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -45,6 +46,9 @@ from cafs.manager.users.accounts import add_link, is_new
 from cafs.manager.users.passwords import Passwords
 
 log = logging.getLogger(__name__)
+
+_SWITCH_S = 0.001
+"""A thread that writes statistics holds the interpreter for no longer while the loop has something to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +92,7 @@ async def run(options: Options) -> None:
     Raises:
         CafsError: it cannot start.
     """
+    sys.setswitchinterval(_SWITCH_S)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
