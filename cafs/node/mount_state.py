@@ -190,9 +190,19 @@ def write_pid(path: Path, pid: int) -> None:
 
 def _write_whole(path: Path, text: str) -> None:
     """Beside and renamed, so that nobody reads half of it."""
-    beside = path.with_suffix(".new")
+    beside = _beside(path)
     beside.write_text(text)
     beside.rename(path)
+
+
+def remove_written(path: Path) -> None:
+    """Remove such a document, also one whose writer ended while it wrote."""
+    for one in (path, _beside(path)):
+        one.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_suffix(".new")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from cafs.core.settings import Settings
 from cafs.errors import CafsError, StorageError
 from cafs.fetch.journal import FILE_NAME
 from cafs.fuse.flat import FIRST_LAYER_NODE
-from cafs.node.mount_state import read_json, settings_from_json, write_json
+from cafs.node.mount_state import read_json, remove_written, settings_from_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -194,7 +194,7 @@ class RunDirectory:
             shutil.rmtree(self._indexes(), ignore_errors=True)
         shutil.rmtree(self._layers, ignore_errors=True)
         for path in (self._session, self.stats, self.server_pid, self.supervisor_pid):
-            path.unlink(missing_ok=True)
+            remove_written(path)
 
     def _indexes(self) -> Path:
         """In the cache, since hard links do not leave their filesystem."""
