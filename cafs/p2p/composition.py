@@ -183,8 +183,8 @@ def _schedulers(settings: Settings, host: ScheduledHost) -> Schedulers:
     if not known and not may_be_named:
         return Schedulers((), host, None, None)
     try:
-        from cafs.daemon.grpc_client import LinkTls  # noqa: PLC0415
-        from cafs.p2p.scheduler_link import Outbox, converse  # noqa: PLC0415
+        from cafs.daemon.grpc_client import LinkTls  # noqa: PLC0415 - see above
+        from cafs.p2p.scheduler_link import Outbox, converse  # noqa: PLC0415 - see above
     except ModuleNotFoundError as e:
         raise StateError(f"{e.name} is missing: pip install 'cafs[snapshotter]'") from e
     files = settings.peer_certificate, settings.peer_key, settings.peer_ca

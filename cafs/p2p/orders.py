@@ -83,7 +83,7 @@ class _Doing:
         try:
             result = await _act_of(self.order)(work, self._tell)
             self._now.result = json.dumps(result).encode() if result else b""
-        except Exception as e:
+        except Exception as e:  # the manager hears why, and the peer goes on
             error = leading_error(e)
             if isinstance(error, CafsError):
                 return str(error) or type(error).__name__

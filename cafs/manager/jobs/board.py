@@ -104,7 +104,7 @@ class Board:
             return True
         try:
             ended = await in_thread(partial(self._write, words))
-        except Exception as e:
+        except Exception as e:  # whatever it is, what was said is kept and written later
             if not isinstance(e, CafsError):
                 log.exception("a mistake in what is written of jobs")
             self._words = {**words, **self._words}

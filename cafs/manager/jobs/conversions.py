@@ -80,7 +80,7 @@ class Conversions:
                     continue
             except CafsError as e:
                 log.debug("nothing is converted: %s", e)
-            except Exception:
+            except Exception:  # one image must not end the conversion of others
                 log.exception("a mistake in a conversion")
             await asyncio.sleep(_LOOK_EVERY_S)
 

@@ -121,7 +121,7 @@ class HostWriter:
             return True
         try:
             await in_thread(partial(self._write, batch, moved=self._moves_schedulers(batch)))
-        except Exception as e:
+        except Exception as e:  # whatever it is, the batch is kept and written later
             if not isinstance(e, CafsError):
                 log.exception("a mistake in what is written of hosts")
             self._take_back(batch)
