@@ -16,13 +16,12 @@ import trio
 
 from cafs.core.learning import choose_profile
 from cafs.core.profile import Profile
-from cafs.errors import CafsError
 from cafs.fetch.check_process import CheckProcess
 from cafs.fetch.image_programs import follow_programs
 from cafs.fetch.known_images import KnownImage
 from cafs.fetch.learned_profiles import MOUNT_PATIENCE_S, LearnedProfiles
 from cafs.fetch.prefetch import Prefetch
-from cafs.fetch.profile_artifact import find_profile
+from cafs.fetch.profile_search import ProfileSearch
 from cafs.fetch.reader import LayerReader
 from cafs.fetch.service import ChunkService
 from cafs.index.layer_index import LayerIndex
@@ -62,6 +61,7 @@ class ImageStart:
         self._readers: dict[str, LayerReader] = {}
         self._indexes: dict[str, LayerIndex] = {}
         self._complete = trio.Event()
+        self._search: ProfileSearch | None = None
         self.is_cold = False
         """An index had to be fetched before the image could be mounted: so will its chunks."""
 
@@ -76,6 +76,11 @@ class ImageStart:
     def checker(self) -> CheckProcess | None:
         """See ``Watcher``."""
         return self._checker
+
+    def resolved(self, repository: Repository, image: Descriptor) -> None:
+        """See ``Watcher``."""
+        if self._mode.wants_profile:
+            self._search = ProfileSearch(self._nursery, repository, image)
 
     def found(self, repository: Repository, known: KnownImage) -> None:
         """See ``Watcher``."""
@@ -110,7 +115,9 @@ class ImageStart:
         async with trio.open_nursery() as nursery:
             if self._learned is not None:
                 nursery.start_soon(_learn, self._learned, image, learned)
-            attached = await look_for_profile(repository, image)
+            if self._search is None or self._search.image != image:  # remembered, not resolved
+                self._search = ProfileSearch(nursery, repository, image)
+            attached = await self._search.result()
             if attached is not None and not attached.is_derived:
                 nursery.cancel_scope.cancel()
         return choose_profile(attached, learned[-1], {layer.diff_id for layer in self._layers})
@@ -119,12 +126,3 @@ class ImageStart:
 async def _learn(source: LearnedProfiles, image: Descriptor, found: list[Profile | None]) -> None:
     with trio.move_on_after(MOUNT_PATIENCE_S):
         found.append(await source.find(image.digest))
-
-
-async def look_for_profile(repository: Repository, image: Descriptor) -> Profile | None:
-    """The image's access profile. Failures are none: a profile only hints."""
-    try:
-        return await find_profile(repository, image)
-    except CafsError as e:
-        log.info("no access profile: %s", e)
-        return None

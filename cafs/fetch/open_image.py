@@ -12,6 +12,7 @@ Trio is loaded by who needs it: a mount's first answers (``cafs.node.first_answe
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -26,7 +27,7 @@ from cafs.fetch.known_images import KnownImage, KnownImages
 from cafs.index.layer_index import LayerIndex
 from cafs.oci.artifact import ArtifactLayer
 from cafs.oci.artifact_lookup import find_artifact
-from cafs.oci.descriptor import Platform
+from cafs.oci.descriptor import Descriptor, Platform
 from cafs.oci.image import find_image, host_platform
 from cafs.oci.in_thread import in_thread
 from cafs.oci.open_source import open_repository
@@ -41,6 +42,8 @@ _INDEXES_AT_ONCE = 6
 _CLOSE_DEADLINE_S = 5
 
 log = logging.getLogger(__name__)
+
+Resolved = Callable[[Repository, Descriptor], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,10 @@ class Watcher(Protocol):
         """Checks the indexes that are fetched; None: a worker thread does."""
         ...
 
+    def resolved(self, repository: Repository, image: Descriptor) -> None:
+        """The name means this manifest; its artifact is looked for next."""
+        ...
+
     def found(self, repository: Repository, known: KnownImage) -> None:
         """This it is; its indexes are opened next."""
         ...
@@ -117,7 +124,8 @@ async def open_image(
     reference = parse_reference(source)
     repository = open_repository(reference, settings)
     try:
-        known = await find_converted(repository, reference, settings, platform)
+        resolved = watcher.resolved if watcher is not None else None
+        known = await find_converted(repository, reference, settings, platform, resolved=resolved)
         if watcher is not None:
             watcher.found(repository, known)
         layers = await open_layers(repository, settings, known, watcher)
@@ -134,6 +142,7 @@ async def find_converted(
     platform: Platform | None = None,
     *,
     remember: bool = True,
+    resolved: Resolved | None = None,
 ) -> KnownImage:
     """The image and the artifact that ``reference``, which lies in ``repository``, means now.
 
@@ -144,6 +153,7 @@ async def find_converted(
         platform: As ``find_image`` takes it.
         remember: Write it down for the next time; False: the caller does, by ``remember_converted``, when
             nobody waits any more.
+        resolved: Called as soon as the manifest is known, unless nothing has to be asked for it.
 
     Raises:
         NotFoundError: there is no such image, or it is not converted.
@@ -153,14 +163,14 @@ async def find_converted(
     policy = await load_trust_policy(settings)
     policy.check_repository(repository.name)
     if not isinstance(reference, RegistryReference):
-        return await _ask(repository, reference.selector, platform, policy)
+        return await _ask(repository, reference.selector, platform, policy, resolved)
     memory = KnownImages(settings.cache_dir / "image")
     key = (repository.name, reference.selector, _platform_key(platform))
     remembered = await _still_believed(policy, repository, await in_thread(memory.recall, *key))
     if remembered and reference.digest:
         return remembered
     try:
-        found = await _ask(repository, reference.selector, platform, policy)
+        found = await _ask(repository, reference.selector, platform, policy, resolved)
     except AuthError:
         raise
     except RemoteError as e:
@@ -206,9 +216,15 @@ def _platform_key(platform: Platform | None) -> str:
 
 
 async def _ask(
-    repository: Repository, selector: str, platform: Platform | None, policy: TrustPolicy
+    repository: Repository,
+    selector: str,
+    platform: Platform | None,
+    policy: TrustPolicy,
+    resolved: Resolved | None,
 ) -> KnownImage:
     image = await find_image(repository, selector, platform)
+    if resolved is not None:
+        resolved(repository, image.descriptor)
     found = await find_artifact(repository, image, policy)
     return KnownImage(image.descriptor, found.artifact, found.is_bound)
 

@@ -70,15 +70,22 @@ async def find_profile(repository: Repository, image: Descriptor) -> Profile | N
     Raises:
         IntegrityError: what is attached is not a profile.
     """
-    newest: tuple[str, Manifest] | None = None
-    for descriptor in await repository.referrers(image, PROFILE_ARTIFACT):
-        manifest = await load_manifest(repository, descriptor)
-        if not isinstance(manifest, Manifest) or len(manifest.layers) != 1:
-            raise IntegrityError(f"{repository.name}: {descriptor.digest} is no access profile")
-        created = manifest.annotations.get(CREATED, "")
-        if newest is None or created >= newest[0]:
-            newest = created, manifest
-    if newest is None:
+    listed = await repository.referrers(image, PROFILE_ARTIFACT)
+    if not listed:
         return None
-    profile = parse_profile(await read_blob(repository, newest[1].layers[0], MAX_BYTES))
-    return replace(profile, is_derived=DERIVED in newest[1].annotations)
+    dated = [(await _created(repository, entry), number) for number, entry in enumerate(listed)]
+    newest = listed[max(dated)[1]]
+    manifest = await load_manifest(repository, newest)
+    if not isinstance(manifest, Manifest) or len(manifest.layers) != 1:
+        raise IntegrityError(f"{repository.name}: {newest.digest} is no access profile")
+    profile = parse_profile(await read_blob(repository, manifest.layers[0], MAX_BYTES))
+    return replace(profile, is_derived=DERIVED in manifest.annotations)
+
+
+async def _created(repository: Repository, entry: Descriptor) -> str:
+    """Lists repeat the annotations of what they name (OCI distribution-spec v1.1, "Listing Referrers"), or
+    should."""
+    if CREATED in entry.annotations:
+        return entry.annotations[CREATED]
+    document = await load_manifest(repository, entry)
+    return document.annotations.get(CREATED, "") if isinstance(document, Manifest) else ""

@@ -20,9 +20,9 @@ from cafs.core.proxying.routing import private_scope
 from cafs.core.source import BlobRef
 from cafs.core.swarm.chunk_request import LEAST_URGENT, MAX_ANSWER_BYTES, ChunkWish
 from cafs.errors import IntegrityError, NotFoundError, RemoteError, UntrustedError
-from cafs.fetch.image_start import look_for_profile
 from cafs.fetch.known_images import KnownImage
 from cafs.fetch.open_image import OpenLayer, find_converted, open_layers
+from cafs.fetch.profile_search import look_for_profile
 from cafs.oci.descriptor import Descriptor, Platform
 from cafs.oci.image import find_image
 from cafs.oci.reference import RegistryReference

@@ -406,13 +406,13 @@ async def test_the_referrers_api_page_by_page(
         return Status(200, {**headers, **({"Link": link} if link else {})}, body)
 
     path = f"/v2/{there.repository}/referrers/{BLOB.digest}"
-    faulty_registry.fail(page(1, f'<{path}?last=1>; rel="next"'), path="artifactType", times=1)
+    faulty_registry.fail(page(1, f'<{path}?last=1>; rel="next"'), path=r"/referrers/[^?]*$", times=1)
     faulty_registry.fail(page(2), path="last=1", times=1)
     found = await there.referrers(BLOB, "kind/x")
     assert [int(d.digest[7:], 16) for d in found] == [1, 2]
     faulty_registry.fail(page(1, f'<{path}?last=1>; rel="next"'), path="referrers")
     with pytest.raises(ProtocolError, match="does not end"):
-        await there.referrers(BLOB, "kind/x")
+        await there.referrers(Descriptor(f"sha256:{7:064x}", 5, OCI_MANIFEST), "kind/x")
 
 
 async def test_redirects_carry_no_credentials_to_another_host(

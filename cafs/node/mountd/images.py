@@ -15,7 +15,6 @@ import trio
 
 from cafs.control_socket.protocol import AddLayer
 from cafs.core.digest import Digest, sha256_digest
-from cafs.core.log_fields import about
 from cafs.core.profile import Profile
 from cafs.core.settings import Settings
 from cafs.errors import CafsError, DeadlineError, IntegrityError, NotFoundError, RemoteError, UsageError
@@ -23,11 +22,12 @@ from cafs.fetch.index_cache import IndexCache
 from cafs.fetch.known_images import KnownImage
 from cafs.fetch.local_peer import LocalPeer
 from cafs.fetch.open_image import find_converted, forget_converted, remember_converted
-from cafs.fetch.profile_artifact import find_profile
+from cafs.fetch.profile_search import ProfileSearch
 from cafs.index.layer_index import LayerIndex
 from cafs.node.mountd.shared_work import SharedWork, copy_error
 from cafs.node.mountd.state import ImageName
 from cafs.oci.artifact import ArtifactLayer
+from cafs.oci.descriptor import Descriptor
 from cafs.oci.reference import RegistryReference, parse_reference
 from cafs.oci.repositories import Repositories
 from cafs.oci.repository import Repository
@@ -42,6 +42,10 @@ INDEX_PATIENCE_S = 20.0
 """An index of 10 MB takes half a second on 200 Mbit/s."""
 _REMEMBER_MISSING_S, _REMEMBER_FAILURE_S = 1.0, 5.0
 _MAX_KNOWN = 256
+_MAX_SEARCHES = 16
+"""Profiles that nobody has asked for yet."""
+_SEARCHED_S = 60.0
+"""From then on another one may have been attached."""
 _INDEXES_AT_ONCE = 6
 
 
@@ -85,8 +89,17 @@ class Images:
         repositories: Repositories,
         nursery: trio.Nursery,
         peer: LocalPeer | None = None,
+        *,
+        profiles: bool = True,
     ) -> None:
-        """``peer``: this node's, asked for indexes before registries."""
+        """
+        Args:
+            settings: Of the node.
+            repositories: The ways to registries.
+            nursery: For everything here.
+            peer: This node's, asked for indexes before registries; None: nobody is.
+            profiles: They will be asked for.
+        """
         self._settings = settings
         self._repositories = repositories
         self._nursery = nursery
@@ -95,6 +108,8 @@ class Images:
         self._failed: dict[ImageName, tuple[float, CafsError]] = {}
         self._lookups: SharedWork[ImageName, FoundImage] = SharedWork(nursery)
         self._indexes: SharedWork[Digest, None] = SharedWork(nursery)
+        self._profiles = profiles
+        self._searches: OrderedDict[Digest, ProfileSearch] = OrderedDict()
         self._bringing = trio.CapacityLimiter(_INDEXES_AT_ONCE)
 
     async def find(self, name: ImageName) -> FoundImage:
@@ -123,7 +138,9 @@ class Images:
             CafsError: as ``find``.
         """
         repository = self._repositories.get(reference)
-        known = await find_converted(repository, reference, self._settings, remember=False)
+        known = await find_converted(
+            repository, reference, self._settings, remember=False, resolved=self._resolved
+        )
         name = ImageName(image, known.image.digest)
         if name not in self._known:
             self._learn(FoundImage(name, repository, known))
@@ -172,18 +189,24 @@ class Images:
 
     async def find_profile(self, image: FoundImage) -> Profile | None:
         """The image's access profile. Failures are none: a profile only hints."""
-        try:
-            return await find_profile(image.repository, image.known.image)
-        except CafsError as e:
-            log.info("no access profile: %s %s", e, about(image=image.name.image))
-            return None
+        search = self._searches.pop(image.known.image.digest, None)
+        if search is None or trio.current_time() > search.began_at + _SEARCHED_S:
+            search = ProfileSearch(self._nursery, image.repository, image.known.image)
+        return await search.result()
+
+    def _resolved(self, repository: Repository, image: Descriptor) -> None:
+        """Its profile will be asked for as soon as a layer is shown."""
+        if self._profiles:
+            self._searches[image.digest] = ProfileSearch(self._nursery, repository, image)
+            if len(self._searches) > _MAX_SEARCHES:
+                self._searches.popitem(last=False)
 
     async def _look_up(self, name: ImageName) -> FoundImage:
         reference = registry_reference(name)
         repository = self._repositories.get(reference)
         try:
             with trio.fail_after(LOOKUP_LIMIT_S):
-                known = await find_converted(repository, reference, self._settings)
+                known = await find_converted(repository, reference, self._settings, resolved=self._resolved)
         except trio.TooSlowError:
             raise DeadlineError(f"the registry of {name.image} is too slow") from None
         except CafsError as e:

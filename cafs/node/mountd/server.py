@@ -83,7 +83,8 @@ async def _serve(parts: ServerParts, turn: Turn) -> None:
         if store is not None:
             files.enter_context(store)
         async with ChunkService(store, limits, journal, peer) as service, trio.open_nursery() as nursery:
-            images = Images(request.settings, repositories, nursery, peer)
+            profiles = Prefetch(request.prefetch).wants_profile
+            images = Images(request.settings, repositories, nursery, peer, profiles=profiles)
             layers = _compose_layers(
                 parts,
                 request,

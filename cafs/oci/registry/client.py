@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 from urllib.parse import urlencode
 
 import trio
@@ -43,6 +44,7 @@ _MAX_LOCATED = 1000
 _READS = frozenset(("GET", "HEAD"))
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,25 @@ class RegistryClient:
         """Close all connections."""
         await self._direct.aclose()
         await self._library.aclose()
+
+    async def with_connections_for(self, count: int, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask, and meanwhile open connections for what is asked next: ``count`` questions at once.
+
+        A connection takes a round trip to the registry, in TLS two or three, for which they would wait.
+        Raises what ``ask`` does.
+        """
+        failure: CafsError | None = None
+        async with trio.open_nursery() as nursery:
+            for _ in range(count - 1 if self._is_direct(self.base) else 0):
+                nursery.start_soon(self._direct.open_early, self.base)
+            try:
+                answer = await ask()
+            except CafsError as e:  # let out of the nursery without a group round it
+                failure = e
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        return answer
 
     async def call(self, request: Request, limit: int = MAX_ERROR_BODY) -> tuple[Exchange, bytes]:
         """A request whose answer is small: its head and its whole body of at most ``limit`` bytes."""

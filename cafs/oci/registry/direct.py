@@ -100,13 +100,27 @@ class DirectTransport:
             connection.close()
         return None
 
+    async def open_early(self, url: str) -> None:
+        """Open a connection to be kept for a request that is soon to come. A failure is none yet."""
+        origin = origin_of(url)
+        try:
+            connection = await self.connect(origin, url)
+        except RemoteError:
+            return  # whoever asks hears of it
+        self._keep(origin, connection)
+
+    def _keep(self, origin: Origin, connection: Connection) -> None:
+        if sum(map(len, self._kept.values())) < self._most:
+            connection.idle_since = trio.current_time()
+            self._kept.setdefault(origin, []).append(connection)
+        else:
+            connection.close()
+
     def give_back(self, origin: Origin, connection: Connection, owner: object) -> None:
         """The exchange is over; the connection is kept if it is fit for another."""
         self._room.release_on_behalf_of(owner)
-        kept = self._kept.setdefault(origin, [])
-        if connection.reset() and sum(map(len, self._kept.values())) < self._most:
-            connection.idle_since = trio.current_time()
-            kept.append(connection)
+        if connection.reset():
+            self._keep(origin, connection)
         else:
             connection.close()
 

@@ -4,13 +4,15 @@ Source: OCI distribution-spec v1.1, "Listing Referrers", "Referrers Tag Schema".
 index that writers read, extend and push again. Registries have no compare-and-swap, so a writer looks
 again after its push and repeats when its entry is gone: of two writers the later one repairs, unless both
 looked before the other's push. Within one process a lock excludes even that.
+
+A start asks for two types within moments, its index artifact and its profile: all referrers are asked for at
+once, and remembered for as long as that takes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
-from typing import Protocol
-from urllib.parse import urlencode
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import trio
 
@@ -28,6 +30,14 @@ _MAX_REFERRERS = 10_000
 _NO_API = frozenset((400, 404, 405, 501))
 """What registries without the API answer to its path."""
 _TRIES = 8
+_FRESH_S = 3.0
+_MAX_REMEMBERED = 16
+
+
+class _Answer(NamedTuple):
+    entries: Sequence[Descriptor]
+    at: float
+    """When it came, on trio's clock."""
 
 
 class ReferrersRepository(Protocol):
@@ -56,12 +66,42 @@ class ReferrersOfRegistry:
     def __init__(self, repository: ReferrersRepository) -> None:
         self._repository = repository
         self._lock = trio.Lock()
+        self._asking: dict[Digest, trio.Lock] = {}
+        self._answers: dict[Digest, _Answer] = {}
 
     async def listed(self, subject: Digest, artifact_type: str) -> list[Descriptor]:
-        """All referrers of one type.
+        """All referrers of one type, as they were a moment ago at most."""
+        turn = self._asking.setdefault(subject, trio.Lock())
+        asked_at = trio.current_time()
+        try:
+            async with turn:
+                entries = await self._entries(subject, asked_at)
+        finally:
+            if not turn.locked():
+                self._asking.pop(subject, None)
+        # Filtered here, for the tag knows no filters.
+        return [entry for entry in entries if entry.artifact_type == artifact_type]
 
-        A registry with the API and one without are both asked right, in one round trip: a start waits for it.
-        """
+    async def _entries(self, subject: Digest, asked_at: float) -> Sequence[Descriptor]:
+        last = self._answers.get(subject)
+        if last is not None:
+            # That there are none is told only to who asked before: who converts the image next shall be seen.
+            is_fresh = last.entries and trio.current_time() < last.at + _FRESH_S
+            if is_fresh or last.at >= asked_at:
+                return last.entries
+        entries = await self._ask(subject)
+        self.forget(subject)
+        while len(self._answers) >= _MAX_REMEMBERED:
+            del self._answers[next(iter(self._answers))]
+        self._answers[subject] = _Answer(entries, trio.current_time())
+        return entries
+
+    def forget(self, subject: Digest) -> None:
+        """Something was attached to it."""
+        self._answers.pop(subject, None)
+
+    async def _ask(self, subject: Digest) -> Sequence[Descriptor]:
+        """A registry with the API and one without are both asked right, in one round trip: a start waits."""
         by_tag: list[Descriptor] | CafsError | None = None
 
         async def ask_for_tag() -> None:
@@ -70,21 +110,19 @@ class ReferrersOfRegistry:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask_for_tag)
-            by_api = await _unwrapped(self._by_api(subject, artifact_type))
+            by_api = await _unwrapped(self._by_api(subject))
             if by_api is not None:
                 nursery.cancel_scope.cancel()
         found = by_tag if by_api is None else by_api
         if isinstance(found, CafsError):
             raise found
-        # Filtered here whatever OCI-Filters-Applied says: the registry's word needs no believing.
-        return [entry for entry in found or () if entry.artifact_type == artifact_type]
+        return found or ()
 
-    async def _by_api(self, subject: Digest, artifact_type: str) -> list[Descriptor] | None:
+    async def _by_api(self, subject: Digest) -> list[Descriptor] | None:
         """None when the registry has no such API."""
         repository = self._repository
         what = f"{repository.name}: referrers of {subject}"
-        query = urlencode({"artifactType": artifact_type})
-        url: str | None = repository.path(f"referrers/{subject}?{query}")
+        url: str | None = repository.path(f"referrers/{subject}")
         found: list[Descriptor] = []
         for _ in range(_MAX_PAGES):
             if url is None:
@@ -95,14 +133,14 @@ class ReferrersOfRegistry:
             media_type = response.headers.get("content-type", "").partition(";")[0].strip()
             if response.status != 200 or media_type != OCI_INDEX:
                 return None
-            found = merge_referrers(found, self._entries(content, what))
+            found = merge_referrers(found, self._parsed(content, what))
             link = parse_next_link(response.headers.get("link", ""))
             url = resolve_location(response.url, link, what) if link else None
             if len(found) > _MAX_REFERRERS:
                 break
         raise ProtocolError(f"{what}: the list does not end")
 
-    def _entries(self, content: bytes, what: str) -> tuple[Descriptor, ...]:
+    def _parsed(self, content: bytes, what: str) -> tuple[Descriptor, ...]:
         try:
             document = parse_manifest(content, OCI_INDEX, what)
         except IntegrityError as e:

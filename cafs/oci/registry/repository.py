@@ -38,6 +38,8 @@ from cafs.oci.repository import Repository
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 _OK = frozenset((200,))
+_SOON_AT_ONCE = 4
+"""After a manifest: its referrers by API and by tag; artifact and profile; indexes and the profile itself."""
 _MANIFESTS_KEPT, _LONGEST_KEPT_BYTES = 16, 256 << 10
 _PROGRESS_BYTES = 256 << 10
 """A download that breaks off before this much has come counts as a failure like those before it."""
@@ -87,7 +89,9 @@ class RegistryRepository:
         """See ``Repository``. The manifest comes along, since it is what is wanted next."""
         if not selector:
             raise UsageError(f"{self.name}: a tag or a digest is needed")
-        descriptor, content = await self.fetch_named(selector)
+        descriptor, content = await self.client.with_connections_for(
+            _SOON_AT_ONCE, lambda: self.fetch_named(selector)
+        )
         self._remember(descriptor.digest, content)
         return descriptor
 
@@ -380,6 +384,7 @@ class RegistryRepository:
         descriptor, headers = await self.patiently(lambda: self.put_manifest(content, media_type, None))
         if "oci-subject" not in headers:
             await self.patiently(lambda: self._referrers.list_by_tag(content, descriptor, subject.digest))
+        self._referrers.forget(subject.digest)
         return descriptor
 
     async def patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
