@@ -6,7 +6,7 @@ Layers of behaviour (retry, limit, single flight, record of failures) stack on t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 from cafs.core.chunk_ref import ChunkRef
 from cafs.core.digest import Digest
@@ -68,14 +68,26 @@ def most_ranges(source: BlobSource) -> int:
     return most
 
 
-class ChunkAnswer(NamedTuple):
-    """A range of a blob in which nothing but the wanted frames need be right."""
+async def read_spans(source: BlobSource, blob: BlobRef, spans: Sequence[Span]) -> list[bytes]:
+    """The bytes of each, in as few calls as any source allows; raises as ``BlobSource.read_range``."""
+    most = most_ranges(source)
+    if most == 1 or len(spans) == 1:
+        return [await source.read_range(blob, *span) for span in spans]
+    scattered, bodies = cast("ScatteredSource", source), []
+    for begin in range(0, len(spans), most):
+        bodies += await scattered.read_ranges(blob, spans[begin : begin + most])
+    return bodies
 
-    body: bytes
+
+class ChunkAnswer(NamedTuple):
+    """Ranges of a blob in which nothing but the wanted frames need be right."""
+
+    bodies: Sequence[bytes]
+    """One for each range."""
     kept: frozenset[bytes] = frozenset()
     """Digests of chunks that whoever answered keeps in the chunk store of this machine."""
     stored: frozenset[bytes] = frozenset()
-    """Of those whose frames are therefore not in the body. Only of what nobody waits for."""
+    """Of those whose frames are therefore not in the bodies. Only of what nobody waits for."""
 
 
 @runtime_checkable
@@ -83,9 +95,9 @@ class ChunkSource(BlobSource, Protocol):
     """A source that may answer better when it knows which chunks are wanted: it can find them elsewhere."""
 
     async def read_chunks(
-        self, blob: BlobRef, offset: int, length: int, refs: Sequence[ChunkRef], urgency: int
+        self, blob: BlobRef, spans: Sequence[Span], refs: Sequence[ChunkRef], urgency: int
     ) -> ChunkAnswer:
-        """As ``read_range``, of a range that holds the frames of ``refs``.
+        """As ``read_spans``, of ranges that hold the frames of ``refs``, each in one of them.
 
         ``urgency`` is 0 when a reader waits, and the larger the less anybody does
         (``cafs.fetch.limits.Priority``).

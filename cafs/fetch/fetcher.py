@@ -13,13 +13,13 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, cast
 
 import trio
 
 from cafs.core.backoff import Answer, describe, final_error, plan_next, rounds
 from cafs.core.chunk import Chunk
-from cafs.core.source import ChunkSource, ScatteredSource
+from cafs.core.distance import Distances
+from cafs.core.source import BlobSource, ChunkAnswer, ChunkSource, read_spans
 from cafs.errors import CafsError, DeadlineError, IntegrityError, ProtocolError, RemoteError
 from cafs.fetch.flights import Flight, FlightQueue, Group, State
 from cafs.fetch.limits import FetchLimits, Priority
@@ -60,7 +60,8 @@ class Fetcher:
         self._counters = counters
         self._done = done
         self._rng = rng
-        self._queue = FlightQueue(limits)
+        self._distances = Distances()
+        self._queue = FlightQueue(limits, self._distances)
         self._active = [0] * len(Priority)
         self._threads = trio.CapacityLimiter(4)
         self._fill_bytes = limits.fill_range_bytes // 4
@@ -69,6 +70,10 @@ class Fetcher:
     def active(self) -> Sequence[int]:
         """Requests under way, by priority."""
         return self._active
+
+    def distance(self, source: BlobSource) -> float:
+        """See ``cafs.core.distance``."""
+        return self._distances.of(source.name)
 
     def waiting(self, priority: Priority) -> int:
         """Chunks of this priority that wait for a request."""
@@ -146,6 +151,7 @@ class Fetcher:
             return
         took_s = trio.current_time() - began
         self._counters.note_answer(source.name, group.priority, group.length, took_s)
+        self._distances.note(source.name, took_s)
         self._adapt(group, took_s)
         self._note_stored([flight for flight in group.flights if flight.ref.digest in answer.stored])
         arrived: list[Chunk] = []
@@ -173,7 +179,7 @@ class Fetcher:
                 self._done(flight, None, None)
         self.submit([flight for flight in flights if not flight.done])
 
-    async def _ask(self, group: Group) -> _Answered:
+    async def _ask(self, group: Group) -> ChunkAnswer:
         """One request."""
         timeout_s = self._limits.answer_timeout_s + group.length / SLOWEST_BYTES_PER_S
         try:
@@ -186,7 +192,7 @@ class Fetcher:
                 raise ProtocolError(f"answered {len(body)} bytes where {run.span.length} were asked for")
         return answer
 
-    async def _verify(self, group: Group, answer: _Answered) -> list[tuple[Flight, Chunk | IntegrityError]]:
+    async def _verify(self, group: Group, answer: ChunkAnswer) -> list[tuple[Flight, Chunk | IntegrityError]]:
         sent = [flight for flight in group.flights if flight.ref.digest not in answer.stored]
         if sum(flight.ref.plain_bytes for flight in sent) <= INLINE_BYTES:
             return _verify_runs(group, answer)
@@ -231,30 +237,16 @@ class Fetcher:
             self._fill_bytes = min(max(fitting, 512 << 10), self._limits.fill_range_bytes)
 
 
-class _Answered(NamedTuple):
-    """See ``ChunkAnswer``."""
-
-    bodies: Sequence[bytes]
-    """The bytes of each of the group's runs."""
-    kept: frozenset[bytes] = frozenset()
-    stored: frozenset[bytes] = frozenset()
-
-
-async def _ask_source(group: Group) -> _Answered:
+async def _ask_source(group: Group) -> ChunkAnswer:
     """Say which chunks are wanted to a source that wants to know; after a failure the plain way is taken."""
     source, blob = group.origin.sources[group.source_number], group.origin.blob
-    if len(group.runs) > 1:
-        scattered = cast("ScatteredSource", source)  # else there would be one run (``FlightQueue.take``)
-        return _Answered(await scattered.read_ranges(blob, [run.span for run in group.runs]))
-    span = group.runs[0].span
+    spans = [run.span for run in group.runs]
     if isinstance(source, ChunkSource) and not any(flight.answers for flight in group.flights):
-        refs = [flight.ref for flight in group.flights]
-        answer = await source.read_chunks(blob, *span, refs, group.priority)
-        return _Answered([answer.body], answer.kept, answer.stored)
-    return _Answered([await source.read_range(blob, *span)])
+        return await source.read_chunks(blob, spans, [flight.ref for flight in group.flights], group.priority)
+    return ChunkAnswer(await read_spans(source, blob, spans))
 
 
-def _verify_runs(group: Group, answer: _Answered) -> list[tuple[Flight, Chunk | IntegrityError]]:
+def _verify_runs(group: Group, answer: ChunkAnswer) -> list[tuple[Flight, Chunk | IntegrityError]]:
     """What came for each flight of the chunks that were sent."""
     verified: list[tuple[Flight, Chunk | IntegrityError]] = []
     for run, body in zip(group.runs, answer.bodies, strict=True):

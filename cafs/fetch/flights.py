@@ -17,6 +17,7 @@ import trio
 
 from cafs.core.backoff import Answer
 from cafs.core.chunk import ChunkRef
+from cafs.core.distance import Distances
 from cafs.core.readplan import coalesce
 from cafs.core.source import BlobRef, BlobSource, Span, most_ranges
 from cafs.errors import CafsError
@@ -145,8 +146,9 @@ class Group:
 class FlightQueue:
     """Flights waiting for a request, by priority and by place in their blob."""
 
-    def __init__(self, limits: FetchLimits) -> None:
+    def __init__(self, limits: FetchLimits, distances: Distances) -> None:
         self._limits = limits
+        self._distances = distances
         self._by_priority: dict[Priority, dict[Flight, None]] = {p: {} for p in Priority}
         self._by_place: dict[Origin, list[tuple[int, int, int, Flight]]] = {}
 
@@ -183,12 +185,15 @@ class FlightQueue:
     def take(self, active: list[int], fill_range_bytes: int) -> Group | None:
         """The next request to start, if the limits let one start beside the active ones."""
         for priority in Priority:
-            if self._by_priority[priority] and self._limits.may_start(priority, active):
-                first = next(iter(self._by_priority[priority]))
+            first = next(iter(self._by_priority[priority]), None)
+            if first is None:
+                continue
+            source = first.origin.sources[first.next_source]
+            if self._limits.may_start(priority, active, self._distances.of(source.name)):
                 longest = (
                     fill_range_bytes if priority is Priority.FILL else self._limits.range_bytes(priority)
                 )
-                ranges = most_ranges(first.origin.sources[first.next_source])
+                ranges = most_ranges(source)
                 if priority in _SCATTERED and ranges > 1 and not first.answers:
                     runs = self._runs_in_turn(first, longest, ranges)
                 else:

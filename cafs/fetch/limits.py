@@ -21,7 +21,8 @@ class Priority(IntEnum):
 
 
 PROFILE_SLOTS = 3
-"""Requests of a profile at once: these keep a link busy, and more would share it with a reader's."""
+"""Requests of a profile at once: these keep the link to a source next door busy, and more would share it with
+a reader's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +80,10 @@ class FetchLimits:
             return self.readahead_range_bytes
         return self.fill_range_bytes if priority is Priority.FILL else self.prefetch_range_bytes
 
-    def may_start(self, priority: Priority, active: list[int]) -> bool:
+    def may_start(self, priority: Priority, active: list[int], distance: float = 1.0) -> bool:
         """May one more request of this priority start, with so many active ones of each priority?
+
+        ``distance`` of the source: see ``cafs.core.distance``.
 
         Prefetching leaves a quarter of the slots free, so that a reader's request starts at once; and
         while readers wait, the fill keeps to a single request, so that the link is mostly theirs.
@@ -92,7 +95,7 @@ class FetchLimits:
             return True
         if total - active[Priority.DEMAND] >= self.concurrency - self.concurrency // 4:
             return False
-        if priority is Priority.PROFILE and active[priority] >= PROFILE_SLOTS:
+        if priority is Priority.PROFILE and active[priority] >= PROFILE_SLOTS * distance:
             return False
         fill_slots = 1 if active[Priority.DEMAND] else max(self.concurrency // 2, 1)
         return priority is not Priority.FILL or active[Priority.FILL] < fill_slots

@@ -1,9 +1,8 @@
 """This node's peer, asked for chunks before the registry: whoever mounts the same image may have them.
 
 A peer is a help, never a need: when its socket is not there, when it refuses, breaks off, is slow or has not
-all, the registry is asked, at once and for what is missing only. Chunks that it brought are verified like any
-others, and are not stored again where peer and mount share a chunk store; of what nobody waits for it is then
-enough that it will lie in there. Small blobs, as layer indexes are, come through it as a whole.
+all, the registry is asked, at once and for what is missing only (``peer_first``). Small blobs, as layer
+indexes are, come through it as a whole.
 """
 
 from __future__ import annotations
@@ -18,11 +17,8 @@ from urllib.parse import quote
 
 import trio
 
-from cafs.core.chunk_ref import ChunkRef
 from cafs.core.digest import Digest
-from cafs.core.readplan import coalesce
 from cafs.core.settings import Settings
-from cafs.core.source import BlobRef, BlobSource, ChunkAnswer
 from cafs.core.swarm.chunk_request import (
     CHUNKS_PATH,
     HAVE_HEADER,
@@ -47,7 +43,6 @@ from cafs.store.location import store_directory
 
 log = logging.getLogger(__name__)
 
-REGISTRY = "docker://"
 PATIENCE_S = (4.0, 8.0, 12.0, 40.0)
 """For the peer to answer, by urgency: its own patience with others is less, but for a slow registry."""
 AWAY_S, SLOW_S = 1.0, 5.0
@@ -56,7 +51,6 @@ REFUSED_S = 5.0
 """And for the chunks of a blob that it has no part in."""
 BLOB_PATIENCE_S = 4.0
 MAX_BLOB_BYTES = 32 << 20
-_MAX_GAP_BYTES = 16 << 10
 _MAX_REFUSED_BLOBS, _MAX_REFUSAL_BYTES = 256, 4 << 10
 _OK, _CONFLICT = 200, 409
 
@@ -102,10 +96,6 @@ class LocalPeer:
     def of(cls, settings: Settings) -> Self:
         """As configured."""
         return cls(peer_socket(settings.run_dir), store_directory(settings.cache_dir))
-
-    def before(self, source: BlobSource) -> BlobSource:
-        """A registry's repository as a source that asks the peer first; any other as it is."""
-        return PeerFirst(self, source) if source.name.startswith(REGISTRY) else source
 
     def close(self) -> None:
         """Let go of idle connections; it may be asked again."""
@@ -213,45 +203,3 @@ class LocalPeer:
         except (trio.TooSlowError, CafsError) as e:
             log.info("blob %s did not come from this node's peer: %s", blob.digest, e or "it is slow")
         return None
-
-
-@dataclass(frozen=True, slots=True)
-class PeerFirst:
-    """See ``ChunkSource``: the peer, and for what it lacks the registry."""
-
-    peer: LocalPeer
-    origin: BlobSource
-
-    @property
-    def name(self) -> str:
-        """See ``BlobSource``."""
-        return self.origin.name
-
-    async def read_range(self, blob: BlobRef, offset: int, length: int) -> bytes:
-        """See ``BlobSource``: the registry's answer."""
-        return await self.origin.read_range(blob, offset, length)
-
-    async def read_chunks(
-        self, blob: BlobRef, offset: int, length: int, refs: Sequence[ChunkRef], urgency: int
-    ) -> ChunkAnswer:
-        """See ``ChunkSource``."""
-        wanted = tuple({ref.digest: ref for ref in refs}.values())
-        repository = self.origin.name.removeprefix(REGISTRY)
-        brought = await self.peer.chunks(ChunkWish(blob, repository, wanted, True, urgency))
-        frames = zip(wanted, brought.frames, strict=True)
-        found = {ref.digest: frame for ref, frame in frames if frame is not None}
-        stored = frozenset(ref.digest for ref, one in zip(wanted, brought.stored, strict=True) if one)
-        if len(stored) == len(wanted):
-            return ChunkAnswer(bytes(length), stored=stored)
-        if not found and not stored:
-            return ChunkAnswer(await self.origin.read_range(blob, offset, length))
-        body = bytearray(length)
-        for ref in refs:
-            if (frame := found.get(ref.digest)) is not None:
-                body[ref.offset - offset : ref.offset - offset + ref.frame_bytes] = frame
-        here = stored | found.keys()
-        missing = [(ref.offset, ref.frame_bytes) for ref in refs if ref.digest not in here]
-        for run in coalesce(missing, max_bytes=length, max_gap_bytes=_MAX_GAP_BYTES):
-            begin = run.offset - offset
-            body[begin : begin + run.length] = await self.origin.read_range(blob, run.offset, run.length)
-        return ChunkAnswer(bytes(body), frozenset(found) if brought.keeps else frozenset(), stored)

@@ -72,7 +72,7 @@ class LayerReader:
         """For messages and the journal: the layer's diffID."""
         self.about = about or f"layer={name}"
         """For log lines."""
-        self._sources = tuple(sources)
+        self.sources = tuple(sources)
         self._blobs = index.blobs
         self._origins: dict[int, Origin] = {}
         self._refs: dict[int, ChunkRef] = {}
@@ -147,8 +147,8 @@ class LayerReader:
     def add_source(self, source: BlobSource) -> None:
         """Another repository that has the same blobs: asked when those before it fail."""
         way = self._service.way_to(source)
-        if way not in self._sources:
-            self._sources = (*self._sources, way)
+        if way not in self.sources:
+            self.sources = (*self.sources, way)
             self._origins.clear()  # they name all sources; flights under way keep theirs
 
     def origin(self, blob: int) -> Origin:
@@ -163,7 +163,7 @@ class LayerReader:
                 raise IntegrityError(
                     f"layer {self.name}: the chunk table names blob {blob}, which is not there"
                 )
-            origin = self._origins[blob] = Origin(self.name, self._blobs[blob], self._sources)
+            origin = self._origins[blob] = Origin(self.name, self._blobs[blob], self.sources)
         return origin
 
     def rows_between(self, offset: int, end: int) -> range:

@@ -31,12 +31,13 @@ from cafs.fetch.flights import Flight, Origin
 from cafs.fetch.journal import Journal
 from cafs.fetch.limits import FetchLimits, Priority
 from cafs.fetch.local_peer import LocalPeer
+from cafs.fetch.peer_first import with_peer
 from cafs.fetch.plain_cache import Plain, PlainCache
 from cafs.fetch.prefetch import Prefetch, Prefetcher
 from cafs.fetch.programs import Programs
 from cafs.fetch.reader import LayerFile, LayerReader
 from cafs.fetch.record import Recorder
-from cafs.fetch.riders import AheadAccount, find_riders
+from cafs.fetch.riders import MOST_ROWS, AheadAccount, find_riders
 from cafs.fetch.stats import Counters, LayerStats, ServiceStats
 from cafs.fetch.store_reader import StoreReader
 from cafs.fetch.verify import FrameStore
@@ -138,7 +139,7 @@ class ChunkService:
 
     def way_to(self, source: BlobSource) -> BlobSource:
         """How a source is asked: by way of this node's peer where that can help."""
-        return source if self._peer is None else self._peer.before(source)
+        return source if self._peer is None else with_peer(self._peer, source)
 
     def remove_layer(self, layer: LayerReader) -> None:
         """Nobody will read it any more. What is under way for it still arrives, for others or the store."""
@@ -218,7 +219,7 @@ class ChunkService:
 
     async def bring_program(self, layer: LayerReader, rows: Sequence[int]) -> None:
         """Have these rows fetched ahead of their readers, as far as the account allows."""
-        room = self._ahead.program_allowance_bytes
+        room = self._ahead.program_allowance_bytes(self._distance(layer))
         wanted = []
         for row in rows:
             ref = layer.ref(row)
@@ -403,8 +404,14 @@ class ChunkService:
 
     async def _board(self, layer: LayerReader, last_row: int) -> list[Flight]:
         """Flights of riders behind this row, as far as the store does not hold them."""
-        room = min(self._limits.rider_bytes, self._ahead.allowance_bytes)
-        riders = find_riders(layer, last_row, room, self.is_near)
+        distance = self._distance(layer)
+        riders = find_riders(
+            layer,
+            last_row,
+            most=int(MOST_ROWS * distance),
+            room_bytes=min(int(self._limits.rider_bytes * distance), self._ahead.allowance_bytes(distance)),
+            is_near=self.is_near,
+        )
         if not riders:
             return []
         kept = await self._kept.has([ref.digest for _, ref in riders])
@@ -415,6 +422,10 @@ class ChunkService:
         for row, ref in riders:
             self._ahead.note_ahead(layer, row, ref, rides=True)
         return flights
+
+    def _distance(self, layer: LayerReader) -> float:
+        """Of the source that is asked first; 1 where there is none."""
+        return self._fetcher.distance(layer.sources[0]) if layer.sources else 1.0
 
     def _finished(self, flight: Flight, plain: Plain | None, failure: CafsError | None) -> None:
         """A flight has ended, well or not."""

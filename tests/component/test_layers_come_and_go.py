@@ -105,9 +105,9 @@ async def test_what_was_fetched_ahead_of_a_removed_layer_counts_no_more(rows: in
     layer = MemoryLayer([2000] * (rows + 1))
     async with ChunkService(None, LIMITS) as service:
         reader = service.add_layer(layer, [ScriptedSource(layer.blob)], layer.diff_id)
-        before = service._ahead.allowance_bytes
+        before = service._ahead.allowance_bytes()
         for row in range(rows):
             service.note_ahead(reader, row, reader.ref(row))
-        assert service._ahead.allowance_bytes < before
+        assert service._ahead.allowance_bytes() < before
         service.remove_layer(reader)
-        assert service._ahead.allowance_bytes == before
+        assert service._ahead.allowance_bytes() == before

@@ -11,7 +11,7 @@ import trio.testing
 
 from cafs.core.chunk import ChunkRef
 from cafs.core.profile import Profile, parse_profile
-from cafs.core.source import BlobRef, ChunkAnswer
+from cafs.core.source import BlobRef, ChunkAnswer, Span, read_spans
 from cafs.errors import RemoteError, StorageError, UsageError
 from cafs.fetch.limits import FetchLimits, Priority
 from cafs.fetch.prefetch import Prefetch
@@ -111,6 +111,27 @@ async def test_riders_come_with_a_readers_request_within_their_allowance(layer: 
         stats = service.stats()
     assert stats.fetched_bytes <= (1 + UNUSED_SHARE) * stats.touched_frame_bytes + FIRST_BYTES
     assert len(source.requests) == 16
+
+
+async def test_from_far_away_more_comes_with_a_readers_request(
+    layer: MemoryLayer, clock: trio.testing.MockClock
+) -> None:
+    async def requests_for(seconds: float) -> int:
+        """To read everything, from a source that takes so long to answer."""
+
+        async def answer(_number: int, right: bytes) -> bytes:
+            await trio.sleep(seconds)
+            return right
+
+        source = ScriptedSource(layer.blob, answer)
+        async with ChunkService(MemoryStore(), FetchLimits(readahead_bytes=0)) as service:
+            reader = service.add_layer(layer, [source], layer.diff_id)
+            for row in range(100):
+                await reader.read(layer.table.start(row), 64 * KIB)
+        return len(source.requests)
+
+    near, far = await requests_for(0.01), await requests_for(0.1)
+    assert far < near / 3
 
 
 async def test_riders_that_nobody_reads_become_fewer(layer: MemoryLayer) -> None:
@@ -251,13 +272,15 @@ class StoringSource(ScriptedSource):
         self.fills = 0
 
     async def read_chunks(
-        self, blob: BlobRef, offset: int, length: int, refs: Sequence[ChunkRef], urgency: int
+        self, blob: BlobRef, spans: Sequence[Span], refs: Sequence[ChunkRef], urgency: int
     ) -> ChunkAnswer:
         if urgency != Priority.FILL:
-            return ChunkAnswer(await self.read_range(blob, offset, length))
+            return ChunkAnswer(await read_spans(self, blob, spans))
         self.fills += 1
         await self._go.wait()
-        return ChunkAnswer(bytes(length), stored=frozenset(ref.digest for ref in refs))
+        return ChunkAnswer(
+            [bytes(span.length) for span in spans], stored=frozenset(ref.digest for ref in refs)
+        )
 
 
 async def test_a_reader_who_joins_a_fill_that_needs_no_bytes_gets_his(
