@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -17,6 +17,7 @@ from demo.process import DemoError, run
 
 SERVER_ADDRESS = "10.213.7.1"
 CLIENT_ADDRESS = "10.213.7.2"
+DEVICE = "link0"
 _QUEUE_S = 0.05
 """Bytes queued in a real switch before it drops: enough for TCP to fill the link, little delay."""
 
@@ -39,7 +40,7 @@ class Link:
 
     def received_bytes(self) -> int:
         """Everything the client's end received so far, headers included."""
-        shown = run(["ip", "-n", self.client, "-s", "-j", "link", "show", "dev", "link0"])
+        shown = run(["ip", "-n", self.client, "-s", "-j", "link", "show", "dev", DEVICE])
         return int(json.loads(shown)[0]["stats64"]["rx"]["bytes"])
 
 
@@ -47,9 +48,19 @@ def _enter(name: str) -> list[str]:
     return ["nsenter", f"--net=/run/netns/{name}"]
 
 
+def join_by_veth(link: Link) -> None:
+    """A cable between both namespaces, ``DEVICE`` at either end."""
+    peer = ["peer", "name", DEVICE, "netns", link.client]
+    run(["ip", "-n", link.server, "link", "add", DEVICE, "type", "veth", *peer])
+
+
 @contextmanager
-def open_link(mbit_per_s: int) -> Iterator[Link]:
+def open_link(mbit_per_s: int, join: Callable[[Link], None] = join_by_veth) -> Iterator[Link]:
     """Make the namespaces and the link; remove them at the end, whatever happened.
+
+    Args:
+        mbit_per_s: In either direction.
+        join: Puts a device with the name ``DEVICE`` into both namespaces.
 
     Raises:
         DemoError: not root, or the kernel lacks network namespaces, veth or tbf.
@@ -62,7 +73,9 @@ def open_link(mbit_per_s: int) -> Iterator[Link]:
         for name in (link.server, link.client):
             run(["ip", "netns", "add", name])
             made.append(name)
-        _join(link)
+        join(link)
+        for name, address in ((link.server, SERVER_ADDRESS), (link.client, CLIENT_ADDRESS)):
+            _set_up(name, address, mbit_per_s)
         yield link
     finally:
         # A namespace takes its end of the link with it. One that still holds a process lives on
@@ -72,15 +85,11 @@ def open_link(mbit_per_s: int) -> Iterator[Link]:
                 run(["ip", "netns", "delete", name])
 
 
-def _join(link: Link) -> None:
-    peer = ["peer", "name", "link0", "netns", link.client]
-    run(["ip", "-n", link.server, "link", "add", "link0", "type", "veth", *peer])
-    ends = ((link.server, SERVER_ADDRESS), (link.client, CLIENT_ADDRESS))
-    for name, address in ends:
-        run(["ip", "-n", name, "address", "add", f"{address}/30", "dev", "link0"])
-        for device in ("lo", "link0"):
-            run(["ip", "-n", name, "link", "set", device, "up"])
-        _limit(name, link.mbit_per_s)
+def _set_up(name: str, address: str, mbit_per_s: int) -> None:
+    run(["ip", "-n", name, "address", "add", f"{address}/30", "dev", DEVICE])
+    for device in ("lo", DEVICE):
+        run(["ip", "-n", name, "link", "set", device, "up"])
+    _limit(name, mbit_per_s)
 
 
 def _limit(name: str, mbit_per_s: int) -> None:
@@ -90,4 +99,4 @@ def _limit(name: str, mbit_per_s: int) -> None:
     burst = max(128 << 10, bytes_per_s // 250)
     limit = int(bytes_per_s * _QUEUE_S)
     bucket = ["tbf", "rate", f"{mbit_per_s}mbit", "burst", str(burst), "limit", str(limit)]
-    run(["tc", "-n", name, "qdisc", "add", "dev", "link0", "root", *bucket])
+    run(["tc", "-n", name, "qdisc", "add", "dev", DEVICE, "root", *bucket])

@@ -13,6 +13,7 @@ CASES = {
     "fuse_driver": "driver fuse against squashfuse and squashfuse_ll",
     "chunk_store": "the chunk store: put, get warm and cold, against decoding alone and plain files",
     "lazy_start": "start of a Python program over 200 Mbit/s, against pull, unpack, run",
+    "far_start": "the same from a registry that is 20 ms away",
     "container_snapshots": "ordinary snapshots through a socket, against containerd's own overlayfs",
     "container_many": "fifty containers at once, against overlayfs; memory of the snapshotter",
     "container_shared": "ten images on one base: what is mounted, what memory they take",

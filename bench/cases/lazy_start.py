@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from bench.measure import interleave, median
@@ -27,8 +28,15 @@ Counted = dict[str, list[tuple[int, int]]]
 
 def run_case(place: Place) -> Result:
     layout = debian_python("v1", place.say)
+    with open_link(MBIT_PER_S) as link:
+        starts, counted = compare_starts(place, link, layout)
+    return _judge(starts, counted, compressed_bytes(layout, "v1"))
+
+
+def compare_starts(place: Place, link: Link, layout: Path) -> tuple[dict[str, list[Start]], Counted]:
+    """Starts of each contender over this link in turns, and what ours fetched and touched, by repository."""
     counted: Counted = {PLAIN: [], PROFILED: []}
-    with open_link(MBIT_PER_S) as link, serve_far_registry(place.path, link) as registry:
+    with serve_far_registry(place.path, link) as registry:
         for repository in (PLAIN, PROFILED):
             registry.push(layout, "v1", repository)
             near = CafsHome(place.path / "near", registry.enter, (registry.local,))
@@ -40,8 +48,7 @@ def run_case(place: Place) -> Result:
             WITH_PROFILE: partial(_lazily, place, far, link, PROFILED, counted),
             PULL: partial(start_eagerly, link, PLAIN, place.path / "eager"),
         }
-        starts = interleave(turns, place.rounds)
-    return _judge(starts, counted, compressed_bytes(layout, "v1"))
+        return interleave(turns, place.rounds), counted
 
 
 def _attach_profile(place: Place, far: CafsHome, link: Link, registry: Registry) -> None:
