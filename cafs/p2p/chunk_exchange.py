@@ -390,11 +390,11 @@ class ChunkExchange:
 
     async def serve(self, wish: ChunkWish) -> list[Frame | None]:
         """See ``ChunkServer``. The registry is asked only for blobs that this host mounts itself."""
+        joined = self._shared.used(wish.blob)  # also where all of it is here: that is what owners stay for
         frames = await self._here(wish.refs)
         places = [place for place, frame in enumerate(frames) if frame is None]
         if places:
             missing = [wish.refs[place] for place in places]
-            joined = self._shared.used(wish.blob)
             may_fetch = wish.may_fetch and joined is not None and joined.repository == wish.repository
             if may_fetch and joined is not None and self._refusal(wish) is None:
                 chunks = await self._fetch_as_owner(wish, joined, missing)

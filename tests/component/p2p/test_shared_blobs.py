@@ -159,3 +159,15 @@ async def test_a_newcomer_gets_all_of_a_restarted_host_that_asks_for_nothing(tmp
         frames = await new.exchange.bring(wish_for(layer))
         assert [bytes(frame) for frame in frames if frame is not None] == layer.frames
         assert not source.requests
+
+
+async def test_an_owner_that_has_all_of_a_blob_is_in_use_as_long_as_others_ask_it(tmp_path: Path) -> None:
+    layer = MemoryLayer([64 << 10] * 2)
+    async with swarm(tmp_path, ScriptedSource(layer.blob), 1) as ([owner], _):
+        await owner.exchange.bring(wish_for(layer))
+        await until(lambda: all(owner.stored(layer)))
+        shared = owner.shared.used(layer.blobs[0])
+        assert shared is not None
+        shared.used_at = before = trio.current_time() - DAY_S
+        assert None not in await owner.exchange.serve(wish_for(layer))
+        assert shared.used_at > before
