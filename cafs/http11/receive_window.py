@@ -16,6 +16,9 @@ NEAR_S = 0.0015
 """A round trip on one switch, between busy hosts."""
 LINK_BYTES_PER_S = 125_000_000
 """Of what links between sites have for one host; a slower one gets a queue of at most that much."""
+MOST_BYTES = 32 << 20
+"""Of one connection, for a quarter of a second at that rate: the other side decides how long a round trip takes,
+and what waits in such a buffer is memory that no limit of the system holds back from root."""
 _RECEIVE_BUFFER_FORCE = 33
 """SO_RCVBUFFORCE of asm-generic/socket.h: not bounded by net.core.rmem_max, but for root only."""
 _TCP_INFO_BYTES, _LEAST_ROUND_TRIP_AT = 152, 148
@@ -32,7 +35,8 @@ class Socket(Protocol):
 
 def window_bytes(queue_bytes: int, round_trip_s: float) -> int:
     """The window that leaves ``queue_bytes`` in queues on a way that is used alone. Pure."""
-    return queue_bytes + (int(round_trip_s * LINK_BYTES_PER_S) if round_trip_s > NEAR_S else 0)
+    way_bytes = int(round_trip_s * LINK_BYTES_PER_S) if round_trip_s > NEAR_S else 0
+    return queue_bytes + min(way_bytes, MOST_BYTES)
 
 
 def narrow_window(connected: Socket, queue_bytes: int) -> None:

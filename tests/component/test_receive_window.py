@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from cafs.http11.receive_window import LINK_BYTES_PER_S, least_round_trip_s, narrow_window, window_bytes
+from cafs.http11.receive_window import (
+    LINK_BYTES_PER_S,
+    MOST_BYTES,
+    least_round_trip_s,
+    narrow_window,
+    window_bytes,
+)
 
 QUEUE_BYTES = 32 << 10
 
@@ -21,6 +27,7 @@ QUEUE_BYTES = 32 << 10
         (0.0004, QUEUE_BYTES),
         (0.01, QUEUE_BYTES + LINK_BYTES_PER_S // 100),
         (0.1, QUEUE_BYTES + LINK_BYTES_PER_S // 10),
+        (1.9, QUEUE_BYTES + MOST_BYTES),  # as somebody may have it who answers late on purpose
     ],
 )
 def test_the_way_is_filled_and_no_more(round_trip_s: float, window: int) -> None:
