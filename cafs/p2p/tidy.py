@@ -11,6 +11,7 @@ import trio
 
 from cafs.fetch.index_quota import trim_indexes
 from cafs.p2p.stored_task import StoredTask
+from cafs.p2p.task_store import TaskStore
 from cafs.p2p.work import Result, Work
 
 _HELD_BYTES = 40 << 10
@@ -87,16 +88,21 @@ async def collect_garbage(work: Work, idle_s: int) -> Result:
         StorageError: the chunk store cannot be used.
     """
     before = work.tasks.used_bytes
-    old = time.time() - idle_s
-    idle = [task.id for task in work.tasks.tasks() if idle_s and not task.in_use and task.used_at_s < old]
-    for task in idle:
-        await work.tasks.delete(task)
+    deleted = await _delete_idle(work.tasks, time.time() - idle_s) if idle_s else 0
     collected = await trio.to_thread.run_sync(work.chunks.gc)
     index_bytes = await trio.to_thread.run_sync(trim_indexes, work.settings.cache_dir / "index")
     return {
-        "tasks": len(idle),
+        "tasks": deleted,
         "task_bytes": max(0, before - work.tasks.used_bytes),
         "chunk_bytes": collected.evicted_bytes,
         "index_bytes": index_bytes,
         "returned_bytes": collected.returned_bytes,
     }
+
+
+async def _delete_idle(tasks: TaskStore, before_s: float) -> int:
+    deleted = 0
+    for task in tasks.tasks():
+        if not task.in_use and task.used_at_s < before_s:  # as of now: deleting others took its time
+            deleted += await tasks.delete(task.id)
+    return deleted
