@@ -127,8 +127,8 @@ async def served(options: Options) -> AsyncIterator[Ports]:
             services_served(database, tally, replica, options.services, tls=options.tls, pace=options.pace)
         )
         await stack.enter_async_context(_living(replica, site, services.roll))
+        conversions = Conversions(database, replica.id, options.converter, services.jobs.wake)
         for _ in range(options.converter.at_once):
-            conversions = Conversions(database, replica.id, options.converter, services.jobs.wake)
             await stack.enter_async_context(cancelled_at_end(conversions.run()))
         parts = Parts(
             database=database,

@@ -1,8 +1,9 @@
-"""Jobs that a replica does itself: ``cafs convert`` as a process of its own, one at a time.
+"""Jobs that a replica does itself: ``cafs convert`` as a process of its own, one for each ``run``.
 
 What is to be done is claimed in the database (SKIP LOCKED), by the replica's id. As long as a replica's row
 is there, nobody else takes what it has claimed; when it was killed, its row goes after some seconds, and
-another one, or itself after its restart, begins anew. A conversion that two did is the same as one.
+another one, or itself after its restart, begins anew. What it has claimed and is not at, as the database was
+away when it had done it, it claims again. A conversion that two did is the same as one.
 
 While the process runs it is looked whether it is still wanted: a job that was cancelled, is too late or was
 taken by another replica has it ended.
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from sqlalchemy import or_, select
+from sqlalchemy import and_, or_, select
 
 from cafs.errors import CafsError
 from cafs.manager.database import Database
@@ -69,14 +70,15 @@ class Conversions:
         self._replica_id = replica_id
         self._converter = converter
         self._on_ended = on_ended
+        self._at: set[int] = set()
+        """Jobs that are being done."""
+        self._claiming = asyncio.Lock()
 
     async def run(self) -> None:
-        """Convert what is to be converted, until cancelled."""
+        """Convert one after the other, until cancelled. As often at once as conversions may be."""
         while True:
             try:
-                claim = await in_thread(self._claim)
-                if claim is not None:
-                    await self._convert(claim)
+                if await self._convert_next():
                     continue
             except CafsError as e:
                 log.debug("nothing is converted: %s", e)
@@ -84,12 +86,26 @@ class Conversions:
                 log.exception("a mistake in a conversion")
             await asyncio.sleep(_LOOK_EVERY_S)
 
+    async def _convert_next(self) -> bool:
+        """Whether there was something to be converted."""
+        async with self._claiming:  # or another one here would take it before it is known to be done
+            claim = await in_thread(self._claim)
+            if claim is None:
+                return False
+            self._at.add(claim.job_id)
+        try:
+            await self._convert(claim)
+        finally:
+            self._at.remove(claim.job_id)
+        return True
+
     def _claim(self) -> _Claim | None:
+        unattended = and_(JobTarget.worker == self._replica_id, JobTarget.job_id.not_in(self._at))
         query = (
             select(JobTarget, Job)
             .join(Job, Job.id == JobTarget.job_id)
             .where(Job.kind == CONVERT, Job.state == JobState.RUNNING, JobTarget.state == PartState.TOLD)
-            .where(or_(JobTarget.worker.is_(None), JobTarget.worker.not_in(select(Replica.id))))
+            .where(or_(JobTarget.worker.is_(None), JobTarget.worker.not_in(select(Replica.id)), unattended))
             .order_by(JobTarget.job_id)
             .limit(1)
         )
@@ -128,9 +144,6 @@ class Conversions:
             report = said.result()
             await in_thread(partial(self._write, claim, report))
             self._on_ended()
-        except (Exception, asyncio.CancelledError):
-            await in_thread(partial(self._let_go, claim))
-            raise
         finally:
             await _end(process)
             said.cancel()
@@ -159,12 +172,6 @@ class Conversions:
             if job is not None and target is not None and self._has(target, claim):
                 write_report(session, target, report, job.retries)
                 note_jobs(session)
-
-    def _let_go(self, claim: _Claim) -> None:
-        with suppress(CafsError), self._database.writing() as session:
-            target = session.get(JobTarget, (claim.job_id, claim.host_id), with_for_update=True)
-            if target is not None and self._has(target, claim):
-                target.worker = None
 
 
 def _arguments(spec: Mapping[str, Any]) -> list[str]:
