@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from cafs.errors import NotFoundError, StateError, UsageError
+from cafs.errors import NotFoundError, StateError, UnavailableError, UsageError
 from cafs.manager.database import Database
 from cafs.manager.jobs.cron import next_time
 from cafs.manager.jobs.ledger import add_job
@@ -92,13 +92,22 @@ def start_due(database: Database) -> None:
     with database.reading() as session:
         found = list(session.scalars(due.order_by(Schedule.next_at).limit(_AT_ONCE)))
     for schedule_id in found:
-        with database.writing() as session:
-            mine = select(Schedule).where(
-                Schedule.id == schedule_id, Schedule.enabled, Schedule.next_at <= datetime.now(UTC)
-            )
-            schedule = session.scalar(mine.with_for_update(skip_locked=True))
-            if schedule is not None:
-                _start(session, schedule)
+        try:
+            _start_one(database, schedule_id)
+        except UnavailableError:
+            raise
+        except Exception:  # it must not keep others, nor jobs, from going on
+            log.exception("a mistake in schedule %d", schedule_id)
+
+
+def _start_one(database: Database, schedule_id: int) -> None:
+    with database.writing() as session:
+        mine = select(Schedule).where(
+            Schedule.id == schedule_id, Schedule.enabled, Schedule.next_at <= datetime.now(UTC)
+        )
+        schedule = session.scalar(mine.with_for_update(skip_locked=True))
+        if schedule is not None:
+            _start(session, schedule)
 
 
 def _start(session: Session, schedule: Schedule) -> None:

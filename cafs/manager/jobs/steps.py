@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import ColumnElement, false, func, insert, select, true
 from sqlalchemy.orm import Session
 
-from cafs.errors import CafsError
+from cafs.errors import UnavailableError
 from cafs.manager.clusters.catalogue import get_cluster
 from cafs.manager.database import Database
 from cafs.manager.jobs.choosing import Choice, choose
@@ -46,7 +46,7 @@ def step_all(database: Database) -> None:
                 job = session.scalar(mine.with_for_update(skip_locked=True))
                 if job is not None:
                     _step(session, job)
-        except CafsError:
+        except UnavailableError:
             raise
         except Exception:  # it must not keep others from going on
             log.exception("a mistake in job %d", job_id)

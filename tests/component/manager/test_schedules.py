@@ -142,6 +142,20 @@ def test_a_job_is_made_once_when_it_is_due(
         assert len(made_by(database)) == 2
 
 
+def test_one_that_cannot_be_started_keeps_no_other(
+    database_address: str, tmp_path: Path, expected_logs: ExpectedLogs
+) -> None:
+    expected_logs.expect("a mistake in schedule 1")
+    with Database(parse_database(database_address, tmp_path / "m.db")) as database:
+        upgrade(database)
+        schedule_that_is_due(database)
+        with database.writing() as session:
+            get_schedule(session, 1).job = {"kind": "of another version"}
+        schedule_that_is_due(database)
+        start_due(database)
+        assert made_by(database) == ["schedule 2 n"]
+
+
 def test_old_jobs_are_forgotten(database_address: str, tmp_path: Path) -> None:
     now = datetime.now(UTC)
     with Database(parse_database(database_address, tmp_path / "m.db")) as database:
