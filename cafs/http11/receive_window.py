@@ -17,8 +17,8 @@ NEAR_S = 0.0015
 LINK_BYTES_PER_S = 125_000_000
 """Of what links between sites have for one host; a slower one gets a queue of at most that much."""
 MOST_BYTES = 32 << 20
-"""Of one connection, for a quarter of a second at that rate: the other side decides how long a round trip takes,
-and what waits in such a buffer is memory that no limit of the system holds back from root."""
+"""Of a way, a quarter of a second at that rate: the other side decides how long a round trip takes, and what
+waits in such a buffer is memory that no limit of the system holds back from root."""
 _RECEIVE_BUFFER_FORCE = 33
 """SO_RCVBUFFORCE of asm-generic/socket.h: not bounded by net.core.rmem_max, but for root only."""
 _TCP_INFO_BYTES, _LEAST_ROUND_TRIP_AT = 152, 148

@@ -1,8 +1,9 @@
 """What hosts are to do now, and what they say of it: a replica's view of all parts that are told.
 
 Belongs to the event loop's thread. What is told is read from the database anew whenever jobs change; what
-hosts say is written in batches, the last word of each. A word that cannot be written is written later; one
-that is lost with the replica is said again by the host, who is told again by another one.
+hosts say is written in batches, the last word of each. What cannot be written while the database is away is
+written later; a word that no database takes is dropped, and keeps none of the others. One that is lost with
+the replica is said again by the host, who is told again by another one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from functools import partial
 
 from sqlalchemy import select
 
-from cafs.errors import CafsError
+from cafs.errors import UnavailableError
 from cafs.manager.database import Database
 from cafs.manager.in_thread import in_thread
 from cafs.manager.jobs.ledger import note_jobs, write_report
@@ -103,15 +104,32 @@ class Board:
         if not words:
             return True
         try:
-            ended = await in_thread(partial(self._write, words))
-        except Exception as e:  # whatever it is, what was said is kept and written later
-            if not isinstance(e, CafsError):
-                log.exception("a mistake in what is written of jobs")
+            ended = await in_thread(partial(self._write_all, words))
+        except UnavailableError:
             self._words = {**words, **self._words}
             return False
         if ended:
             on_ended()
         return True
+
+    def _write_all(self, words: _Words) -> bool:
+        try:
+            return self._write(words)
+        except UnavailableError:
+            raise
+        except Exception:  # whichever of them it is about, the others are to be written
+            log.exception("a mistake in what is written of jobs: each word is written by itself")
+        ended = [self._write_alone(key, word) for key, word in words.items()]
+        return any(ended)
+
+    def _write_alone(self, key: tuple[int, str], word: Report) -> bool:
+        try:
+            return self._write({key: word})
+        except UnavailableError:
+            raise
+        except Exception:  # it would be the same the next time
+            log.exception("job %d: what host %s says is not written", *key)
+            return False
 
     def _write(self, words: _Words) -> bool:
         with self._database.writing() as session:

@@ -59,8 +59,7 @@ def add_job(session: Session, *, who: str, **fields: Any) -> Job:
     Raises:
         StateError: there are too many that have not ended.
     """
-    if (session.scalar(select(func.count()).where(Job.state.in_(ACTIVE))) or 0) >= MOST_ACTIVE:
-        raise StateError(f"{MOST_ACTIVE} jobs have not ended yet: wait, or cancel some")
+    _check_room(session)
     job = Job(
         who=who,
         state=JobState.PENDING,
@@ -76,6 +75,11 @@ def add_job(session: Session, *, who: str, **fields: Any) -> Job:
     note_event(session, job.id, "created", f"by {who}")
     note_jobs(session)
     return job
+
+
+def _check_room(session: Session) -> None:
+    if (session.scalar(select(func.count()).where(Job.state.in_(ACTIVE))) or 0) >= MOST_ACTIVE:
+        raise StateError(f"{MOST_ACTIVE} jobs have not ended yet: wait, or cancel some")
 
 
 def get_job(session: Session, job_id: int, *, to_change: bool = False) -> Job:
@@ -175,10 +179,12 @@ def retry_job(session: Session, job: Job, who: str) -> None:
     """What failed or was cancelled is done again. The job was read to be changed.
 
     Raises:
-        StateError: it has not ended, or all of it was done.
+        StateError: it has not ended, all of it was done, or too many others have not ended.
     """
     there = select(func.count()).where(JobTarget.job_id == job.id)
-    job.state = retried(JobState(job.state), chosen=bool(session.scalar(there)))
+    state = retried(JobState(job.state), chosen=bool(session.scalar(there)))
+    _check_room(session)
+    job.state = state
     undone = update(JobTarget).where(JobTarget.job_id == job.id, JobTarget.state != PartState.SUCCEEDED)
     session.execute(undone.values(state=PartState.WAITING, failures=0, changed_at=datetime.now(UTC)))
     job.why, job.ended_at, job.ends_by = "", None, None

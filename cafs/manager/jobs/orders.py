@@ -14,8 +14,10 @@ from cafs.proto import manager_pb2
 
 MOST_ORDERS = 16
 """That a host is told at once."""
-_MOST_JOB, _MOST_ATTEMPT, _MOST_BYTES, _WHY_BYTES = (1 << 31) - 1, (1 << 31) - 1, (1 << 63) - 1, 1000
-_RESULT_BYTES = 48 << 10
+_MOST_JOB, _MOST_ATTEMPT, _WHY_BYTES = (1 << 31) - 1, (1 << 31) - 1, 1000
+_MOST_BYTES = 1 << 48
+"""Of one host: what 30,000 of them say can be added up in 64 bits. An origin may say any length."""
+_RESULT_BYTES, _RESULT_LEVELS = 48 << 10, 16
 _PROGRESS = {
     manager_pb2.DOING: Progress.DOING,
     manager_pb2.DONE: Progress.DONE,
@@ -105,15 +107,13 @@ def parse_order_report(message: manager_pb2.OrderReport) -> tuple[int, Report]:
         raise ProtocolError("report: no such progress")
     if message.job_id > _MOST_JOB or message.attempt > _MOST_ATTEMPT:
         raise ProtocolError("report: no such numbers")
-    if max(message.done_bytes, message.total_bytes) > _MOST_BYTES:
-        raise ProtocolError("report: no such sizes")
     if len(message.why.encode()) > _WHY_BYTES or not message.why.isprintable():
         raise ProtocolError(f"report: why is longer than {_WHY_BYTES} bytes, or not printable")
     return message.job_id, Report(
         attempt=message.attempt,
         progress=progress,
-        done_bytes=message.done_bytes,
-        total_bytes=message.total_bytes,
+        done_bytes=min(message.done_bytes, _MOST_BYTES),
+        total_bytes=min(message.total_bytes, _MOST_BYTES),
         why=message.why,
         result=_result(message.result),
     )
@@ -124,13 +124,23 @@ def _result(content: bytes) -> dict[str, Any] | None:
         return None
     try:
         found = json.loads(content) if len(content) <= _RESULT_BYTES else None
+        _check_kept(found)
     except (ValueError, RecursionError):
         found = None
-    if not isinstance(found, dict) or not _can_be_kept(content):
+    if not isinstance(found, dict) or b"\\u0000" in content:  # NUL, which PostgreSQL's JSON does not hold
         raise ProtocolError(f"report: the result is no object of at most {_RESULT_BYTES} bytes")
     return found
 
 
-def _can_be_kept(content: bytes) -> bool:
-    """PostgreSQL's JSON holds neither NUL nor what is no number in JSON."""
-    return not any(word in content for word in (b"\\u0000", b"NaN", b"Infinity"))
+def _check_kept(found: Any) -> None:
+    """Raises ValueError where Python reads what PostgreSQL or REST cannot write: 1e999, half a surrogate."""
+    json.dumps(found, allow_nan=False, ensure_ascii=False).encode()
+    if not _is_shallow(found, _RESULT_LEVELS):
+        raise ValueError("too many levels")
+
+
+def _is_shallow(value: Any, levels: int) -> bool:
+    if not isinstance(value, dict | list):
+        return True
+    inside = value.values() if isinstance(value, dict) else value
+    return levels > 0 and all(_is_shallow(each, levels - 1) for each in inside)

@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from cafs.core.swarm.ids import task_id
+from cafs.manager.jobs import ledger
 from cafs.manager.replica import Pace
 from cafs.proto import manager_pb2
 from tests.support.manager import Manager, options_for, running_manager
@@ -248,6 +249,30 @@ def test_a_host_is_told_a_bounded_number_at_once(manager: Manager, admin: str, f
     until(lambda: all(state(manager, admin, number) == "succeeded" for number in numbers))
 
 
+def test_any_length_that_an_origin_says_can_be_added_up(manager: Manager, admin: str, fleet: Fleet) -> None:
+    hosts = [fleet.host(n) for n in range(1, 3)]
+    number = make(manager, admin)["id"]
+    for host in hosts:
+        say(host, ordered(host, number)[0], manager_pb2.DOING, 7, (1 << 64) - 1)
+    until(lambda: job(manager, admin, number)["done_bytes"] == 14)
+    found = job(manager, admin, number)
+    assert found["total_bytes"] == 2 * found["most_bytes"] > 1 << 40
+
+
+def test_a_retry_is_one_of_so_many_at_once(
+    manager: Manager, admin: str, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = make(manager, admin)["id"]
+    until(lambda: state(manager, admin, failed) == "failed")
+    monkeypatch.setattr(ledger, "MOST_ACTIVE", 1)
+    fleet.host(1)
+    under_way = make(manager, admin)["id"]
+    refused = manager.call("POST", f"/jobs/{failed}/retry", admin, 409, headers=ANY)
+    assert "1 jobs have not ended" in refused["detail"]
+    manager.call("POST", f"/jobs/{under_way}/cancel", admin, headers=ANY)
+    manager.call("POST", f"/jobs/{failed}/retry", admin, headers=ANY)
+
+
 def test_a_job_for_nobody_fails(manager: Manager, admin: str) -> None:
     number = make(manager, admin)["id"]
     until(lambda: state(manager, admin, number) == "failed")
@@ -314,11 +339,14 @@ def test_pages(manager: Manager, admin: str) -> None:
     [
         {"progress": 99},
         {"progress": manager_pb2.DOING, "job_id": 1 << 40},
-        {"progress": manager_pb2.DOING, "done_bytes": 1 << 63},
         {"progress": manager_pb2.FAILED, "why": "x" * 1001},
         {"progress": manager_pb2.FAILED, "why": "a\nb"},
         {"progress": manager_pb2.DONE, "result": b"[]"},
         {"progress": manager_pb2.DONE, "result": b'{"a": "\\u0000"}'},
+        {"progress": manager_pb2.DONE, "result": b'{"a": "\\ud800"}'},
+        {"progress": manager_pb2.DONE, "result": b'{"a": 1e999}'},
+        {"progress": manager_pb2.DONE, "result": b'{"a": NaN}'},
+        {"progress": manager_pb2.DONE, "result": b'{"a": ' + b"[" * 300 + b"]" * 300 + b"}"},
         {"progress": manager_pb2.DONE, "result": b'{"a": "' + b"x" * 50_000 + b'"}'},
     ],
 )
