@@ -6,7 +6,7 @@ from fastapi import Request
 from nicegui import ui
 from starlette.responses import RedirectResponse, Response
 
-from cafs.manager.console.frame import ENTRANCE, dress, heading, link, refuse_crowd
+from cafs.manager.console.frame import ENTRANCE, dress, heading, link, refuse_crowd, serve
 from cafs.manager.console.rest import RefusedError, Rest
 from cafs.manager.console.session import DO_OPENID, DO_SET_UP, DO_SIGN_IN, rest_of
 from cafs.manager.http.parts import client_address
@@ -31,8 +31,8 @@ _MOST_WAIT_DIGITS = 5
 def register() -> None:
     """Have both served."""
     sign_in, set_up = ENTRANCE
-    ui.page(sign_in, title="Sign in · CAFS")(_show_sign_in)
-    ui.page(set_up, title="Set up · CAFS")(_show_set_up)
+    serve(sign_in, "Sign in", _show_sign_in)
+    serve(set_up, "Set up", _show_set_up)
 
 
 async def _show_sign_in(request: Request) -> Response | None:

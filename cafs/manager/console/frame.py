@@ -115,7 +115,7 @@ class Page:
 def register(page: Page) -> None:
     """Have it served."""
 
-    async def shown(request: Request) -> Response | None:
+    async def show(request: Request) -> Response | None:
         if full := refuse_crowd(strangers=False):
             return full
         rest = rest_of(request)
@@ -134,7 +134,23 @@ def register(page: Page) -> None:
                 ui.label(str(e)).classes("text-negative")
         return None
 
-    ui.page(page.path, title=f"{page.title} · CAFS", response_timeout=_BUILT_WITHIN_S)(shown)
+    serve(page.path, page.title, show)
+
+
+def serve(path: str, title: str, show: Callable[[Request], Awaitable[Response | None]]) -> None:
+    """Have ``show`` build a page, or answer with something else.
+
+    Then nobody comes back for the page that was begun: kept, it would be one of those that are open for a
+    minute, and who only ever asks would keep out others.
+    """
+
+    async def shown(request: Request) -> Response | None:
+        answer = await show(request)
+        if answer is not None:
+            ui.context.client.delete()
+        return answer
+
+    ui.page(path, title=f"{title} · CAFS", response_timeout=_BUILT_WITHIN_S)(shown)
 
 
 def refuse_crowd(*, strangers: bool) -> Response | None:

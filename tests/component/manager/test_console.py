@@ -80,6 +80,14 @@ def test_nobody_comes_in_by_a_wrong_password_or_stays_when_the_session_is_over(v
     assert page.context.cookies() == []
 
 
+def test_who_is_sent_on_has_no_page_open(console: Console) -> None:
+    """More such requests than pages may be open."""
+    asked = [console.rest.get("/console/").headers["location"] for _ in range(510)]
+    assert set(asked) == {"/console/sign-in?next=%2Fconsole%2F"}
+    signed_in = console.rest.get("/console/", headers={"Cookie": f"cafs={console.sign_in()}"})
+    assert signed_in.status_code == 200
+
+
 def test_all_by_the_keyboard(visitor: Visitor) -> None:
     page = visitor.page
     visitor.open("/sign-in?next=/console/account")
