@@ -86,11 +86,14 @@ def list_hosts(  # noqa: PLR0917 - FastAPI calls it, by keyword
     state: PartState | None = None,
     after: Annotated[str, Query(pattern="^([0-9a-f]{32})?$", description="Begin behind this id.")] = "",
     limit: Limit = 100,
+    results: Annotated[
+        bool, Query(description="With what they answered, which may be 48 KiB of each; else it is null.")
+    ] = True,
 ) -> Parts:
     """How far each host is, in the order of their ids."""
     with parts.database.reading() as session:
         _seen(session, job_id, caller)
-        found = ledger.list_parts(session, job_id, state=state, after=after, limit=limit + 1)
+        found = ledger.list_parts(session, job_id, state=state, after=after, limit=limit + 1, results=results)
     items = [PartTold.model_validate(part) for part in found[:limit]]
     return Parts(items=items, next=items[-1].host_id if len(found) > limit else None)
 

@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import delete, func, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
+from sqlalchemy.orm.attributes import set_committed_value
 
 from cafs.errors import NotFoundError, StateError
 from cafs.manager.clusters.catalogue import note_change
@@ -150,13 +151,19 @@ def sums_of(session: Session, job_ids: Iterable[int]) -> dict[int, Sums]:
 
 
 def list_parts(
-    session: Session, job_id: int, *, state: str | None, after: str, limit: int
+    session: Session, job_id: int, *, state: str | None, after: str, limit: int, results: bool = True
 ) -> list[JobTarget]:
-    """Of a job's hosts, in the order of their ids."""
+    """Of a job's hosts, in the order of their ids; without ``results`` these are neither read nor there."""
     query = select(JobTarget).where(JobTarget.job_id == job_id, JobTarget.host_id > after)
     if state is not None:
         query = query.where(JobTarget.state == state)
-    return list(session.scalars(query.order_by(JobTarget.host_id).limit(limit)))
+    if not results:
+        query = query.options(defer(JobTarget.result))
+    found = list(session.scalars(query.order_by(JobTarget.host_id).limit(limit)))
+    if not results:
+        for part in found:
+            set_committed_value(part, "result", None)
+    return found
 
 
 def list_events(session: Session, job_id: int, after: int, limit: int) -> list[JobEvent]:

@@ -236,6 +236,8 @@ def test_every_kind_is_told_in_its_words(manager: Manager, admin: str, fleet: Fl
     until(lambda: state(manager, admin, sync.job_id) == "succeeded")
     [part] = manager.call("GET", f"/jobs/{sync.job_id}/hosts", admin)["items"]
     assert part["result"] == {"tasks": 3, "held": []}
+    [short] = manager.call("GET", f"/jobs/{sync.job_id}/hosts?results=false", admin)["items"]
+    assert short == {**part, "result": None}
 
 
 def test_a_host_is_told_a_bounded_number_at_once(manager: Manager, admin: str, fleet: Fleet) -> None:
