@@ -117,12 +117,18 @@ def _let_in(listener: socket.socket, inner: Path, stop: int) -> None:
             log.warning("a connection waits: %s", e.strerror)
             time.sleep(_AGAIN_S)
             continue
+        outer.setblocking(True)
         if not room.acquire(blocking=False):
             log.warning("more than %d connections: one is closed", _MOST_CONNECTIONS)
             outer.close()
             continue
-        outer.setblocking(True)
-        Thread(target=_pass_on, args=(outer, inner, room), name="passes on", daemon=True).start()
+        try:
+            Thread(target=_pass_on, args=(outer, inner, room), name="passes on", daemon=True).start()
+        except RuntimeError as e:  # no thread is left; the door must not fall shut for that
+            log.warning("a connection is closed: %s", e)
+            outer.close()
+            room.release()
+            time.sleep(_AGAIN_S)
 
 
 def _pass_on(outer: socket.socket, inner: Path, room: BoundedSemaphore) -> None:
@@ -136,8 +142,8 @@ def _pass_on(outer: socket.socket, inner: Path, room: BoundedSemaphore) -> None:
             answers.start()
             _pump(outer, server)
             answers.join()
-    except OSError as e:
-        log.warning("nobody serves at %s: %s", inner, e.strerror)
+    except (OSError, RuntimeError) as e:  # also where no second thread is left
+        log.warning("a connection cannot be passed on to %s: %s", inner, e)
     finally:
         room.release()
 
