@@ -71,6 +71,15 @@ def parse_guard(texts: Sequence[str]) -> Guard:
     return Guard(tuple(networks), frozenset(names))
 
 
+def is_own_to_each_host(host: str) -> bool:
+    """Whether an address is link-local or a metadata service's; of a name only who connects can tell."""
+    try:
+        ip = _bare(ipaddress.ip_address(host.partition("%")[0]))
+    except ValueError:
+        return False
+    return ip in _METADATA or ip.is_link_local
+
+
 def _parse_name(text: str, number: int) -> tuple[str, int | None]:
     try:
         authority = parse_authority(text, 65536)

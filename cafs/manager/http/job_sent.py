@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import ipaddress
+import socket
+from contextlib import suppress
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
 from cafs.core.digest import parse_digest
+from cafs.core.proxying.guard import is_own_to_each_host
 from cafs.core.swarm.ids import (
     OWN_CREDENTIALS,
     canonical_url,
@@ -36,16 +38,15 @@ def _url(text: str) -> str:
         raise ValueError(f"an address of {', '.join(sorted(_SCHEMES))}")
     if url_has_credentials(text):
         raise ValueError(_OWN)
-    if _is_link_local(parts.hostname or ""):
-        raise ValueError("a link-local address: each host would ask a machine of its own")
+    _check_host(parts.hostname or "")
     return text
 
 
-def _is_link_local(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_link_local
-    except ValueError:
-        return False
+def _check_host(host: str) -> None:
+    with suppress(OSError, UnicodeError):  # resolvers take 2852039166 and 0xa9.254.43518 for addresses, too
+        host = socket.inet_ntoa(socket.inet_aton(host))
+    if is_own_to_each_host(host):
+        raise ValueError("a link-local address, or metadata of a cloud: each host would ask its own")
 
 
 def _digest(text: str) -> str:
@@ -97,8 +98,7 @@ def _image(text: str) -> str:
         raise ValueError(str(e)) from None
     if not isinstance(reference, RegistryReference):
         raise ValueError("an image in a registry: HOST/REPOSITORY:TAG or @DIGEST")  # noqa: TRY004 - a text's
-    if _is_link_local(reference.host.rpartition(":")[0].strip("[]") or reference.host):
-        raise ValueError("a link-local address: each host would ask a machine of its own")
+    _check_host(urlsplit(f"//{reference.host}").hostname or "")
     return text
 
 

@@ -290,6 +290,8 @@ def test_a_job_for_nobody_fails(manager: Manager, admin: str) -> None:
         {"url": "https://models.test/m?X-Amz-Signature=hunter2"},
         {"url": URL, "headers": [{"name": "Authorization", "value": "Bearer hunter2"}]},
         {"url": "http://169.254.169.254/latest"},
+        {"url": "http://2852039166/latest"},
+        {"url": "http://[::ffff:169.254.169.254]/latest"},
         {"url": "gopher://models.test/m"},
         {"url": "nothing"},
         {"url": URL, "digest": "sha256:1"},
