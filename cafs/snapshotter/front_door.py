@@ -70,6 +70,7 @@ def free_socket(address: Path) -> None:
     if not address.is_socket():
         raise StateError(f"{address} exists and is no socket: move it away, or give --address")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # who listens and accepts nothing would have us wait for ever
         try:
             probe.connect(str(address))
         except ConnectionRefusedError:

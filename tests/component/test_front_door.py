@@ -5,9 +5,12 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import pytest
+
+from cafs.errors import StateError
 from cafs.snapshotter.front_door import open_listener, passed_on
 from tests.support.logs import ExpectedLogs
 from tests.support.patience import PATIENCE_S
@@ -66,3 +69,17 @@ def test_a_connection_ends_where_nobody_serves(tmp_path: Path, expected_logs: Ex
         server.close()
         with connected(address) as client:
             assert client.recv(1) == b""
+
+
+def test_a_socket_whose_owner_accepts_nothing_is_not_waited_for(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        hangs = stack.enter_context(socket.socket(socket.AF_UNIX))
+        hangs.bind(str(tmp_path / "outer"))
+        hangs.listen(0)
+        with pytest.raises(BlockingIOError):
+            while True:  # its queue is short, and nobody takes from it
+                waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
+                waiting.setblocking(False)
+                waiting.connect(str(tmp_path / "outer"))
+        with pytest.raises(StateError, match="cannot take over"):
+            open_listener(tmp_path / "outer", {})
