@@ -27,7 +27,7 @@ from cafs.proto import manager_pb2
 
 log = logging.getLogger(__name__)
 
-MOST_ORDERS = 16
+MOST_ORDERS, _MOST_TASKS = 16, 16
 _TELL_EVERY_S = 1.0
 _Say = Callable[[manager_pb2.FromService], None]
 
@@ -130,7 +130,7 @@ def _act_of(order: manager_pb2.Order) -> Callable[[Work, Tell], Awaitable[Result
 
 def _unwanted_of(delete: manager_pb2.DeleteTasks) -> Unwanted:
     return Unwanted(
-        task_ids=frozenset(delete.task_ids[:MOST_ORDERS]),
+        task_ids=frozenset(delete.task_ids[:_MOST_TASKS]),
         url=delete.url,
         tag=delete.tag,
         application=delete.application,

@@ -43,7 +43,7 @@ class ImageWish:
     start_only: bool
     """What a start reads; fails where the image is not converted."""
     platforms: tuple[Platform, ...]
-    """None: this host's."""
+    """Empty: this host's."""
     priority: int
 
 
