@@ -8,26 +8,43 @@ from typing import Any
 from cafs.cli.context import Context
 from cafs.cli.manager_rest import ManagerRest
 from cafs.core.progress import Progress, Step
+from cafs.errors import UnavailableError
 
 _LOOK_EVERY_S = 0.5
+_PATIENCE_S = 60.0
+"""A manager that is restarted or lacks its database is asked again: the job goes on meanwhile."""
 _ACTIVE = frozenset(["pending", "running"])
 
 
 def follow(context: Context, rest: ManagerRest, job_id: int) -> dict[str, Any]:
-    """Show how far it is; returns the job, which has ended.
+    """Show how far it is; returns the job, which has ended. A manager that goes away may come back.
 
     Raises:
         CafsError: as ``ManagerRest.ask``.
     """
+    job: dict[str, Any] = rest.ask("GET", f"/jobs/{job_id}")
     with context.progress() as progress:
         bar = _Bar(progress, job_id)
-        while True:
-            job: dict[str, Any] = rest.ask("GET", f"/jobs/{job_id}")
-            bar.show(job)
-            if job["state"] not in _ACTIVE:
-                bar.finish(job["state"])
-                return job
+        bar.show(job)
+        while job["state"] in _ACTIVE:
             time.sleep(_LOOK_EVERY_S)
+            job = _look_again(rest, job_id)
+            bar.show(job)
+        bar.finish(job["state"])
+    return job
+
+
+def _look_again(rest: ManagerRest, job_id: int) -> dict[str, Any]:
+    give_up_at = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            job: dict[str, Any] = rest.ask("GET", f"/jobs/{job_id}")
+        except UnavailableError:
+            if time.monotonic() > give_up_at:
+                raise
+            time.sleep(_LOOK_EVERY_S)
+        else:
+            return job
 
 
 class _Bar:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
 
 import pytest
 
@@ -131,3 +135,43 @@ def test_no_manager_and_none_that_is_one(asked: tuple[Manager, str]) -> None:
     for url, code, word in (("http://127.0.0.1:1", 1, "does not answer"), ("nonsense", 1, "does not answer")):
         said = run_cafs("job", "ls", code=code, env={"CAFS_MANAGER_URL": url, "CAFS_MANAGER_TOKEN": "x"}).err
         assert word in said
+
+
+@contextmanager
+def answering(*states: str) -> Iterator[str]:
+    """A manager that tells these states of a job, one after the other; of an empty one it tells nothing."""
+    left = iter(states)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path != "/api/v1/jobs/7":  # a stranger's
+                self.send_error(404)
+            elif state := next(left):
+                hosts = {"succeeded": 0}
+                job = {"id": 7, "kind": "gc", "spec": {}, "state": state, "why": "", "hosts": hosts}
+                body = json.dumps(job | {"done_bytes": 0, "most_bytes": 0}).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+        def log_message(self, *_arguments: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        serving = Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            serving.join()
+
+
+def test_a_job_is_followed_beyond_a_restart_of_its_manager() -> None:
+    with answering("running", "", "", "running", "succeeded") as url:
+        env = {"CAFS_MANAGER_URL": url, "CAFS_MANAGER_TOKEN": "x"}
+        assert " succeeded " in run_cafs("job", "show", "7", "--follow", env=env).out
+    with answering("") as url:  # who is not there at first may never be
+        env = {"CAFS_MANAGER_URL": url, "CAFS_MANAGER_TOKEN": "x"}
+        assert "does not answer" in run_cafs("job", "show", "7", "--follow", code=1, env=env).err
