@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import Field
 
 from cafs.manager.http.models import Told
-from cafs.manager.jobs.ledger import Sums
 from cafs.manager.jobs.states import JobState, PartState
+from cafs.manager.jobs.sums import Sums
 from cafs.manager.tables import Job
 
 

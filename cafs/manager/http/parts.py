@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 
 from cafs.daemon.grpc_client import LinkTls
 from cafs.manager.database import Database
+from cafs.manager.jobs.sums import JobSums
 from cafs.manager.oidc.client import ProviderClient
 from cafs.manager.tally import Tally
 from cafs.manager.users.passwords import Passwords
@@ -33,6 +34,7 @@ class Parts:
     """At which people sign in, if there is one."""
     scheduler_tls: LinkTls | None = None
     """With what schedulers are asked; None: in the clear."""
+    job_sums: JobSums = field(default_factory=JobSums)
     throttle: Throttle = field(default_factory=Throttle)
 
 

@@ -19,6 +19,7 @@ from cafs.manager.http.parts import Here
 from cafs.manager.http.problems import declared
 from cafs.manager.jobs import ledger
 from cafs.manager.jobs.states import JobState, PartState
+from cafs.manager.jobs.sums import Sums, add_up
 from cafs.manager.refusals import DeniedError, InvalidError
 from cafs.manager.tables import Host, Job
 from cafs.manager.users.audit import write_down
@@ -48,8 +49,8 @@ def list_some(  # noqa: PLR0917 - FastAPI calls it, by keyword
             before=before,
             limit=limit + 1,
         )
-        sums = ledger.sums_of(session, [job.id for job in found])
-    items = [told(job, sums.get(job.id, ledger.Sums())) for job in found[:limit]]
+        sums = parts.job_sums.of(session, found[:limit])
+    items = [told(job, sums[job.id]) for job in found[:limit]]
     return Page(items=items, next=items[-1].id if len(found) > limit else None)
 
 
@@ -65,7 +66,7 @@ def create(sent: NewJob, caller: Maker, parts: Here, response: Response) -> JobT
         write_down(session, caller, "job.create", _named(job), after=fields)
     parts.jobs_changed()
     response.headers["ETag"] = etag_of(job.version)
-    return told(job, ledger.Sums())
+    return told(job, Sums())
 
 
 @routes.get("/{job_id}", responses=declared(401, 403, 404, 422, 503))
@@ -73,9 +74,9 @@ def show(job_id: Id, caller: Seer, parts: Here, response: Response) -> JobTold:
     """One job, with how far its hosts are in all."""
     with parts.database.reading() as session:
         job = _seen(session, job_id, caller)
-        sums = ledger.sums_of(session, [job_id])
+        sums = parts.job_sums.of(session, [job])
     response.headers["ETag"] = etag_of(job.version)
-    return told(job, sums.get(job_id, ledger.Sums()))
+    return told(job, sums[job_id])
 
 
 @routes.get("/{job_id}/hosts", responses=declared(401, 403, 404, 422, 503))
@@ -118,10 +119,10 @@ def cancel(job_id: Id, caller: Maker, parts: Here, response: Response, if_match:
         before = {"state": job.state}
         ledger.cancel_job(session, job, caller.name)
         write_down(session, caller, "job.cancel", _named(job), before=before, after={"state": job.state})
-        sums = ledger.sums_of(session, [job_id])
+        sums = add_up(session, [job_id])
     parts.jobs_changed()
     response.headers["ETag"] = etag_of(job.version)
-    return told(job, sums.get(job_id, ledger.Sums()))
+    return told(job, sums[job_id])
 
 
 @routes.post("/{job_id}/retry", responses=declared(401, 403, 404, 409, 422, 428, 503))
@@ -133,10 +134,10 @@ def retry(job_id: Id, caller: Maker, parts: Here, response: Response, if_match: 
         ledger.retry_job(session, job, caller.name)
         write_down(session, caller, "job.retry", _named(job), before=before, after={"state": job.state})
         session.flush()
-        sums = ledger.sums_of(session, [job_id])
+        sums = add_up(session, [job_id])
     parts.jobs_changed()
     response.headers["ETag"] = etag_of(job.version)
-    return told(job, sums.get(job_id, ledger.Sums()))
+    return told(job, sums[job_id])
 
 
 def check_may_make(caller: Caller, cluster_id: int) -> None:

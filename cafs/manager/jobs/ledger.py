@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -30,18 +29,6 @@ from cafs.manager.tables import Job, JobEvent, JobTarget
 MOST_ACTIVE = 200
 """Jobs of all clusters that have not ended."""
 MOST_ENDED, FORGOTTEN_AFTER = 2000, timedelta(days=30)
-
-
-@dataclass(slots=True)
-class Sums:
-    """What a job's hosts come to."""
-
-    counts: dict[str, int] = field(default_factory=dict)
-    """Hosts, by the state of their part."""
-    done_bytes: int = 0
-    total_bytes: int = 0
-    most_bytes: int = 0
-    """That one host has to have, as far as is known."""
 
 
 def note_jobs(session: Session) -> None:
@@ -124,30 +111,6 @@ def list_jobs(
     if before is not None:
         query = query.where(Job.id < before)
     return list(session.scalars(query))
-
-
-def sums_of(session: Session, job_ids: Iterable[int]) -> dict[int, Sums]:
-    """Of each of these jobs."""
-    query = (
-        select(
-            JobTarget.job_id,
-            JobTarget.state,
-            func.count(),
-            func.sum(JobTarget.done_bytes),
-            func.sum(JobTarget.total_bytes),
-            func.max(JobTarget.total_bytes),
-        )
-        .where(JobTarget.job_id.in_(list(job_ids)))
-        .group_by(JobTarget.job_id, JobTarget.state)
-    )
-    found: dict[int, Sums] = {}
-    for job_id, state, count, done, total, most in session.execute(query):
-        sums = found.setdefault(job_id, Sums())
-        sums.counts[state] = count
-        sums.done_bytes += int(done)
-        sums.total_bytes += int(total)
-        sums.most_bytes = max(sums.most_bytes, int(most))
-    return found
 
 
 def list_parts(

@@ -16,9 +16,10 @@ from cafs.manager.clusters.hosts import write_arrivals
 from cafs.manager.database import Database, parse_database
 from cafs.manager.jobs.board import Board
 from cafs.manager.jobs.conversions import Conversions, Converter
-from cafs.manager.jobs.ledger import add_job, list_parts
+from cafs.manager.jobs.ledger import add_job, cancel_job, get_job, list_parts, retry_job
 from cafs.manager.jobs.states import PartState, Progress, Report
 from cafs.manager.jobs.steps import step_all
+from cafs.manager.jobs.sums import JobSums
 from cafs.manager.migrate import upgrade
 from cafs.manager.replica import Pace, ThisReplica
 from cafs.manager.tables import JobTarget
@@ -113,3 +114,31 @@ def test_what_a_replica_has_claimed_and_is_not_at_it_claims_again(database: Data
 
     asyncio.run(convert_all())
     assert [part.state for number in numbers for part in parts(database, number)] == ["succeeded"] * 2
+
+
+def test_jobs_that_have_ended_are_added_up_once(database: Database) -> None:
+    def seen() -> tuple[dict[str, int], int]:
+        with database.reading() as session:
+            of = sums.of(session, [get_job(session, number)])[number]
+            return of.counts, of.done_bytes
+
+    def change(done_bytes: int) -> None:
+        with database.writing() as session:
+            list_parts(session, number, state=None, after="", limit=1)[0].done_bytes = done_bytes
+
+    sums = JobSums()
+    with database.writing() as session:
+        write_arrivals(session, [host_row(1), host_row(2)])
+    number = job_of(database, "sync", {})
+    change(5)
+    assert seen() == ({"told": 2}, 5)
+    change(7)
+    assert seen() == ({"told": 2}, 7)
+    with database.writing() as session:
+        cancel_job(session, get_job(session, number), "root")
+    assert seen() == ({"cancelled": 2}, 7)
+    change(9)  # as nobody does, which shows that nobody looks
+    assert seen() == ({"cancelled": 2}, 7)
+    with database.writing() as session:
+        retry_job(session, get_job(session, number), "root")
+    assert seen() == ({"waiting": 2}, 9)
