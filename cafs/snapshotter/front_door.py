@@ -134,19 +134,24 @@ def _let_in(listener: socket.socket, inner: Path, stop: int) -> None:
 
 def _pass_on(outer: socket.socket, inner: Path, room: BoundedSemaphore) -> None:
     """Until either side ends."""
-    try:
-        with outer, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
-            server.settimeout(_CONNECT_S)
-            server.connect(str(inner))
-            server.settimeout(None)
-            answers = Thread(target=_pump, args=(server, outer), name="answers", daemon=True)
-            answers.start()
-            _pump(outer, server)
-            answers.join()
-    except (OSError, RuntimeError) as e:  # also where no second thread is left
-        log.warning("a connection cannot be passed on to %s: %s", inner, e)
-    finally:
-        room.release()
+    with outer:
+        try:
+            _join(outer, inner)
+        except (OSError, RuntimeError) as e:  # also where no second thread is left
+            log.warning("a connection cannot be passed on to %s: %s", inner, e)
+        finally:
+            room.release()
+
+
+def _join(outer: socket.socket, inner: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+        server.settimeout(_CONNECT_S)
+        server.connect(str(inner))
+        server.settimeout(None)
+        answers = Thread(target=_pump, args=(server, outer), name="answers", daemon=True)
+        answers.start()
+        _pump(outer, server)
+        answers.join()
 
 
 def _pump(source: socket.socket, target: socket.socket) -> None:
