@@ -49,7 +49,7 @@ async def test_what_comes_into_use_while_others_are_deleted_stays(
                     nursery=nursery,
                 ),
             )
-            while tasks.find(first.id) is not None:  # it goes before its files do
+            while tasks.find(first.id) is not None:  # noqa: ASYNC110, RUF100 - it goes before its files do
                 await trio.lowlevel.checkpoint()
             with second.use():
                 while not result:  # noqa: ASYNC110 - the nursery waits for more than that
