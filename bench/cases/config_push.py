@@ -20,7 +20,7 @@ _PATIENCE_S = 120.0
 
 
 def run_case(place: Place) -> Result:
-    with open_manager(place.path) as manager, open_hosts(manager.services, SERVICES) as hosts:
+    with open_manager(place.path) as manager, open_hosts([manager.services], SERVICES) as hosts:
         manager.await_hosts(SERVICES, _PATIENCE_S)
         place.say(f"{SERVICES} services are here")
         time.sleep(SETTLED_S)

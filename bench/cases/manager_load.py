@@ -11,12 +11,14 @@ import httpx2
 
 from bench.manager.hosts import open_hosts
 from bench.manager.running import RunningManager, open_manager
+from bench.manager.schedulers import open_schedulers
 from bench.measure import Samples
 from bench.memory import resident_bytes
 from bench.place import Place
 from bench.report import Result, Row
 
 HOSTS = int(os.environ.get("CAFS_BENCH_MANAGER_HOSTS", "10000"))
+SCHEDULERS = int(os.environ.get("CAFS_BENCH_MANAGER_SCHEDULERS", "4"))
 MEASURED_S = float(os.environ.get("CAFS_BENCH_MANAGER_SECONDS", "120"))
 SETTLED_S = 45.0
 """For the rhythm of reports to be what the manager wants of so many."""
@@ -35,7 +37,11 @@ QUESTIONS = (
 
 
 def run_case(place: Place) -> Result:
-    with open_manager(place.path) as manager, open_hosts(manager.services, HOSTS):
+    with (
+        open_manager(place.path) as manager,
+        open_schedulers(place.path, manager.services, SCHEDULERS) as schedulers,
+        open_hosts([each.address for each in schedulers] or [manager.services], HOSTS),
+    ):
         manager.await_hosts(HOSTS, _PATIENCE_S)
         place.say(f"{HOSTS} hosts are here")
         time.sleep(SETTLED_S)
@@ -43,9 +49,12 @@ def run_case(place: Place) -> Result:
         asked = _ask(manager, MEASURED_S)
         took_s = time.monotonic() - began
         cores = (_cpu_s(manager.pid) - before) / took_s
+        ends_with = resident_bytes(manager.pid)
         held = resident_bytes(manager.pid, "VmHWM")
         reports = _reports(manager) - counted
         size = sum(file.stat().st_size for file in (place.path / "m").rglob("manager.db*"))
+        each = [resident_bytes(scheduler.pid) >> 20 for scheduler in schedulers]
+    place.say(f"manager at the end: {ends_with >> 20} MiB; schedulers: {each} MiB")
     place.say(f"{reports / took_s:.0f} reports a second; database {size >> 20} MiB")
     slowest = {path: sorted(took)[int(0.99 * len(took))] for path, took in asked.items()}
     for path, took in slowest.items():

@@ -1,4 +1,4 @@
-"""``python -m bench.manager.hosts HOST:PORT COUNT``: peers, each with a connection.
+"""``python -m bench.manager.hosts HOST:PORT,HOST:PORT... COUNT``: peers, each with a connection to one.
 
 They say that they live as often as the manager wants, and report as often as it wants, each time as much as
 a busy peer does: a dozen figures, four tasks of 300, one application of 20, levels. They check each
@@ -14,22 +14,23 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import cycle
 from random import Random
 
 import grpc
 
 from cafs.core.live.document import parse_document
 from cafs.proto import manager_pb2
-from cafs.proto.services import methods_of
+from cafs.proto.services import method_of
 from demo.process import DemoError
 
 _AT_ONCE = 64
 """Hosts that come in at the same time."""
 _RNG = Random(7)
-(_ATTACH,) = methods_of(manager_pb2.DESCRIPTOR, "Manager")
+_ATTACH = method_of(manager_pb2.DESCRIPTOR, "Manager", "Attach")
 _TASKS = [secrets.token_hex(32) for _ in range(300)]
 
 
@@ -62,9 +63,9 @@ class Hosts:
 
 
 @contextmanager
-def open_hosts(address: str, count: int) -> Iterator[Hosts]:
-    """Have so many of them until the context ends."""
-    command = [sys.executable, "-m", "bench.manager.hosts", address, str(count)]
+def open_hosts(addresses: Sequence[str], count: int) -> Iterator[Hosts]:
+    """Have so many of them until the context ends, at the manager or schedulers."""
+    command = [sys.executable, "-m", "bench.manager.hosts", ",".join(addresses), str(count)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:
             yield Hosts(process)
@@ -72,9 +73,9 @@ def open_hosts(address: str, count: int) -> Iterator[Hosts]:
             process.kill()
 
 
-async def _run(address: str, count: int) -> None:
-    room, holding = asyncio.Semaphore(_AT_ONCE), _Holding(count)
-    hosts = [asyncio.create_task(_Host(number, holding).run(address, room)) for number in range(count)]
+async def _run(addresses: Sequence[str], count: int) -> None:
+    room, holding, address = asyncio.Semaphore(_AT_ONCE), _Holding(count), cycle(addresses)
+    hosts = [asyncio.create_task(_Host(number, holding).run(next(address), room)) for number in range(count)]
     await asyncio.to_thread(sys.stdin.read)
     for host in hosts:
         host.cancel()
@@ -199,4 +200,4 @@ def _counts(times: int) -> manager_pb2.Counts:
 
 if __name__ == "__main__":
     with suppress(KeyboardInterrupt):
-        asyncio.run(_run(sys.argv[1], int(sys.argv[2])))
+        asyncio.run(_run(sys.argv[1].split(","), int(sys.argv[2])))

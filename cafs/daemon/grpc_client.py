@@ -35,19 +35,32 @@ class LinkTls:
             raise StorageError(f"cannot read {e.filename}: {e.strerror}") from e
 
 
+_OPTIONS = [
+    ("grpc.max_receive_message_length", _MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+]
+
+
 def open_channel(address: str, tls: LinkTls | None) -> grpc.Channel:
     """To HOST:PORT; connects when it is first used.
 
     Raises:
         StorageError: a file of ``tls`` cannot be read.
     """
-    options = [
-        ("grpc.max_receive_message_length", _MESSAGE_BYTES),
-        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
-        ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
-        ("grpc.enable_http_proxy", 0),
-        ("grpc.use_local_subchannel_pool", 1),
-    ]
     if tls is None:
-        return grpc.insecure_channel(address, options)
-    return grpc.secure_channel(address, tls.credentials(), options)
+        return grpc.insecure_channel(address, _OPTIONS)
+    return grpc.secure_channel(address, tls.credentials(), _OPTIONS)
+
+
+def open_loop_channel(address: str, tls: LinkTls | None) -> grpc.aio.Channel:
+    """The same for an asyncio loop.
+
+    Raises:
+        StorageError: a file of ``tls`` cannot be read.
+    """
+    if tls is None:
+        return grpc.aio.insecure_channel(address, _OPTIONS)
+    return grpc.aio.secure_channel(address, tls.credentials(), _OPTIONS)

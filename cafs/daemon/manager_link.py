@@ -1,31 +1,29 @@
 """A service's stream to the manager: it says who it is and that it lives, and hears what is decided for it.
 
-A thread of its own carries the stream, so that programs in trio and in asyncio use the same; what is heard
-is handed on in that thread. The stream is begun anew whenever it ends, with the next of the addresses,
-after a pause that grows. Nobody waits for it: a manager that is away costs a line in the log.
+Threads of its own carry the stream, so that programs in trio and in asyncio use the same; what is heard is
+handed on in one of them. The stream is begun anew whenever it ends, by the next of the ways that there are
+(``manager_ways``), after a pause that grows; where a better way opens, the next stream is up before the one
+before is ended. Nobody waits for it: a manager that is away costs a line in the log.
 """
 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from random import SystemRandom
+from random import Random, SystemRandom
 from types import TracebackType
 from typing import Any, Self
 
-import grpc
-
-from cafs.daemon.grpc_client import LinkTls, open_channel
+from cafs.daemon.grpc_client import LinkTls
 from cafs.daemon.live_configuration import LiveConfiguration
+from cafs.daemon.manager_stream import ManagerStream, Talk
+from cafs.daemon.manager_ways import LOOK_S, Way, Ways
 from cafs.daemon.reporting import Reporting
-from cafs.errors import CafsError
 from cafs.proto import manager_pb2
-from cafs.proto.services import methods_of
 
 log = logging.getLogger(__name__)
 
@@ -33,13 +31,8 @@ _PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 _PATIENT_S = 5.0
 """What starts together with its manager is there before it, and no fault."""
 _END_S = 5.0
-_FIRST_ALIVE_S = 10.0
-"""Until the manager has said how often."""
-_LEAST_WAIT_S = 0.05
-_ALIVE = manager_pb2.FromService(alive=manager_pb2.Alive())
-_LOOK = manager_pb2.FromService()
-"""In an outbox: not said, but it is looked again when the next report is due."""
-(_ATTACH,) = methods_of(manager_pb2.DESCRIPTOR, "Manager")
+_SETTLE_S = 45.0
+"""For a scheduler to find its way to the manager, and be welcomed there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +74,11 @@ class ManagerLink:
         configuration: LiveConfiguration,
         hand_over: Callable[[Callable[[], None]], object],
         *,
+        schedulers: Callable[[], Sequence[str]] = tuple,
         hear: Mapping[str, Callable[[Any], None]] | None = None,
         reporting: Reporting | None = None,
+        longest_pause_s: float = _LONGEST_PAUSE_S,
+        look_s: tuple[float, float] = LOOK_S,
     ) -> None:
         """
         Args:
@@ -91,25 +87,32 @@ class ManagerLink:
             tls: For mTLS; None: plain.
             configuration: What obeys.
             hand_over: Has something called in the program's own thread, soon; does not wait for it.
+            schedulers: HOST:PORT of those by way of which it may come, as of now. From any thread.
             hear: What is done with other messages, by the names of their fields in ``ToService``.
             reporting: What the manager is told of figures; None: nothing.
+            longest_pause_s: Between streams, about.
+            look_s: See ``Ways``.
         """
-        self._addresses = addresses
+        self._ways = Ways(facts.host_id, addresses, Random(), look_s)  # noqa: S311 - spreads, guards nothing
         self._facts = facts
         self._tls = tls
         self._configuration = configuration
         self._hand_over = hand_over
+        self._over = False
+        self._schedulers = schedulers
         self._hear = hear or {}
         self._reporting = reporting
+        self._longest_pause_s = longest_pause_s
         self._asked = False
         """The program's thread is about to look whether a report is due."""
+        self._talk = Talk(self._hello, self._heard, self._report_in, self._ask_for_report)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="manager-link", daemon=True)
         self._lock = threading.Lock()
-        self._outbox: queue.SimpleQueue[manager_pb2.FromService | None] = queue.SimpleQueue()
-        self._abort: Callable[[], Any] = lambda: None
-        self._alive_every_s = _FIRST_ALIVE_S
-        self._up = False
+        self._stream: ManagerStream | None = None
+        """On which is spoken."""
+        self._begun: list[ManagerStream] = []
+        """Those that have not ended."""
         self._told = False
 
     def __enter__(self) -> Self:
@@ -121,98 +124,137 @@ class ManagerLink:
     ) -> None:
         """Say goodbye, as far as that goes at once, and end."""
         self._stop.set()
-        if self._reporting is not None and self._up:
-            self._report(self._outbox, new_stream=True)
-        self.say(manager_pb2.FromService(leaving=manager_pb2.Leaving()))
-        self._outbox.put(None)
-        self._thread.join(1.0 if self._up else 0.0)
+        was_up = self.is_up
+        if (stream := self._stream) is not None:
+            if was_up:
+                self._report(stream, new_stream=True)
+            stream.say(manager_pb2.FromService(leaving=manager_pb2.Leaving()))
+            stream.say_no_more()
+        self._thread.join(1.0 if was_up else 0.0)
         with self._lock:
-            self._abort()
+            for each in self._begun:
+                each.abort()
         self._thread.join(_END_S)
+        self._over = True
         if self._reporting is not None:
             self._reporting.keep()
 
     @property
     def is_up(self) -> bool:
         """The manager has us."""
-        return self._up
+        return self.way is not None
+
+    @property
+    def way(self) -> Way | None:
+        """By which the manager has us."""
+        stream = self._stream
+        return stream.way if stream is not None and stream.up and not stream.ended.is_set() else None
 
     def say(self, message: manager_pb2.FromService) -> None:
         """On the present stream; without one it is lost, and never waits."""
-        self._outbox.put(message)
+        if (stream := self._stream) is not None:
+            stream.say(message)
+
+    # Streams, one after the other. In the link's thread.
 
     def _run(self) -> None:
-        pause_s, turn, began = _PAUSE_S, 0, time.monotonic()
+        pause_s, began = _PAUSE_S, time.monotonic()
         while not self._stop.is_set():
-            address = self._addresses[turn % len(self._addresses)]
-            turn += 1
-            why = self._one_stream(address)
+            stream = self._follow(self._begin(self._ways.next(self._schedulers(), time.monotonic())))
             if self._stop.is_set():
                 return
-            was_up, self._up = self._up, False
-            if was_up:
+            if stream.up:
                 pause_s = _PAUSE_S
-            early = why.startswith("UNAVAILABLE") and time.monotonic() - began < _PATIENT_S
-            tells = was_up or not (self._told or early)
-            (log.warning if tells else log.debug)("manager %s: %s", address, why)
-            self._told |= tells
+            else:
+                self._ways.failed(stream.way, time.monotonic(), for_long=stream.passes_nobody)
+            self._tell_of_end(stream, early=time.monotonic() - began < _PATIENT_S)
             self._stop.wait(pause_s * (0.5 + SystemRandom().random()))
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            pause_s = min(2 * pause_s, self._longest_pause_s)
 
-    def _one_stream(self, address: str) -> str:
-        """Until it ends; why it did."""
-        outbox: queue.SimpleQueue[manager_pb2.FromService | None] = queue.SimpleQueue()
-        self._outbox = outbox
+    def _begin(self, way: Way) -> ManagerStream:
+        with self._lock:
+            stream = ManagerStream(way, self._tls, self._talk)
+            self._begun = [each for each in self._begun if not each.ended.is_set()] + [stream]
+            if not self.is_up:
+                self._stream = stream
+            if self._stop.is_set():
+                stream.abort()
+        return stream
+
+    def _follow(self, stream: ManagerStream) -> ManagerStream:
+        """Until it has ended, or else the one that took its place; which one that was."""
+        _settle(stream)
+        if stream.up:
+            self._ways.holds()
+        while stream.up and not stream.ended.wait(self._ways.look_in()):
+            stream = self._look_for_better(stream)
+        return stream
+
+    def _look_for_better(self, stream: ManagerStream) -> ManagerStream:
+        for way in self._ways.better(stream.way, self._schedulers(), time.monotonic()):
+            if self._stop.is_set() or stream.ended.is_set():
+                break
+            other = self._begin(way)
+            _settle(other)
+            if other.up:
+                self._ways.holds()
+                stream.abort()
+                return other
+            log.debug("manager %s: no way to it: %s", way, other.why)
+            self._ways.found_no_better(way, time.monotonic(), for_long=other.passes_nobody)
+        return stream
+
+    def _tell_of_end(self, stream: ManagerStream, *, early: bool) -> None:
+        way, why = stream.way, stream.why
+        if way.by_scheduler:  # there are others
+            (log.info if stream.up else log.debug)("manager, by scheduler %s: %s", way.address, why)
+            return
+        early = early and why.startswith("UNAVAILABLE")
+        tells = stream.up or not (self._told or early)
+        (log.warning if tells else log.debug)("manager %s: %s", way.address, why)
+        self._told |= tells
+
+    # What is said and heard
+
+    def _hello(self) -> manager_pb2.FromService:
+        return self._facts.hello(self._configuration.running())
+
+    def _heard(self, stream: ManagerStream, message: manager_pb2.ToService) -> None:
+        """In a stream's thread."""
+        name = message.WhichOneof("message") or ""
+        if name == "welcome":
+            self._stream, self._told = stream, True
+            self._have_done(partial(self._report, stream, new_stream=True))
+            log.info("the manager has us: replica %s", message.welcome.replica_id)
+        if name == "configuration":
+            self._have_done(partial(self._obey, message.configuration, stream))
+        elif name == "counted" and self._reporting is not None:
+            self._have_done(partial(self._counted, self._reporting, message.counted, stream))
+        elif (heard := self._hear.get(name)) is not None:
+            self._have_done(partial(heard, getattr(message, name)))
+
+    def _have_done(self, work: Callable[[], None]) -> None:
+        """In the program's thread, unless the link is over by then."""
+        self._hand_over(partial(self._do, work))
+
+    def _do(self, work: Callable[[], None]) -> None:
+        if self._over:
+            return
         try:
-            with open_channel(address, self._tls) as channel:
-                self._carry(channel, outbox)
-        except grpc.RpcError as e:
-            return f"{e.code().name} {e.details()}" if isinstance(e, grpc.Call) else type(e).__name__
-        except CafsError as e:
-            return str(e)
-        except Exception:
-            log.exception("a mistake in the link to the manager")
-            return "the stream was ended"
-        finally:
-            outbox.put(None)
-        return "the stream ended"
+            work()
+        except Exception:  # it would end the program
+            log.exception("a mistake at what the manager said")
 
-    def _carry(
-        self, channel: grpc.Channel, outbox: queue.SimpleQueue[manager_pb2.FromService | None]
-    ) -> None:
-        attach = channel.stream_stream(_ATTACH.path, _ATTACH.serialize_request, _ATTACH.parse_response)
-        call = attach(self._messages(outbox))
-        self._abort_with(call.cancel)
-        for message in call:
-            if message.WhichOneof("message") == "welcome":
-                self._alive_every_s = max(0.05, message.welcome.alive_every_ms / 1000)
-                self._up = self._told = True
-                outbox.put(_ALIVE)  # the next one comes as often as it wants
-                self._hand_over(partial(self._report, outbox, new_stream=True))
-                log.info("the manager has us: replica %s", message.welcome.replica_id)
-            elif message.WhichOneof("message") == "configuration":
-                self._hand_over(partial(self._obey, message.configuration, outbox))
-            elif message.WhichOneof("message") == "counted" and self._reporting is not None:
-                self._hand_over(partial(self._counted, self._reporting, message.counted, outbox))
-            elif (heard := self._hear.get(message.WhichOneof("message") or "")) is not None:
-                self._hand_over(partial(heard, getattr(message, message.WhichOneof("message") or "")))
-
-    def _obey(
-        self,
-        told: manager_pb2.Configuration,
-        outbox: queue.SimpleQueue[manager_pb2.FromService | None],
-    ) -> None:
+    def _obey(self, told: manager_pb2.Configuration, stream: ManagerStream) -> None:
         """In the program's thread."""
         try:
             running = self._configuration.take(told)
         except Exception:
             log.exception("a mistake at configuration %d of cluster %d", told.version, told.cluster_id)
             running = self._configuration.running("a mistake in the service: its log says more")
-        outbox.put(manager_pb2.FromService(running=running))
+        stream.say(manager_pb2.FromService(running=running))
 
-    def _report(
-        self, outbox: queue.SimpleQueue[manager_pb2.FromService | None], *, new_stream: bool = False
-    ) -> None:
+    def _report(self, stream: ManagerStream, *, new_stream: bool = False) -> None:
         """In the program's thread."""
         reporting, self._asked = self._reporting, False
         if reporting is None:
@@ -224,52 +266,30 @@ class ManagerLink:
         except Exception:
             log.exception("a mistake in a report of figures")
             return
-        outbox.put(_LOOK if message is None else message)
+        if message is None:
+            stream.look_again()
+        else:
+            stream.say(message)
 
     @staticmethod
-    def _counted(
-        reporting: Reporting,
-        told: manager_pb2.Counted,
-        outbox: queue.SimpleQueue[manager_pb2.FromService | None],
-    ) -> None:
+    def _counted(reporting: Reporting, told: manager_pb2.Counted, stream: ManagerStream) -> None:
         """In the program's thread."""
         reporting.counted(told)
-        outbox.put(_LOOK)
+        stream.look_again()
 
-    def _abort_with(self, abort: Callable[[], Any]) -> None:
-        with self._lock:
-            self._abort = abort
-            if self._stop.is_set():
-                abort()
-
-    def _messages(
-        self, outbox: queue.SimpleQueue[manager_pb2.FromService | None]
-    ) -> Iterator[manager_pb2.FromService]:
-        """In gRPC's own thread. What is said is a sign of life; in between there is ``Alive``."""
-        yield self._facts.hello(self._configuration.running())
-        said_at = time.monotonic()
-        while True:
-            alive_in_s = said_at + self._alive_every_s - time.monotonic()
-            message: manager_pb2.FromService | None = _ALIVE
-            try:
-                message = outbox.get(timeout=max(_LEAST_WAIT_S, min(alive_in_s, self._report_in_s())))
-            except queue.Empty:
-                self._ask_for_report(outbox)
-                if time.monotonic() < said_at + self._alive_every_s:
-                    continue
-            if message is None:
-                return
-            if message is _LOOK:
-                continue
-            yield message
-            said_at = time.monotonic()
-
-    def _report_in_s(self) -> float:
-        if self._reporting is None or not self._up or self._asked:
-            return self._alive_every_s  # whoever looks says when to look again
+    def _report_in(self, stream: ManagerStream) -> float:
+        if self._reporting is None or stream is not self._stream or not stream.up or self._asked:
+            return stream.alive_every_s  # whoever looks says when to look again
         return self._reporting.due_in()
 
-    def _ask_for_report(self, outbox: queue.SimpleQueue[manager_pb2.FromService | None]) -> None:
-        if not self._report_in_s():
-            self._asked = True
-            self._hand_over(partial(self._report, outbox))
+    def _ask_for_report(self, stream: ManagerStream) -> None:
+        self._asked = True
+        self._have_done(partial(self._report, stream))
+
+
+def _settle(stream: ManagerStream) -> None:
+    """Wait until it is up, or has ended; a scheduler may not know for long."""
+    stream.settled.wait(_SETTLE_S if stream.way.by_scheduler else None)
+    if not stream.settled.is_set():
+        stream.abort()
+        stream.settled.wait(_END_S)

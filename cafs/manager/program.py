@@ -148,7 +148,7 @@ async def served(options: Options) -> AsyncIterator[Ports]:
         if options.metrics is not None:
 
             async def render() -> bytes:
-                return tally.render(replica.alive, services.roll.connected)
+                return tally.render(replica.alive, services.roll.connected, services.relays.hosts)
 
             place = await stack.enter_async_context(metrics_served(*options.metrics, render))
             log.info("metrics on port %d", place)

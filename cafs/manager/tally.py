@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cafs.core.exposition import Histogram, Labels, MetricsText, labels
@@ -48,12 +48,13 @@ class Tally:
             if count := amounts.get(f"downloads_{result}", 0):
                 self.downloads[labels(cluster=cluster, result=result)] += count
 
-    def render(self, replicas: int, connected: Mapping[str, int]) -> bytes:
+    def render(self, replicas: int, connected: Mapping[str, int], relayed: Sequence[int] = ()) -> bytes:
         """As Prometheus text.
 
         Args:
             replicas: Managers that live on this database.
             connected: Services with a stream to this one, by kind.
+            relayed: How many of them come by way of each scheduler that passes hosts on.
         """
         text = MetricsText("cafs_manager")
         text.counter("requests_total", "Requests of REST that were answered.", self.requests)
@@ -68,5 +69,7 @@ class Tally:
         text.counter("downloads_total", "Downloads of hosts that ended, by how.", self.downloads)
         hosts = {labels(kind=kind): count for kind, count in sorted(connected.items())}
         text.gauge("connected_hosts", "Services with a stream to this replica.", hosts)
+        text.gauge("relays", "Schedulers that pass hosts on to this replica.", len(relayed))
+        text.gauge("relayed_hosts", "Services that come by way of them.", sum(relayed))
         text.gauge("replicas", "Managers on this database, this one included.", replicas)
         return text.render()

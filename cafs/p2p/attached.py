@@ -25,6 +25,7 @@ def peer_attached(
     *,
     profiles: ProfileRelay,
     on_schedulers: Callable[[Sequence[str]], None],
+    schedulers: Callable[[], Sequence[str]],
     ledger: Ledger,
     work: Work,
 ) -> Iterator[None]:
@@ -36,6 +37,7 @@ def peer_attached(
         obedience: What it obeys with.
         profiles: Hears what was learned.
         on_schedulers: Hears which schedulers the manager names.
+        schedulers: See ``manager_attached``.
         ledger: Its figures.
         work: What jobs are done with.
 
@@ -61,7 +63,14 @@ def peer_attached(
         "orders": hear_orders,
     }
     with manager_attached(
-        settings, kind, facts.host_id, facts.address, obey=obedience.obey, ledger=ledger, hear=hear
+        settings,
+        kind,
+        facts.host_id,
+        facts.address,
+        obey=obedience.obey,
+        ledger=ledger,
+        hear=hear,
+        schedulers=schedulers,
     ) as link:
         profiles.link = link
         yield

@@ -8,7 +8,7 @@ the trio thread.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,6 +74,7 @@ def manager_attached(
     obey: Callable[[LiveConfig], None],
     ledger: Ledger,
     hear: Mapping[str, Callable[[Any], None]] | None = None,
+    schedulers: Callable[[], Sequence[str]] = tuple,
 ) -> Iterator[ManagerLink | None]:
     """The same for any program of this node, in trio. None: there is no manager.
 
@@ -85,6 +86,7 @@ def manager_attached(
         obey: See ``daemon.live_configuration.Apply``.
         ledger: Of its figures.
         hear: See ``ManagerLink``.
+        schedulers: By way of which it may come; none: it comes by itself.
 
     Raises:
         StateError: a library is missing.
@@ -117,6 +119,13 @@ def manager_attached(
     hand_over = trio.lowlevel.current_trio_token().run_sync_soon
     reporting = Reporting(ledger, folder / "figures.json")
     with ManagerLink(
-        settings.managers, service, tls, live, hand_over, hear=hear, reporting=reporting
+        settings.managers,
+        service,
+        tls,
+        live,
+        hand_over,
+        schedulers=schedulers,
+        hear=hear,
+        reporting=reporting,
     ) as link:
         yield link

@@ -152,6 +152,7 @@ def _attached(settings: Settings, peer: Composed, obedience: Obedience) -> Abstr
         obedience,
         profiles=peer.profiles,
         on_schedulers=NamedSchedulers(settings, peer.schedulers).take,
+        schedulers=peer.schedulers.asked,
         ledger=Ledger(secrets.token_hex(16), figures.amounts, figures.levels, peer.means.shares),
         work=Work(
             settings=settings,

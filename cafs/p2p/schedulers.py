@@ -153,6 +153,10 @@ class Schedulers:
         """Of all, whether they answer or not."""
         return [line.address for line in self._lines]
 
+    def asked(self) -> list[str]:
+        """Those that answer; if none does, all. From any thread."""
+        return self.connected or self.addresses
+
     def use(self, addresses: Sequence[str]) -> None:
         """These from now on. Downloads of those that are left out move."""
         for line in [line for line in self._lines if line.address not in addresses]:

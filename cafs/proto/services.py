@@ -55,3 +55,8 @@ def methods_of(file: FileDescriptor, service: str) -> Iterator[Method]:
             streams_requests=method.client_streaming,
             streams_responses=method.server_streaming,
         )
+
+
+def method_of(file: FileDescriptor, service: str, name: str) -> Method:
+    """One of them."""
+    return next(method for method in methods_of(file, service) if method.name == name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,11 @@ from cafs.daemon.manager_link import ManagerLink, ServiceFacts
 from cafs.daemon.reporting import Reporting
 from cafs.errors import ProtocolError, UsageError
 from cafs.proto import manager_pb2
+from cafs.scheduler.relay import Way
 from cafs.scheduler.streams import Hub
+
+_LONGEST_PAUSE_S = 5.0
+"""Schedulers are few, and hosts wait for them to reach the manager."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +45,20 @@ class Managers:
 
 @contextmanager
 def manager_attached(
-    managers: Managers, hub: Hub, listens: tuple[str, int], tls: Tls | None
-) -> Iterator[None]:
+    managers: Managers,
+    hub: Hub,
+    listens: tuple[str, int],
+    tls: Tls | None,
+    on_welcome: Callable[[], None],
+) -> Iterator[Way]:
     """The manager knows of this scheduler, and it obeys, while the context lasts. In the event loop.
+
+    Args:
+        managers: Where it is.
+        hub: Obeys.
+        listens: Where this scheduler does.
+        tls: Its certificate.
+        on_welcome: Called whenever the manager has taken this scheduler in.
 
     Raises:
         UsageError: others cannot reach the scheduler where it says.
@@ -77,5 +92,14 @@ def manager_attached(
     hand_over = asyncio.get_running_loop().call_soon_threadsafe
     ledger = Ledger(secrets.token_hex(16), hub.tally.amounts)
     reporting = Reporting(ledger, managers.kept_in / f"{facts.host_id}.figures.json")
-    with ManagerLink(managers.addresses, facts, ours, configuration, hand_over, reporting=reporting):
-        yield
+    with ManagerLink(
+        managers.addresses,
+        facts,
+        ours,
+        configuration,
+        hand_over,
+        hear={"welcome": lambda _: on_welcome()},
+        reporting=reporting,
+        longest_pause_s=_LONGEST_PAUSE_S,
+    ):
+        yield Way(managers.addresses, facts.host_id, address, ours)

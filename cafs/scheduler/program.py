@@ -23,6 +23,7 @@ from cafs.daemon.grpc_server import Tls, listen, new_server
 from cafs.daemon.metrics_server import metrics_served
 from cafs.daemon.service_manager import ServiceManager
 from cafs.scheduler.manager import Managers, manager_attached
+from cafs.scheduler.relay import HostRelay
 from cafs.scheduler.service import SERVICE, SchedulerService
 from cafs.scheduler.streams import Hub
 from cafs.scheduler.tally import Tally
@@ -79,7 +80,9 @@ async def served(options: Options) -> AsyncIterator[int]:
     mutual = options.tls is not None and options.tls.mutual
     server = new_server(_MESSAGE_BYTES)
     service = SchedulerService(hub, mutual_tls=mutual)
-    server.add_generic_rpc_handlers((service.handlers(), health.handlers()))
+    relay = HostRelay(mutual_tls=mutual)
+    passes_on = (relay.handlers(),) if options.managers is not None else ()
+    server.add_generic_rpc_handlers((service.handlers(), health.handlers(), *passes_on))
     port = listen(server, options.host, options.port, options.tls)
     await server.start()
     ticks = asyncio.create_task(hub.run_ticks())
@@ -88,14 +91,15 @@ async def served(options: Options) -> AsyncIterator[int]:
             if options.metrics is not None:
 
                 async def render() -> bytes:
-                    return hub.tally.render(hub.core.state, hub.connected)
+                    return hub.tally.render(hub.core.state, hub.connected, relay.hosts)
 
                 place = await stack.enter_async_context(metrics_served(*options.metrics, render))
                 log.info("metrics on port %d", place)
             if options.managers is not None:
-                stack.enter_context(
-                    manager_attached(options.managers, hub, (options.host, port), options.tls)
+                attached = manager_attached(
+                    options.managers, hub, (options.host, port), options.tls, relay.wake
                 )
+                await stack.enter_async_context(relay.kept_up(stack.enter_context(attached)))
             yield port
     finally:
         health.end()
@@ -104,4 +108,5 @@ async def served(options: Options) -> AsyncIterator[int]:
         with suppress(TimeoutError):
             async with asyncio.timeout(_GRACE_S):
                 await service.drained()
+                await relay.drained()
         await server.stop(_GRACE_S)

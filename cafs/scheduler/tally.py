@@ -34,8 +34,14 @@ class Tally:
         """By the names of ``core.statistics.amounts``."""
         return {"registrations": self.events["PeerRegister"], "decisions": self.decisions.total()}
 
-    def render(self, state: State, connected: int) -> bytes:
-        """As Prometheus text."""
+    def render(self, state: State, connected: int, relayed: int = 0) -> bytes:
+        """As Prometheus text.
+
+        Args:
+            state: Of the core.
+            connected: Hosts with a stream.
+            relayed: Hosts that reach the manager by way of this scheduler.
+        """
         text = MetricsText("cafs_scheduler")
         text.counter("events_total", "Events that the core handled.", _by("kind", self.events))
         text.histogram("event_seconds", "How long the core took for an event.", self.seconds)
@@ -47,6 +53,7 @@ class Tally:
         text.counter("streams_rejected_total", "Streams ended because of what came.", self.rejected)
         text.counter("mistakes_total", "Times that the scheduler had to begin anew.", self.mistakes)
         text.gauge("connected_hosts", "Hosts with a stream.", connected)
+        text.gauge("relayed_hosts", "Hosts that reach the manager by way of this scheduler.", relayed)
         text.gauge(
             "hosts", "Hosts by state.", _by("state", Counter(h.state.name for h in state.hosts.values()))
         )

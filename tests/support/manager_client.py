@@ -14,10 +14,10 @@ from typing import Any
 import grpc
 
 from cafs.proto import health_pb2, manager_pb2
-from cafs.proto.services import methods_of
+from cafs.proto.services import method_of, methods_of
 from tests.support.patience import PATIENCE_S
 
-(_ATTACH,) = methods_of(manager_pb2.DESCRIPTOR, "Manager")
+_ATTACH = method_of(manager_pb2.DESCRIPTOR, "Manager", "Attach")
 _HEALTH = {method.name: method for method in methods_of(health_pb2.DESCRIPTOR, "Health")}
 
 

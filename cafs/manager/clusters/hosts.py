@@ -102,6 +102,14 @@ def scheduler_addresses(session: Session) -> dict[int, tuple[str, ...]]:
     return {cluster_id: tuple(sorted(each)[:MOST_SCHEDULERS]) for cluster_id, each in found.items()}
 
 
+def is_scheduler(session: Session, host_id: str, address: str) -> bool:
+    """Whether one that goes by this id and address is here now, with whichever replica."""
+    query = select(Host.id).where(
+        Host.id == host_id, Host.kind == "scheduler", Host.address == address, Host.active
+    )
+    return session.scalar(query) is not None
+
+
 def get_host(session: Session, host_id: str) -> Host:
     """One of them.
 

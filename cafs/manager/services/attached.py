@@ -1,11 +1,13 @@
-"""One service with a stream to this replica. Belongs to the event loop's thread."""
+"""One service with a stream to this replica, by itself or by way of a scheduler.
+
+Belongs to the event loop's thread.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
 
-import grpc
-
+from cafs.daemon.carried_stream import CarriedStream, Room
 from cafs.manager.clusters.placing import Candidate
 from cafs.manager.services.incoming import Arrival, Kind
 from cafs.proto import manager_pb2
@@ -14,24 +16,14 @@ _MOST_ANSWERS = 32
 """Waiting for one service."""
 
 
-class Attached:
-    """See the module. There are many: no task, lock or event of its own."""
+class Attached(CarriedStream):
+    """See the module."""
 
-    __slots__ = (
-        "answers",
-        "arrival",
-        "cluster",
-        "code",
-        "ended",
-        "heard_at",
-        "on_end",
-        "on_news",
-        "runs",
-        "schedulers",
-        "why",
-    )
+    __slots__ = ("_answers", "_room", "arrival", "cluster", "heard_at", "runs", "schedulers", "written")
 
-    def __init__(self, arrival: Arrival) -> None:
+    def __init__(self, arrival: Arrival, room: Room) -> None:
+        """``room``: for what waits to be said to all services."""
+        super().__init__()
         self.arrival = arrival
         self.runs = arrival.runs
         self.cluster: Candidate | None = None
@@ -39,33 +31,29 @@ class Attached:
         """Whom it should ask."""
         self.heard_at = 0.0
         """By the loop's clock."""
-        self.ended = False
-        self.code = grpc.StatusCode.OK
-        self.why = ""
-        self.on_news: Callable[[], object] = _nothing
-        """Called when it may have to be told something."""
-        self.on_end: Callable[[], object] = _nothing
-        """Called once it has ended."""
-        self.answers: list[manager_pb2.ToService] = []
-        """To be sent next; bounded."""
+        self.written: asyncio.Future[None] | None = None
+        """Done when the database says that it is here; fails with ``UnavailableError``."""
+        self._room = room
+        self._answers: list[manager_pb2.ToService] = []
 
     def tell(self, message: manager_pb2.ToService) -> None:
         """Have it sent; passed over when the service does not take what it is sent."""
-        if len(self.answers) < _MOST_ANSWERS:
-            self.answers.append(message)
+        if not self.ended and len(self._answers) < _MOST_ANSWERS and self._room.take(message.ByteSize()):
+            self._answers.append(message)
             self.on_news()
+
+    def take_answers(self) -> list[manager_pb2.ToService]:
+        """What is to be sent next."""
+        answers, self._answers = self._answers, []
+        self._room.give_back(sum(answer.ByteSize() for answer in answers))
+        return answers
+
+    def let_go(self) -> None:
+        """Nothing carries it any more."""
+        super().let_go()
+        self.take_answers()
 
     @property
     def is_peer(self) -> bool:
         """It asks schedulers."""
         return self.arrival.kind in {Kind.PEER, Kind.SEED}
-
-    def end(self, code: grpc.StatusCode, why: str = "") -> None:
-        """The first reason counts."""
-        if not self.ended:
-            self.ended, self.code, self.why = True, code, why
-            self.on_end()
-
-
-def _nothing() -> None:
-    pass

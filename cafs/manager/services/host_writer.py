@@ -64,12 +64,8 @@ class HostWriter:
         self._batch = _Batch()
         self._filled = asyncio.Event()
 
-    async def arrived(self, attached: Attached) -> None:
-        """It is here. Returns when that is written.
-
-        Raises:
-            UnavailableError: the database does not answer.
-        """
+    def arrived(self, attached: Attached) -> asyncio.Future[None]:
+        """It is here. Done when that is written; fails with ``UnavailableError``. Others wait for it too."""
         host_id, batch = attached.arrival.host_id, self._batch
         batch.departures.pop(host_id, None)
         batch.moves.pop(host_id, None)
@@ -77,7 +73,7 @@ class HostWriter:
         if batch.written is None:
             batch.written = asyncio.get_running_loop().create_future()
         self._filled.set()
-        await asyncio.shield(batch.written)
+        return batch.written
 
     def left(self, host_id: str) -> None:
         """It is here no more."""

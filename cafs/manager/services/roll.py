@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import grpc
 
-from cafs.errors import UnavailableError
+from cafs.daemon.carried_stream import Room
 from cafs.manager.clusters.placing import Candidate
 from cafs.manager.database import Database
 from cafs.manager.services.attached import Attached
@@ -23,6 +23,8 @@ from cafs.manager.services.incoming import Arrival, Runs
 log = logging.getLogger(__name__)
 
 _MOST_STREAMS = 100_000
+_WAITING_BYTES = 64 << 20
+"""Of answers that services have not taken yet, of all together."""
 
 
 class Roll:
@@ -30,6 +32,7 @@ class Roll:
 
     def __init__(self, database: Database, replica_id: str) -> None:
         self._here: dict[str, Attached] = {}
+        self._room = Room(_WAITING_BYTES)
         self._belonging = Belonging(database)
         self._writer = HostWriter(database, replica_id, self._here)
 
@@ -81,13 +84,13 @@ class Roll:
         if self._here.get(attached.arrival.host_id) is attached:
             self._writer.runs(attached)
 
-    async def arrive(self, arrival: Arrival) -> Attached:
-        """A stream begins; one that the host had before ends. Returns when it is written.
+    def arrive(self, arrival: Arrival) -> Attached:
+        """A stream begins; one that the host had before ends. ``leave`` it when it ends.
 
-        Raises:
-            UnavailableError: the database does not answer.
+        Returns:
+            It is being written (``written``), or has ended: there is no room.
         """
-        attached = Attached(arrival)
+        attached = Attached(arrival, self._room)
         attached.heard_at = asyncio.get_running_loop().time()
         if len(self._here) >= _MOST_STREAMS and arrival.host_id not in self._here:
             attached.end(grpc.StatusCode.RESOURCE_EXHAUSTED, "no room for more hosts")
@@ -97,15 +100,12 @@ class Roll:
         attached.cluster = self._belonging.cluster_of(arrival)
         attached.schedulers = self._belonging.schedulers_of(attached)
         self._here[arrival.host_id] = attached
-        try:
-            await self._writer.arrived(attached)
-        except UnavailableError:
-            self.leave(attached)
-            raise
+        attached.written = self._writer.arrived(attached)
         return attached
 
     def leave(self, attached: Attached) -> None:
         """A stream ended, for whatever reason."""
+        attached.let_go()
         host_id = attached.arrival.host_id
         if self._here.get(host_id) is attached:
             del self._here[host_id]

@@ -24,15 +24,18 @@ from cafs.manager.jobs.schedules import start_due
 from cafs.manager.jobs.steps import step_all
 from cafs.manager.profiles.desk import ProfileDesk
 from cafs.manager.replica import Pace, ThisReplica
+from cafs.manager.services.reception import Reception
+from cafs.manager.services.relays import Relays
 from cafs.manager.services.roll import Roll
 from cafs.manager.services.service import SERVICE, ManagerService
 from cafs.manager.services.watch import Watch
 from cafs.manager.statistics.collector import Collector
 from cafs.manager.tally import Tally
+from cafs.proto import manager_pb2
 
 _GRACE_S = 3.0
-_MESSAGE_BYTES = MAX_BYTES + (64 << 10)
-"""That a service may send: a start, and everything else."""
+_MESSAGE_BYTES = MAX_BYTES + (128 << 10)
+"""That a service may send: a start, and everything else; a relay a word with that, and a little more."""
 _STEP_EVERY_S = 5.0
 """Jobs are looked at so often, though none of them changed: hosts come, time is over, schedules are due."""
 
@@ -43,6 +46,7 @@ class Services:
 
     port: int
     roll: Roll
+    relays: Relays
     watch: Watch
     jobs: Watch
 
@@ -76,16 +80,10 @@ async def services_served(
     mutual = tls is not None and tls.mutual
     desk, alive_every_s = ProfileDesk(database, tally), pace.alive_every_s
     collector = Collector(database, tally, lambda: roll.hosts, pace)
-    service = ManagerService(
-        roll,
-        desk,
-        board,
-        tally,
-        collector,
-        replica.id,
-        mutual_tls=mutual,
-        alive_every_s=alive_every_s,
-    )
+    welcome = manager_pb2.Welcome(replica_id=replica.id, alive_every_ms=round(alive_every_s * 1000))
+    reception = Reception(roll, desk, board, collector, tally, welcome)
+    relays = Relays(reception, database, mutual_tls=mutual)
+    service = ManagerService(roll, reception, relays, mutual_tls=mutual, alive_every_s=alive_every_s)
     health = HealthService(SERVICE)
     server = new_server(_MESSAGE_BYTES)
     server.add_generic_rpc_handlers((service.handlers(), health.handlers()))
@@ -104,10 +102,11 @@ async def services_served(
         await stack.enter_async_context(cancelled_at_end(board.run(jobs.wake)))
         await stack.enter_async_context(cancelled_at_end(service.end_silent()))
         try:
-            yield Services(port, roll, watch, jobs)
+            yield Services(port, roll, relays, watch, jobs)
         finally:
             health.end()
-            roll.end_all(grpc.StatusCode.UNAVAILABLE, "this manager ends: come again")
+            for streams in (relays, roll):
+                streams.end_all(grpc.StatusCode.UNAVAILABLE, "this manager ends: come again")
             with suppress(TimeoutError):
                 async with asyncio.timeout(_GRACE_S):
                     await service.drained()

@@ -398,6 +398,28 @@ def test_a_link_is_kept_up_and_says_that_it_lives(tmp_path: Path, expected_logs:
         until(lambda: not host(manager, admin)["active"])
 
 
+def test_what_is_heard_while_a_link_ends_is_done_no_more(tmp_path: Path, expected_logs: ExpectedLogs) -> None:
+    expected_logs.expect("a mistake at what the manager said")
+    calls: list[Callable[[], object]] = []
+    heard: list[str] = []
+
+    def hear(told: Any) -> None:
+        heard.append(type(told).__name__)
+        raise RuntimeError("it would end the program")
+
+    with running_manager(options_for(tmp_path)) as manager:
+        configuration = LiveConfiguration(tmp_path / "kept.json", "scheduler", lambda _: None)
+        where = [f"127.0.0.1:{manager.ports.services}"]
+        hears = {"schedulers": hear, "orders": hear}
+        with ManagerLink(where, facts(), None, configuration, calls.append, hear=hears):
+            until(lambda: len(calls) == 4)  # Welcome, Configuration, and these
+            calls[2]()
+            assert heard == ["Schedulers"]
+        for call in calls:
+            call()
+    assert heard == ["Schedulers"]
+
+
 @pytest.mark.parametrize(
     ("address", "name", "comes_in"),
     [("127.0.0.1:7000", "node", True), ("10.9.9.9:7000", "node", False), ("127.0.0.1:7000", B, False)],
