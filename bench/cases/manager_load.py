@@ -1,4 +1,7 @@
-"""10,000 hosts that say they live and report to one manager on SQLite, while people look at it."""
+"""10,000 hosts that say they live and report to one manager on SQLite, while people look at it.
+
+They come by way of four schedulers. ``CAFS_BENCH_MANAGER_SCHEDULERS=0`` has all of them come directly.
+"""
 
 from __future__ import annotations
 
@@ -64,18 +67,31 @@ def run_case(place: Place) -> Result:
     return Result(
         "manager_load",
         "A manager and 10,000 hosts",
-        f"{HOSTS} peers, each on a connection of its own, say that they live, and report as often as the"
-        f" manager wants and as much as busy peers do ({reports / took_s:.0f} reports a second), to one"
-        " `cafs manager` on SQLite; four times a second somebody asks REST."
+        f"{HOSTS} peers, each on a connection of its own {_where()}, say that they live, and report as often"
+        f" as the manager wants and as much as busy peers do ({reports / took_s:.0f} reports a second), to"
+        " one `cafs manager` on SQLite; four times a second somebody asks REST."
         f" {MEASURED_S:.0f} s, after all had come.",
         (
             Row("processor", f"{cores:.2f} cores", "", "", f"under {CORES} cores", cores < CORES),
             Row("memory, at most", f"{held >> 20} MiB", "", "", f"under {MEMORY_BYTES >> 20} MiB",
                 held < MEMORY_BYTES),
+            *_of_schedulers(each),
             Row("REST, median", f"{every[len(every) // 2] * 1000:.0f} ms", "", "", "", None),
             Row("REST, p99", f"{p99 * 1000:.0f} ms", "", "", f"under {P99_S * 1000:.0f} ms", p99 < P99_S),
         ),
     )  # fmt: skip
+
+
+def _of_schedulers(each: list[int]) -> list[Row]:
+    """Their memory, in MiB."""
+    if not each:
+        return []
+    return [Row(f"a scheduler of {HOSTS // SCHEDULERS} of them", f"{max(each)} MiB", "", "", "", None)]
+
+
+def _where() -> str:
+    """To whom."""
+    return f"to one of {SCHEDULERS} schedulers that pass all on" if SCHEDULERS else "to the manager"
 
 
 def _reports(manager: RunningManager) -> int:
