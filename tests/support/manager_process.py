@@ -67,7 +67,8 @@ class ManagerProcess:
 
     def sign_in(self) -> None:
         """As the first administrator, who is made by this."""
-        [link] = re.findall(r"setup\?link=(\S+)", self.log.read_text())
+        found = wait_for(lambda: re.search(r"setup\?link=(\S+)", self.log.read_text()), "its link")
+        link = found[1]
         body = {"link": link, "name": "root", "password": PASSWORD}
         self._send("POST", "/setup", 201, json=body)
         self.token = self._send("POST", "/sessions", 201, json={"name": "root", "password": PASSWORD})[
