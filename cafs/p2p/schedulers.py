@@ -178,6 +178,7 @@ class Schedulers:
             await trio.sleep(FIRST_WORD_S)
             self._waiting_for_first_word = False
             self._assign()
+            await trio.sleep_forever()  # there may be none yet: others are named at any time
 
     def join(self, spec: TaskSpec, hear: Hear, *, whole: bool = True, chunks_only: bool = False) -> Session:
         """Begin a download of a task, or an exchange of a blob's chunks.

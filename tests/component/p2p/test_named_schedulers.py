@@ -112,6 +112,18 @@ async def test_lines_come_and_go_and_downloads_move() -> None:
     assert streams.open == set()
 
 
+async def test_the_first_ones_may_be_named_long_after_the_start(autojump_clock: object) -> None:
+    streams = Streams()
+    schedulers = Schedulers([], FakeHost(), streams.converse, Outbox, more_to_come=True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(schedulers.run)
+        await trio.sleep(60)
+        schedulers.use([ONE])
+        await trio.sleep(0.5)
+        assert schedulers.connected == [ONE]
+        nursery.cancel_scope.cancel()
+
+
 async def test_downloads_wait_a_moment_for_schedulers_that_will_be_named(autojump_clock: object) -> None:
     streams, heard = Streams(), list[object]()
     schedulers = Schedulers([], FakeHost(), streams.converse, Outbox, more_to_come=True)
