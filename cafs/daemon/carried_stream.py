@@ -95,8 +95,8 @@ async def carry(
             reading.cancel()
 
     try:
-        await speaking.speak()
         stream.on_news, stream.on_end = speaking.on_news, stop_reading
+        speaking.on_news()  # not awaited: a host that takes nothing shall be ended, too
         while not stream.ended:
             # No name for what came: it has some KiB, and the next one comes in half a minute.
             await hear(await anext(requests))

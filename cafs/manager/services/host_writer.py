@@ -187,6 +187,8 @@ class HostWriter:
                 note_change(session)  # some schedulers left long enough ago
         except CafsError as e:
             log.info("old hosts and jobs are still there: %s", e)
+        except Exception:  # a mistake leaves old rows, and does not end all writing
+            log.exception("a mistake in what is forgotten")
 
 
 def _running(attached: Attached) -> dict[str, Any]:

@@ -75,3 +75,5 @@ class Watch:
                 await self.look()
             except CafsError as e:
                 log.debug("changes are not seen: %s", e)
+            except Exception:  # a mistake costs this look, and not all that are to come
+                log.exception("a mistake at what was changed")
