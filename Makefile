@@ -9,15 +9,12 @@ BIN := $(VENV)/bin
 comma := ,
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo --preserve-env=PATH$(comma)CAFS_CACHE)
 READY := $(VENV)/.ready
-# Not asked for: 124, a fake or a null object of an async interface need not wait for anything.
-ASYNC_ALLOWED := ASYNC124
 TWO_AT_ONCE := tests/pure tests/component
-ASYNC_FILES = $(shell grep -rlE 'async|trio' --include='*.py' --exclude-dir=proto $(wildcard cafs tests demo bench))
 PROTOS := $(wildcard proto/*.proto)
 GENERATED := $(VENV)/.generated
 
 .DEFAULT_GOAL := help
-.PHONY: help system compiled test lint demo bench proto clean
+.PHONY: help system compiled test lint style types layers async_rules demo bench proto clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -44,11 +41,21 @@ else
 endif
 
 lint: $(READY) $(GENERATED) ## Style, types, layers and async rules
+	@$(MAKE) --no-print-directory --jobs --keep-going --output-sync=target style types layers async_rules
+
+style:
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --quiet --check .
+
+types:
 	$(BIN)/mypy
+
+layers:
 	$(BIN)/lint-imports >.venv/imports.log || { cat .venv/imports.log; exit 1; }
-	$(BIN)/flake8 --select ASYNC1,ASYNC2,ASYNC3 --extend-ignore $(ASYNC_ALLOWED) $(ASYNC_FILES)
+
+async_rules:
+	grep -rlE 'async|trio' --include='*.py' --exclude-dir=proto cafs tests demo bench \
+		| xargs $(BIN)/python -m tests.async_rules
 
 demo: system $(READY) compiled ## Convert a real image, start it lazily over slow links: one host, then a cluster
 	$(AS_ROOT) $(BIN)/python -m demo $(ARGS)
