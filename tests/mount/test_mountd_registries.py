@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from cafs.control_socket.protocol import CREDENTIALS_PATH, Reason, RefusedError, encode_json
 from tests.support.faults import ExpireToken, Fault, FaultyRegistry, FlipBit, Stall, Status
 from tests.support.mountd import MountServer, PushedImage, erofs, mount_server, push_image, sums_of
+from tests.support.mounts import forget_pages
 from tests.support.oci import log_in
 from tests.support.registry import PASSWORD, USER, Registry
 
@@ -126,10 +127,10 @@ def test_a_full_disk_under_the_store_costs_storing_only(
         added = server.client.add_layer(image.layer(0))
         with erofs(server, added, short_tmp_path / "e") as root:
             assert sums_of(root) == image.sums[0]
-            Path("/proc/sys/vm/drop_caches").write_text("3")
+            forget_pages([server.file(added), *root.iterdir()])
             assert sums_of(root) == image.sums[0]
             server.kill("server")
-            Path("/proc/sys/vm/drop_caches").write_text("3")
+            forget_pages([server.file(added), *root.iterdir()])
             assert sums_of(root) == image.sums[0]
         assert "full" in server.log or "No space" in server.log
 

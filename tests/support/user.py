@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,7 @@ from cafs.oci.descriptor import Descriptor
 from cafs.oci.layout import LayoutRepository
 from cafs.oci.media_types import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 from cafs.oci.repository import Repository
-from tests.support.mounts import mounts_below
+from tests.support.mounts import forget_pages, mounts_below
 from tests.support.oci import manifest_bytes, push_bytes
 from tests.support.program import Outcome, run_cafs
 
@@ -83,10 +82,7 @@ class User:
 
     def forget_pages(self) -> None:
         """Drop the mount's data from the page cache: the next reads come to the server."""
-        for path in [*self.run_dir.glob("*/fuse/layers/*"), *self.target.rglob("*")]:
-            if path.is_file() and not path.is_symlink():
-                with path.open("rb") as file:
-                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        forget_pages([*self.run_dir.glob("*/fuse/layers/*"), *self.target.rglob("*")])
 
     def assert_nothing_mounted(self) -> None:
         """No mount, no process state, an empty mount point."""
