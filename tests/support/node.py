@@ -219,6 +219,7 @@ class Node:
     def remove_everything(self, containers: Sequence[str]) -> None:
         """Containers and images; then nothing may be left of their layers, anywhere."""
         self.containerd.remove(*containers)
+        self._wait_until_containerd_asks_the_snapshotter()
         images = self.containerd.ctr("image", "ls", "-q").split()
         self.containerd.ctr("image", "rm", "--sync", *images)
         told = f"{self.snapshotter.log[-3000:]}\n{self.containerd.log_path.read_text()[-3000:]}"
@@ -232,6 +233,13 @@ class Node:
             ["losetup", "--list", "--noheadings"], capture_output=True, text=True, check=True
         )
         assert str(self.folder) not in loops.stdout
+
+    def _wait_until_containerd_asks_the_snapshotter(self) -> None:
+        """For a second or longer after a restart it may not, and garbage that it then finds stays."""
+        ask = self.containerd.ctr_command("snapshots", "--snapshotter", CAFS, "ls")
+        give_up = time.monotonic() + PATIENCE_S
+        while (done := subprocess.run(ask, capture_output=True, text=True, check=False)).returncode:
+            assert time.monotonic() < give_up, done.stderr
 
     def lazy_mounts(self) -> list[str]:
         """Where kernel EROFS shows layers."""
