@@ -31,7 +31,7 @@ def node(short_tmp_path: Path) -> Iterator[Node]:
     node.clean_up()
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(480)
 def test_no_kill_is_seen_inside_containers(node: Node, image: PushedImage) -> None:
     node.pull(image.reference)
     rng = random.Random(5)

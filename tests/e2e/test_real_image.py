@@ -30,6 +30,8 @@ from tests.support.program import run_cafs
 from tests.support.registry import Registry
 from tests.support.user import DRIVERS
 
+pytestmark = pytest.mark.timeout(600)
+"""The first test on a machine waits for the image to be built, and each for what is unpacked of it."""
 REPOSITORY = "real/debian-python"
 IMAGES = ("v1", "changed")
 Shown = dict[bytes, Seen]
