@@ -9,7 +9,9 @@ BIN := $(VENV)/bin
 comma := ,
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo --preserve-env=PATH$(comma)CAFS_CACHE)
 READY := $(VENV)/.ready
-TWO_AT_ONCE := tests/pure tests/component
+# Two tests at once, of two files, by two processes with mounts of their own
+TWO_AT_ONCE := --numprocesses=2 --dist=loadfile
+FIRST := tests/pure tests/component
 PROTOS := $(wildcard proto/*.proto)
 GENERATED := $(VENV)/.generated
 
@@ -36,8 +38,8 @@ test: system $(READY) compiled lint ## Install what is missing, check the code, 
 ifdef ARGS
 	$(AS_ROOT) $(BIN)/python -m pytest $(ARGS)
 else
-	$(AS_ROOT) $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(TWO_AT_ONCE)
-	$(AS_ROOT) $(BIN)/python -m pytest $(TWO_AT_ONCE:%=--ignore=%)
+	$(AS_ROOT) $(BIN)/python -m pytest $(TWO_AT_ONCE) $(FIRST)
+	$(AS_ROOT) $(BIN)/python -m pytest $(TWO_AT_ONCE) --no-loadscope-reorder $(FIRST:%=--ignore=%)
 endif
 
 lint: $(READY) $(GENERATED) ## Style, types, layers and async rules

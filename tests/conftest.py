@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from tests.support.faults import FaultyRegistry
 from tests.support.leaks import MARK, leftovers, look_around
 from tests.support.logs import ExpectedLogs, LogWatch
 from tests.support.netns import Link, limited_link
+from tests.support.own_mounts import keep_mounts_to_ourselves
 from tests.support.registry import Registry, start_registry
 from tests.support.tokens import TokenServer
 
@@ -31,6 +33,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Keep the user's own configuration, credentials and cache out of every test."""
     if hasattr(config, "workerinput"):
         config.option.basetemp = None  # xdist's is outside this worker's home, where leaks are looked for
+        with suppress(PermissionError):
+            keep_mounts_to_ourselves()
     home = tempfile.mkdtemp(prefix="cafs-", dir="/tmp")
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
     for name in [name for name in os.environ if name.startswith(("XDG_", "DOCKER_"))]:
