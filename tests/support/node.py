@@ -6,6 +6,7 @@ descriptors of the services meanwhile. The mount server's supervisor looks after
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -126,10 +127,10 @@ class MountServer:
             self.process = None
 
     def clean_up(self) -> None:
-        """After a failed test."""
-        for name in ("supervisor", "server"):
+        """After a test that did not stop it. Both are halted first: each would start the other anew."""
+        for number, name in itertools.product((signal.SIGSTOP, signal.SIGKILL), ("supervisor", "server")):
             try:
-                os.kill(self.pid(name), signal.SIGKILL)
+                os.kill(self.pid(name), number)
             except (OSError, ValueError):
                 continue
         if self.process is not None:
