@@ -1,8 +1,8 @@
 """Flights: one for each chunk that somebody wants and nobody has yet, and the queue they wait in.
 
-Single flight is kept here: a digest has at most one ``Flight``, whoever wants the chunk joins it, and it
-ends with its last waiter. ``FlightQueue`` hands out runs of flights that are near each other in a blob, the
-most urgent first. Nothing here does I/O or waits; the service drives it from its trio thread.
+A ``Flight`` is joined by whoever wants its chunk from the same sources (``under_way``), and ends with its
+last waiter. ``FlightQueue`` hands out runs of flights that are near each other in a blob, the most urgent
+first. Nothing here does I/O or waits; the service drives it from its trio thread.
 """
 
 from __future__ import annotations

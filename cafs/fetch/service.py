@@ -40,6 +40,7 @@ from cafs.fetch.record import Recorder
 from cafs.fetch.riders import MOST_ROWS, AheadAccount, find_riders
 from cafs.fetch.stats import Counters, LayerStats, ServiceStats
 from cafs.fetch.store_reader import StoreReader
+from cafs.fetch.under_way import UnderWay
 from cafs.fetch.verify import FrameStore
 from cafs.fetch.write_behind import StoreWriter
 
@@ -77,7 +78,7 @@ class ChunkService:
         self._memory = PlainCache(limits.memory_cache_bytes, limits.ahead_cache_bytes)
         self._writer = StoreWriter(store, limits.write_behind_bytes)
         self._counters = Counters()
-        self._flights: dict[bytes, Flight] = {}
+        self._flights = UnderWay()
         self._layers: list[LayerReader] = []
         self._tasks = AsyncExitStack()
         self.prefetcher = Prefetcher(self, limits)
@@ -208,7 +209,7 @@ class ChunkService:
             touched_bytes=layer.touched_bytes,
             touched_frame_bytes=layer.touched_frame_bytes,
             fetched_frame_bytes=self._counters.by_layer.get(layer.name, 0),
-            under_way=sum(flight.origin.layer == layer.name for flight in self._flights.values()),
+            under_way=sum(flight.origin.layer == layer.name for flight in self._flights),
         )
 
     async def peek(self, layer: LayerReader, offset: int, size: int, deadline: float) -> bytes:
@@ -308,7 +309,7 @@ class ChunkService:
         if priority is Priority.FILL:
             fresh = {flight.ref.digest for flight in flights}
             others = {ref.digest for _, ref in wanted} - fresh
-            joined = [flight for digest in others if (flight := self._flights.get(digest)) is not None]
+            joined = [flight for digest in others for flight in self._flights.of(digest)[:1]]
         for flight in (*flights, *joined):
             flight.waiters += 1
         self._fetcher.submit(flights)
@@ -320,7 +321,8 @@ class ChunkService:
         flights: list[Flight] = []
         for layer, ref in wanted:
             if not self.is_near(ref.digest):
-                flight = self._flights[ref.digest] = Flight(ref, layer.origin(ref.blob), priority)
+                flight = Flight(ref, layer.origin(ref.blob), priority)
+                self._flights.add(flight)
                 flights.append(flight)
         return flights
 
@@ -365,9 +367,10 @@ class ChunkService:
         for place, (ref, origin) in enumerate(wanted):
             if found[place] is not None:
                 continue
-            flight = self._flights.get(ref.digest)
+            flight = self._flights.find(ref, origin)
             if flight is None:
-                flight = self._flights[ref.digest] = Flight(ref, origin, Priority.DEMAND)
+                flight = Flight(ref, origin, Priority.DEMAND)
+                self._flights.add(flight)
                 fresh.append(flight)
             else:
                 self._fetcher.hasten(flight, Priority.DEMAND)
@@ -429,7 +432,7 @@ class ChunkService:
 
     def _finished(self, flight: Flight, plain: Plain | None, failure: CafsError | None) -> None:
         """A flight has ended, well or not."""
-        del self._flights[flight.ref.digest]
+        self._flights.remove(flight)
         if flight.priority is Priority.FILL:
             plain = None  # nobody reads it; the window of the fill would keep it in memory
         elif plain is not None and flight.priority is Priority.DEMAND:

@@ -6,11 +6,12 @@ import pytest
 import trio
 import trio.testing
 
-from cafs.errors import RemoteError
+from cafs.errors import IntegrityError, RemoteError
 from cafs.fetch.limits import FetchLimits
 from cafs.fetch.prefetch import Prefetch
 from cafs.fetch.service import ChunkService
 from tests.support.fetching import MemoryLayer, MemoryStore, ScriptedSource, joined
+from tests.support.logs import ExpectedLogs
 from tests.support.patience import PATIENCE_S
 
 LIMITS = FetchLimits(read_deadline_s=2.0, retries=0)
@@ -64,6 +65,59 @@ async def test_a_layer_that_goes_takes_no_reader_along() -> None:
         assert service.layer_stats(staying).fetched_frame_bytes == len(layer.blob)
         service.remove_layer(staying)
         assert service.stats().total_bytes == 0
+
+
+async def test_what_one_image_waits_for_in_vain_another_fetches_from_its_own_registry() -> None:
+    layer = MemoryLayer([5000] * 4)
+
+    async def never(_number: int, _right: bytes) -> bytes:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async with ChunkService(None, FetchLimits()) as service, trio.open_nursery() as nursery:
+        stuck = service.add_layer(layer, [ScriptedSource(layer.blob, never, name="slow")], layer.diff_id)
+        nursery.start_soon(stuck.read, 0, layer.virtual_bytes)
+        await trio.testing.wait_all_tasks_blocked()
+        other = service.add_layer(layer, [ScriptedSource(layer.blob, name="quick")], layer.diff_id)
+        with trio.fail_after(PATIENCE_S):
+            assert joined(await other.read(0, layer.virtual_bytes)) == layer.image
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_another_image_says_falsely_of_a_chunk_spoils_no_read(expected_logs: ExpectedLogs) -> None:
+    """It names a chunk of ours, but in a blob of its own, with other bytes, and with another size."""
+    layer, liar = MemoryLayer([5000] * 4), MemoryLayer([5000] * 4, seed=1)
+    liar.table.refs = [
+        ref._replace(digest=own.digest, plain_bytes=ref.plain_bytes - 1)
+        for ref, own in zip(liar.table.refs, layer.table.refs, strict=True)
+    ]
+    held = trio.Event()
+    expected_logs.expect("declares 5000 bytes, expected 4999")
+
+    async def waits(_number: int, right: bytes) -> bytes:
+        await held.wait()
+        return right
+
+    async with ChunkService(None, FetchLimits()) as service, trio.open_nursery() as nursery:
+        source = ScriptedSource(liar.blob, waits)
+        lying = service.add_layer(liar, [source], liar.diff_id)
+
+        async def read_lies() -> None:
+            with pytest.raises(IntegrityError):
+                await lying.read(0, liar.virtual_bytes)
+
+        nursery.start_soon(read_lies)
+        await trio.testing.wait_all_tasks_blocked()
+        honest = service.add_layer(layer, [ScriptedSource(layer.blob)], layer.diff_id)
+        answers: list[bytes] = []
+
+        async def read() -> None:
+            answers.append(joined(await honest.read(0, layer.virtual_bytes)))
+
+        nursery.start_soon(read)
+        await trio.testing.wait_all_tasks_blocked()
+        held.set()
+    assert answers == [layer.image]
 
 
 async def test_each_image_is_filled_by_what_was_read_of_it() -> None:
