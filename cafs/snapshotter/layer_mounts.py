@@ -16,8 +16,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path, PurePosixPath
 
 from cafs.control_socket.protocol import AddedLayer, AddLayer, RefusedError
@@ -172,14 +172,16 @@ class LayerMounts:
         device = self._mounted.current_device()
         if device is None:
             raise UnavailableError("the mount server's FUSE mount is not there: is cafs mountd running?")
-        await self._workers.ledger(self._ledger.set_device, layer.number, device)
-        # Not before the new one is there: a device's number may come again once the old mount is gone.
-        self._mounted.remove(layer.number)
         file, point = self._mounted.file(layer), self._paths.mount_point(layer.number)
-        try:
-            devices = await self._workers.slow(_replace_mount, file, point)
-        except OSError as e:
-            raise UnavailableError(f"cannot mount layer {layer.source.digest}: {e.strerror}") from e
+        # Before the old mount is gone: then its device's number may come again.
+        self._mounted.remove(layer.number)
+        # And that before the new device is written down: killed in between, the next start would take the old
+        # mount for one on the new device, and keep it.
+        with _translated(layer):
+            await self._workers.slow(_clear_mount, point)
+        await self._workers.ledger(self._ledger.set_device, layer.number, device)
+        with _translated(layer):
+            devices = await self._workers.slow(lambda: mount_erofs(file, point, cold=True))
         self._mounted.add(layer.number, device)
         # In the loop: it sets a number in the kernel, which waits for nothing.
         asyncio.get_running_loop().call_later(START_S, set_readahead, devices, READAHEAD_KB)
@@ -296,11 +298,18 @@ def _is_for_good(error: Exception) -> bool:
     return isinstance(error, RefusedError) and error.reason in {"not_converted", "invalid", "untrusted"}
 
 
-def _replace_mount(file: Path, point: Path) -> frozenset[Path]:
+@contextmanager
+def _translated(layer: Layer) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise UnavailableError(f"cannot mount layer {layer.source.digest}: {e.strerror}") from e
+
+
+def _clear_mount(point: Path) -> None:
     point.mkdir(exist_ok=True)
     while is_mount_point(point):
         unmount(point, UnmountFlag.DETACH)
-    return mount_erofs(file, point, cold=True)
 
 
 def _let_kernel_forget(file: Path) -> None:
