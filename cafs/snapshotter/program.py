@@ -127,7 +127,7 @@ async def run(options: Options, handed_over: Mapping[str, int], companion: Compa
                 log.info(
                     "version %s serves on %s; layers to mount: %d", __version__, options.address, len(missing)
                 )
-                watch = asyncio.create_task(_keep_mounted(snapshotter.layers))
+                watch = asyncio.create_task(keep_mounted(snapshotter.layers))
                 alive = asyncio.create_task(feed_watchdog(snapshotter.workers, systemd.tell))
                 await stop.wait()
                 systemd.tell("STOPPING=1")
@@ -248,8 +248,11 @@ async def _accompanied(companion: Companion) -> AsyncIterator[None]:
         await asyncio.to_thread(companion.end)
 
 
-async def _keep_mounted(layers: LayerMounts) -> None:
-    """Mount what is in use and is not mounted: after a reboot, or when the mount server lost its mount."""
+async def keep_mounted(layers: LayerMounts, *, pause_s: float = _WATCH_S) -> None:
+    """Mount what is in use and is not mounted: after a reboot, or when the mount server lost its mount.
+
+    Whatever goes wrong, it looks again: containers that run ask for nothing, and have nobody else.
+    """
     told = ""
     strangers = True
     while True:
@@ -265,4 +268,8 @@ async def _keep_mounted(layers: LayerMounts) -> None:
             if str(e) != told:
                 told = str(e)
                 log.warning("%s", told)
-        await asyncio.sleep(_WATCH_S)
+        except Exception as e:  # SQLite's errors, too
+            if str(e) != told:
+                told = str(e)
+                log.exception("layers cannot be mounted again in an unforeseen way")
+        await asyncio.sleep(pause_s)

@@ -1,8 +1,9 @@
-"""What the snapshotter takes over of its mounts after it was killed between two steps."""
+"""What the snapshotter takes over of its mounts after it was killed between two steps, and keeps up."""
 
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +15,12 @@ from cafs.snapshotter.layer_mounts import LayerMounts, MountedLayers
 from cafs.snapshotter.ledger import Ledger
 from cafs.snapshotter.mount_server import MountServer
 from cafs.snapshotter.opening import open_metadata, prepare_root
+from cafs.snapshotter.program import keep_mounted
 from cafs.snapshotter.reserve import Reserve
 from cafs.snapshotter.snapshot import LayerSource
 from cafs.snapshotter.workers import Workers
 from tests.support.fake_mountd import digest_of
+from tests.support.logs import ExpectedLogs
 from tests.support.mounts import unmounted_after
 
 SOURCE = LayerSource("registry.test/app:v1", digest_of("manifest"), digest_of("layer"), digest_of("chain"))
@@ -81,3 +84,37 @@ def test_a_dead_mount_is_not_taken_over_for_one_that_was_about_to_be_made(tmp_pa
             asyncio.run(killed_while_mounting(steps))
             assert asyncio.run(adopted()) == {layer.number}
     metadata.close()
+
+
+class Troubled:
+    """Layers in a database that cannot be read for a while."""
+
+    def __init__(self) -> None:
+        self.troubles = 3
+        self.restored = asyncio.Event()
+
+    async def needed(self) -> frozenset[int]:
+        if self.troubles:
+            self.troubles -= 1
+            raise sqlite3.OperationalError("disk I/O error")
+        return frozenset() if self.restored.is_set() else frozenset({1})
+
+    async def restore(self, _numbers: frozenset[int]) -> None:
+        self.restored.set()
+
+    async def forget_strangers(self) -> None:
+        pass
+
+
+def test_layers_are_mounted_again_after_a_trouble_of_the_database(expected_logs: ExpectedLogs) -> None:
+    expected_logs.expect("unforeseen")
+
+    async def scenario() -> None:
+        layers = Troubled()
+        keeping = asyncio.create_task(keep_mounted(cast("LayerMounts", layers), pause_s=0))
+        ended = asyncio.create_task(layers.restored.wait())
+        await asyncio.wait([keeping, ended], return_when=asyncio.FIRST_COMPLETED)
+        assert not keeping.done()
+        keeping.cancel()
+
+    asyncio.run(scenario())
