@@ -115,8 +115,22 @@ class RunDirectory:
         return descriptor
 
     def write_request(self, request: MountdRequest) -> None:
-        """At each start: newer options count."""
-        write_json(self._request, asdict(request))
+        """At each start: newer options count. A session that goes on takes its indexes to another cache.
+
+        Raises:
+            OSError: the disk refuses; then nothing has changed.
+        """
+        before, after = self._indexes_now(), self._indexes_in(request.settings)
+        if before is None or before == after:
+            write_json(self._request, asdict(request))
+            return
+        try:
+            _copy_files(before, after)
+            write_json(self._request, asdict(request))
+        except OSError:
+            shutil.rmtree(after, ignore_errors=True)
+            raise
+        shutil.rmtree(before, ignore_errors=True)
 
     def read_request(self) -> MountdRequest:
         """
@@ -197,9 +211,26 @@ class RunDirectory:
             remove_written(path)
 
     def _indexes(self) -> Path:
+        return self._indexes_in(self.read_request().settings)
+
+    def _indexes_in(self, settings: Settings) -> Path:
         """In the cache, since hard links do not leave their filesystem."""
         own = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:12]
-        return self.read_request().settings.cache_dir / "mounted" / f"mountd-{own}"
+        return settings.cache_dir / "mounted" / f"mountd-{own}"
+
+    def _indexes_now(self) -> Path | None:
+        """Those of the session that is written down; None: there are none."""
+        with suppress(CafsError):
+            indexes = self._indexes()
+            if indexes.is_dir():
+                return indexes
+        return None
+
+
+def _copy_files(before: Path, after: Path) -> None:
+    after.mkdir(parents=True, exist_ok=True)
+    for file in before.iterdir():
+        shutil.copyfile(file, after / file.name)
 
 
 def _layer_to_json(record: LayerRecord) -> dict[str, Any]:
