@@ -91,13 +91,19 @@ class Session:
         notes = self.accesses.take()
         try:
             with self._damage_noted(), self._env.write() as txn:
-                catalog = Catalog(txn, self.tables)
+                catalog = self._catalog(txn)
                 catalog.apply_accesses(notes)
                 yield catalog
                 catalog.save()
         except BaseException:
             self.accesses.give_back(notes)
             raise
+
+    def _catalog(self, txn: Txn) -> Catalog:
+        try:
+            return Catalog(txn, self.tables)
+        except IntegrityError as e:
+            raise DamagedError(f"chunk store {self.directory}: {e}") from e
 
     @contextmanager
     def _damage_noted(self) -> Iterator[None]:

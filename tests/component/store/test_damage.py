@@ -15,6 +15,7 @@ from cafs.core.progress import SilentProgress
 from cafs.errors import IntegrityError, StorageError
 from cafs.store.chunk_store import MIN_QUOTA_BYTES, ChunkStore
 from cafs.store.opening import QUICKLY_CHECKED_BYTES
+from cafs.store.tables import STATE_KEY
 from tests.component.store.chunks import raw_chunk, wanted, zstd_chunk
 from tests.component.store.damage import data_file, flip, flip_in_frame
 from tests.component.store.test_crashes import held_open
@@ -116,6 +117,22 @@ def test_an_error_of_lmdb_makes_the_store_suspect(filled: Path, expected_logs: E
     with ChunkStore.open(filled, QUOTA) as store:
         store.put(CHUNKS)
         assert store.get([wanted(CHUNKS[50])]) == [CHUNKS[50].plain]
+
+
+def test_damaged_counters_are_an_error_of_the_store_whoever_meets_them(
+    filled: Path, expected_logs: ExpectedLogs
+) -> None:
+    """Its users go on without a store that fails; an IntegrityError is a chunk's."""
+    expected_logs.allow("which chunks were read is forgotten|is damaged")
+    with ChunkStore.open(filled, QUOTA) as store:
+        with store._session._env.write() as txn:
+            txn.put(STATE_KEY, b"rotten", db=store._session.tables.state)
+        store.get([wanted(CHUNKS[0])])
+        for use in (store.flush, lambda: store.pin("set", [CHUNKS[0].digest]), lambda: store.put(CHUNKS[:1])):
+            with pytest.raises(StorageError, match="damaged"):
+                use()
+    with ChunkStore.open(filled, QUOTA) as store:
+        assert store.stats().chunks == 0
 
 
 def test_rows_under_a_wrong_name_are_found_by_verify(filled: Path, expected_logs: ExpectedLogs) -> None:
