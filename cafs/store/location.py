@@ -4,6 +4,7 @@ DIR/              0700
   door.lock       held while somebody opens, closes or replaces the store
   users/PID       one per process that has it open
   chunks/         the LMDB environment: data.mdb, lock.mdb
+  compact/        a smaller copy of the environment that is being written
   damaged/        the last environment that was found damaged; removed by gc and clear
 """
 
@@ -121,6 +122,16 @@ def set_aside(store: Path) -> None:
         (store / "chunks").mkdir(mode=0o700, exist_ok=True)
     except OSError as e:
         raise StorageError(f"chunk store {store}: cannot set the damaged one aside: {e.strerror}") from e
+
+
+def unfinished_copy(store: Path) -> Path:
+    """Where the environment is copied to before the copy takes its place."""
+    return store / "compact"
+
+
+def sweep_unfinished_copy(store: Path) -> None:
+    """Remove what a process left that was killed while it copied; behind the door lock nobody copies now."""
+    shutil.rmtree(unfinished_copy(store), ignore_errors=True)
 
 
 def remove_damaged(store: Path) -> int:

@@ -25,6 +25,7 @@ from cafs.store.location import (
     prepare_directory,
     reserve_lock_file,
     set_aside,
+    sweep_unfinished_copy,
     unreadable,
 )
 from cafs.store.presence import SUSPECT, Presence, entry_lock
@@ -60,6 +61,8 @@ def open_store(store: Path, map_bytes: int, *, readonly: bool) -> OpenStore:
     """
     prepare_directory(store, readonly=readonly)
     with entry_lock(store):
+        if not readonly:
+            sweep_unfinished_copy(store)
         presence = Presence(store)
         try:
             _judge(store, presence, map_bytes)

@@ -17,6 +17,7 @@ from cafs.errors import IntegrityError, StorageError
 from cafs.store.access import AccessLog
 from cafs.store.catalog import Catalog
 from cafs.store.environment import DamagedError, Environment, SuspectError, Txn
+from cafs.store.location import sweep_unfinished_copy, unfinished_copy
 from cafs.store.opening import open_environment, open_store
 from cafs.store.presence import entry_lock
 from cafs.store.records import State
@@ -195,8 +196,8 @@ class Session:
         with entry_lock(self.directory):
             if self._presence.others():
                 return False
-            beside = self.directory / "compact"
-            shutil.rmtree(beside, ignore_errors=True)
+            sweep_unfinished_copy(self.directory)
+            beside = unfinished_copy(self.directory)
             try:
                 beside.mkdir(mode=0o700)
                 with self._env.alone():

@@ -170,6 +170,19 @@ def test_threads_go_on_while_the_file_is_replaced_and_compacted(tmp_path: Path, 
     assert_sound(tmp_path / "store", 4 * QUOTA)
 
 
+def test_what_was_copied_when_it_was_killed_takes_no_room_for_ever(tmp_path: Path) -> None:
+    with ChunkStore.open(tmp_path / "store", QUOTA) as store:
+        store.put([raw_chunk(1)])
+    copy = tmp_path / "store" / "compact"
+    copy.mkdir()
+    (copy / "data.mdb").write_bytes((tmp_path / "store" / "chunks" / "data.mdb").read_bytes())
+    with ChunkStore.open(tmp_path / "store", QUOTA, readonly=True):
+        assert copy.exists()  # who only reads changes nothing
+    with ChunkStore.open(tmp_path / "store", QUOTA) as store:
+        assert not copy.exists()
+        assert store.get([wanted(raw_chunk(1))]) == [raw_chunk(1).plain]
+
+
 def test_a_forked_child_is_refused_and_harms_nothing(tmp_path: Path) -> None:
     with ChunkStore.open(tmp_path / "store", QUOTA) as store:
         store.put([raw_chunk(1)])
