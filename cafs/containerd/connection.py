@@ -45,6 +45,16 @@ class Service:
         """See ``Connection.call``."""
         return await self._connection.call(self._methods[name], request, what, lease=lease, within_s=within_s)
 
+    async def collect(self, name: str, request: Any, what: str, *, within_s: float) -> list[Any]:
+        """All answers of a call with a stream of them; arguments and errors as of ``Connection.call``."""
+        call = self.stream(name, request, lease=None, within_s=within_s)
+        try:
+            return await trio.to_thread.run_sync(list, call, abandon_on_cancel=True)
+        except grpc.RpcError as e:
+            raise self._connection.translated(e, what) from e
+        finally:
+            call.cancel()  # which also wakes a thread that still waits
+
     def stream(self, name: str, request: Any, *, lease: str | None, within_s: float) -> Any:
         """Start a call with a stream of answers; answers grpc's call object, whose iteration blocks.
 

@@ -14,7 +14,7 @@ import grpc
 import trio
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from cafs.containerd.connection import Connection
+from cafs.containerd.connection import CALL_S, Connection
 from cafs.containerd.errors import AlreadyThereError, BusyError
 from cafs.containerd.labels import changed
 from cafs.errors import CafsError, DeadlineError, NotFoundError, ProtocolError
@@ -144,13 +144,9 @@ class Content:
         """A small blob's bytes, not verified; None when it is not there."""
         if await self.labels(blob) is None:
             return None
-        what = f"reading blob {blob.digest}"
         request = pb.ReadContentRequest(digest=blob.digest)
-        call = self._service.stream("Read", request, lease=None, within_s=60)
-        try:
-            return b"".join([p.data for p in await trio.to_thread.run_sync(list, call)])
-        except grpc.RpcError as e:
-            raise self._connection.translated(e, what) from e
+        pieces = await self._service.collect("Read", request, f"reading blob {blob.digest}", within_s=CALL_S)
+        return b"".join([piece.data for piece in pieces])
 
 
 async def _large(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -10,8 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import trio
-
 from cafs.containerd.connection import connect
 from cafs.proto import containers_pb2, snapshots_pb2
 
@@ -91,8 +89,8 @@ async def find_users(containerd: Path, snapshotter: Path, plugin: str) -> dict[s
 async def _list_snapshots(address: Path) -> Sequence[Snapshot]:
     async with connect(address, "") as connection:
         service = connection.service(snapshots_pb2.DESCRIPTOR, "Snapshots")
-        call = service.stream("List", snapshots_pb2.ListSnapshotsRequest(), lease=None, within_s=_CALL_S)
-        answers = await trio.to_thread.run_sync(lambda: list(call))
+        request = snapshots_pb2.ListSnapshotsRequest()
+        answers = await service.collect("List", request, f"listing snapshots at {address}", within_s=_CALL_S)
     return [
         Snapshot(info.name, info.parent, info.labels.get(_LAYER, "") if _TARGET in info.labels else "")
         for answer in answers
