@@ -81,7 +81,11 @@ class IndexCache:
         return await in_thread(self._open_fetched, layer)
 
     async def open_cached(self, layer: ArtifactLayer) -> LayerIndex | None:
-        """The layer's index if it is here and sound."""
+        """The layer's index if it is here and sound.
+
+        Raises:
+            IntegrityError: it is another layer's.
+        """
         return await in_thread(self._open_cached, layer)
 
     def holds(self, layer: ArtifactLayer) -> bool:
@@ -95,16 +99,16 @@ class IndexCache:
         path = self._path(layer)
         try:
             _verify_file(path, layer)
-            index = _open(path, layer)
         except NotFoundError:
             return None
         except IntegrityError as e:
             log.warning("the cached layer index %s is damaged and will be fetched again: %s", path.name, e)
             path.unlink(missing_ok=True)
             return None
-        with suppress(OSError):  # a cache that may only be read is as good
-            os.utime(path)
-        return index
+        # The file is as its name says: what is wrong from here on is wrong with the artifact that names it.
+        with suppress(NotFoundError):  # its name was taken away meanwhile
+            return _opened_now(path, layer)
+        return None
 
     def _open_fetched(self, layer: ArtifactLayer) -> LayerIndex:
         return _open(self._path(layer), layer)
@@ -187,6 +191,13 @@ def _decompress(packed: IO[bytes], descriptor: int, layer: ArtifactLayer, what: 
     if seen != layer.index_size:
         raise IntegrityError(f"{what} decompresses to {seen} bytes, declared are {layer.index_size}")
     _compare(hasher, layer.index_digest, what)
+
+
+def _opened_now(path: Path, layer: ArtifactLayer) -> LayerIndex:
+    index = _open(path, layer)
+    with suppress(OSError):  # a cache that may only be read is as good
+        os.utime(path)
+    return index
 
 
 def _compare(hasher: hashlib._Hash, expected: Digest, what: str) -> None:

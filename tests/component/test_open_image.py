@@ -164,6 +164,19 @@ async def test_lying_indexes(
     assert cached(settings) == []
 
 
+async def test_an_artifact_that_names_anothers_index_costs_it_nothing(
+    layout: LayoutRepository, settings: Settings
+) -> None:
+    await push_converted(layout, MADE[:1])
+    async with await open_image(f"oci:{layout.root}", settings):
+        pass
+    before = cached(settings)
+    await _push_lying(layout, MADE[0].packed, {"diff_id": "sha256:" + "0" * 64})
+    with pytest.raises(IntegrityError, match="from another layer"):
+        await open_image(f"oci:{layout.root}", settings)
+    assert cached(settings) == before != []
+
+
 async def _push_lying(layout: LayoutRepository, packed: bytes, changes: dict[str, object]) -> None:
     image = await push_image(layout, [MADE[0].layer], "v1")
     index = await push_bytes(layout, packed, LAYER_INDEX)
