@@ -53,7 +53,12 @@ class Settings:
     )
     fetch_concurrency: int = field(
         default=8,
-        metadata=_about(Kind.COUNT, "range requests that one mount has under way at once", least=1, most=256),
+        metadata=_about(
+            Kind.COUNT,
+            "range requests that one mount has under way at once to one registry",
+            least=1,
+            most=256,
+        ),
     )
     read_deadline_s: float = field(
         default=60.0,

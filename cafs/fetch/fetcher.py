@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 import trio
@@ -63,21 +63,13 @@ class Fetcher:
         self._distances = Distances()
         self._queue = FlightQueue(limits, self._distances)
         self._active = [0] * len(Priority)
+        self._by_source: Counter[str] = Counter()
         self._threads = trio.CapacityLimiter(4)
         self._fill_bytes = limits.fill_range_bytes // 4
-
-    @property
-    def active(self) -> Sequence[int]:
-        """Requests under way, by priority."""
-        return self._active
 
     def distance(self, source: BlobSource) -> float:
         """See ``cafs.core.distance``."""
         return self._distances.of(source.name)
-
-    def waiting(self, priority: Priority) -> int:
-        """Chunks of this priority that wait for a request."""
-        return self._queue.waiting(priority)
 
     def submit(self, flights: Iterable[Flight]) -> None:
         """Fetch these; ``done`` will be called for each."""
@@ -120,7 +112,7 @@ class Fetcher:
         self._done(flight, None, RemoteError(f"{flight.what}: nobody waits for it any more"))
 
     def _start_requests(self) -> None:
-        while (group := self._queue.take(self._active, self._fill_bytes)) is not None:
+        while (group := self._queue.take(self._active, self._by_source, self._fill_bytes)) is not None:
             for flight in group.flights:
                 flight.rides = False
             if not group.wanted():  # riders that missed their request
@@ -128,6 +120,7 @@ class Fetcher:
                     self._drop(flight)
                 continue
             self._active[group.priority] += 1
+            self._by_source[group.source.name] += 1
             self._nursery.start_soon(self._run, group)
 
     async def _run(self, group: Group) -> None:
@@ -138,11 +131,13 @@ class Fetcher:
                 log.exception("a range request failed in an unforeseen way")
                 self._failed(_unfinished(group), group.source_number, RemoteError(f"unforeseen: {e!r}"))
         self._active[group.priority] -= 1
+        self._by_source[group.source.name] -= 1
+        self._by_source += Counter()  # those that are asked for nothing go
         # Left over only if the request was cancelled, and then somebody may have joined since.
         self.submit(_unfinished(group))
 
     async def _ask_and_verify(self, group: Group) -> None:
-        source = group.origin.sources[group.source_number]
+        source = group.source
         began = trio.current_time()
         try:
             answer = await self._ask(group)
@@ -239,7 +234,7 @@ class Fetcher:
 
 async def _ask_source(group: Group) -> ChunkAnswer:
     """Say which chunks are wanted to a source that wants to know; after a failure the plain way is taken."""
-    source, blob = group.origin.sources[group.source_number], group.origin.blob
+    source, blob = group.source, group.origin.blob
     spans = [run.span for run in group.runs]
     if isinstance(source, ChunkSource) and not any(flight.answers for flight in group.flights):
         return await source.read_chunks(blob, spans, [flight.ref for flight in group.flights], group.priority)

@@ -8,7 +8,7 @@ first. Nothing here does I/O or waits; the service drives it from its trio threa
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import NamedTuple
@@ -112,6 +112,11 @@ class Flight:
             self._arrived.set()
 
     @property
+    def source(self) -> BlobSource:
+        """The one to ask next."""
+        return self.origin.sources[self.next_source]
+
+    @property
     def what(self) -> str:
         """For messages."""
         return f"chunk {self.ref.digest.hex()[:16]} of layer {self.origin.layer}"
@@ -138,6 +143,11 @@ class Group:
         self.source_number = self.flights[0].next_source
         self.scope = trio.CancelScope()
 
+    @property
+    def source(self) -> BlobSource:
+        """Who is asked."""
+        return self.origin.sources[self.source_number]
+
     def wanted(self) -> bool:
         """Does anybody still wait for any of it?"""
         return any(flight.waiters for flight in self.flights)
@@ -149,25 +159,19 @@ class FlightQueue:
     def __init__(self, limits: FetchLimits, distances: Distances) -> None:
         self._limits = limits
         self._distances = distances
-        self._by_priority: dict[Priority, dict[Flight, None]] = {p: {} for p in Priority}
+        self._by_priority: dict[Priority, dict[str, dict[Flight, None]]] = {p: {} for p in Priority}
+        """And by name of the source that is to be asked."""
         self._by_place: dict[Origin, list[tuple[int, int, int, Flight]]] = {}
 
-    def __len__(self) -> int:
-        return sum(map(len, self._by_priority.values()))
-
-    def waiting(self, priority: Priority) -> int:
-        """How many flights of this priority wait."""
-        return len(self._by_priority[priority])
-
     def add(self, flight: Flight) -> None:
-        """Queue a flight, behind those of its priority."""
+        """Queue a flight, behind those of its priority that ask the same source."""
         flight.state = State.QUEUED
-        self._by_priority[flight.priority][flight] = None
+        self._line_up(flight)
         insort(self._by_place.setdefault(flight.origin, []), _place(flight))
 
     def remove(self, flight: Flight) -> None:
         """Take a flight out of the queue."""
-        del self._by_priority[flight.priority][flight]
+        self._step_out(flight)
         places = self._by_place[flight.origin]
         del places[bisect_left(places, _place(flight))]
         if not places:
@@ -178,33 +182,48 @@ class FlightQueue:
         if priority >= flight.priority:
             return
         if flight.state is State.QUEUED:
-            del self._by_priority[flight.priority][flight]
-            self._by_priority[priority][flight] = None
+            self._step_out(flight)
+            flight.priority = priority
+            self._line_up(flight)
         flight.priority = priority
 
-    def take(self, active: list[int], fill_range_bytes: int) -> Group | None:
-        """The next request to start, if the limits let one start beside the active ones."""
+    def _line_up(self, flight: Flight) -> None:
+        self._by_priority[flight.priority].setdefault(flight.source.name, {})[flight] = None
+
+    def _step_out(self, flight: Flight) -> None:
+        lines, name = self._by_priority[flight.priority], flight.source.name
+        del lines[name][flight]
+        if not lines[name]:
+            del lines[name]
+
+    def take(self, active: list[int], by_source: Mapping[str, int], fill_range_bytes: int) -> Group | None:
+        """The next request to start, if the limits let one start beside the active ones.
+
+        Args:
+            active: How many there are of each priority.
+            by_source: How many ask the source of a name.
+            fill_range_bytes: How long one of the fill may be.
+        """
         for priority in Priority:
-            first = next(iter(self._by_priority[priority]), None)
-            if first is None:
-                continue
-            source = first.origin.sources[first.next_source]
-            if self._limits.may_start(priority, active, self._distances.of(source.name)):
-                longest = (
-                    fill_range_bytes if priority is Priority.FILL else self._limits.range_bytes(priority)
-                )
-                ranges = most_ranges(source)
-                if priority in _SCATTERED and ranges > 1 and not first.answers:
-                    runs = self._runs_in_turn(first, longest, ranges)
-                else:
-                    runs = [self._run_around(first, longest)]
-                return self._take(runs, priority)
+            lines = self._by_priority[priority]
+            for name, line in lines.items():
+                asked, distance = by_source.get(name, 0), self._distances.of(name)
+                if self._limits.may_start(priority, active, asked, distance):
+                    lines[name] = lines.pop(name)  # the other sources' turn comes first next time
+                    return self._take(self._next_runs(next(iter(line)), fill_range_bytes), priority)
         return None
+
+    def _next_runs(self, first: Flight, fill_range_bytes: int) -> list[Run]:
+        priority, ranges = first.priority, most_ranges(first.source)
+        longest = fill_range_bytes if priority is Priority.FILL else self._limits.range_bytes(priority)
+        if priority in _SCATTERED and ranges > 1 and not first.answers:
+            return self._runs_in_turn(first, longest, ranges)
+        return [self._run_around(first, longest)]
 
     def _runs_in_turn(self, first: Flight, longest: int, most: int) -> list[Run]:
         """``first`` and what was queued behind it, wherever it lies in the blob."""
         size, turns = 0, dict[Flight, int]()
-        for flight in self._by_priority[first.priority]:
+        for flight in self._by_priority[first.priority][first.source.name]:
             if flight.origin is first.origin and flight.next_source == first.next_source:
                 size += flight.ref.frame_bytes
                 if turns and (size > longest or flight.answers):

@@ -25,6 +25,10 @@ PROFILE_SLOTS = 3
 a reader's."""
 
 
+SOURCES_AT_ONCE = 4
+"""So many times ``concurrency`` is the most for all sources together."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchLimits:
     """Bounds of one service. The defaults are for one mount beside its users' programs."""
@@ -33,7 +37,7 @@ class FetchLimits:
     ahead_cache_bytes: int = 32 * _MIB
     """Plain bytes that were fetched ahead and are not read yet: what a start of Python with numpy reads."""
     concurrency: int = 8
-    """Range requests under way at once."""
+    """Range requests to one source under way at once."""
     read_deadline_s: float = 60.0
     answer_timeout_s: float = 20.0
     """One request that took longer than this, and a second for each 64 KiB wanted, is given up and
@@ -80,16 +84,21 @@ class FetchLimits:
             return self.readahead_range_bytes
         return self.fill_range_bytes if priority is Priority.FILL else self.prefetch_range_bytes
 
-    def may_start(self, priority: Priority, active: list[int], distance: float = 1.0) -> bool:
-        """May one more request of this priority start, with so many active ones of each priority?
-
-        ``distance`` of the source: see ``cafs.core.distance``.
+    def may_start(self, priority: Priority, active: list[int], asked: int, distance: float = 1.0) -> bool:
+        """May one more request of this priority start?
 
         Prefetching leaves a quarter of the slots free, so that a reader's request starts at once; and
-        while readers wait, the fill keeps to a single request, so that the link is mostly theirs.
+        while readers wait, the fill keeps to a single request, so that the link is mostly theirs. A source
+        that does not answer keeps its own slots, and not those of readers who ask another one.
+
+        Args:
+            priority: Of the request.
+            active: Requests under way of each priority.
+            asked: Those of them that ask the same source.
+            distance: Of the source; see ``cafs.core.distance``.
         """
         total = sum(active)
-        if total >= self.concurrency:
+        if asked >= self.concurrency or total >= self.concurrency * SOURCES_AT_ONCE:
             return False
         if priority is Priority.DEMAND:
             return True

@@ -84,6 +84,29 @@ async def test_what_one_image_waits_for_in_vain_another_fetches_from_its_own_reg
         nursery.cancel_scope.cancel()
 
 
+async def test_a_registry_that_does_not_answer_keeps_no_reader_of_another_from_his() -> None:
+    limits = FetchLimits(rider_bytes=0, gap_bytes=0)
+    stuck_layer, layer = MemoryLayer([5000] * 40), MemoryLayer([5000], seed=1)
+
+    async def never(_number: int, _right: bytes) -> bytes:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async with ChunkService(None, limits) as service, trio.open_nursery() as nursery:
+        slow = ScriptedSource(stuck_layer.blob, never, name="slow")
+        stuck = service.add_layer(stuck_layer, [slow], stuck_layer.diff_id)
+        for row in range(0, 40, 2):
+            nursery.start_soon(stuck.read, stuck_layer.table.start(row), 1)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(slow.requests) == limits.concurrency
+        quick = ScriptedSource(layer.blob, name="quick")
+        other = service.add_layer(layer, [quick], layer.diff_id)
+        nursery.start_soon(other.read, 0, layer.virtual_bytes)
+        await trio.testing.wait_all_tasks_blocked()
+        assert quick.requests
+        nursery.cancel_scope.cancel()
+
+
 async def test_what_another_image_says_falsely_of_a_chunk_spoils_no_read(expected_logs: ExpectedLogs) -> None:
     """It names a chunk of ours, but in a blob of its own, with other bytes, and with another size."""
     layer, liar = MemoryLayer([5000] * 4), MemoryLayer([5000] * 4, seed=1)

@@ -313,12 +313,12 @@ def test_priorities_leave_room_for_readers() -> None:
     active = [0, 0, 0, 0]
     started = dict.fromkeys(Priority, 0)
     for priority in reversed(Priority):
-        while limits.may_start(priority, active):
+        while limits.may_start(priority, active, sum(active)):
             active[priority] += 1
             started[priority] += 1
     assert started[Priority.FILL] == 4
     assert started[Priority.DEMAND] == 2
-    assert not limits.may_start(Priority.FILL, [1, 0, 0, 1])
+    assert not limits.may_start(Priority.FILL, [1, 0, 0, 1], 2)
     assert sum(active) == 8
 
 
