@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 import trio
 
@@ -47,6 +48,9 @@ _MAX_SEARCHES = 16
 _SEARCHED_S = 60.0
 """From then on another one may have been attached."""
 _INDEXES_AT_ONCE = 6
+"""Of one registry: one that is slow keeps no image of another waiting."""
+_BRING_S, _SLOWEST_BYTES_PER_S = 60.0, 64 << 10
+"""For so long, and a second for each so many bytes, an index is brought that its registry may drip."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,10 +111,11 @@ class Images:
         self._known: OrderedDict[ImageName, FoundImage] = OrderedDict()
         self._failed: dict[ImageName, tuple[float, CafsError]] = {}
         self._lookups: SharedWork[ImageName, FoundImage] = SharedWork(nursery)
-        self._indexes: SharedWork[Digest, None] = SharedWork(nursery)
+        self._indexes: SharedWork[tuple[Repository, Digest], None] = SharedWork(nursery)
         self._profiles = profiles
         self._searches: OrderedDict[Digest, ProfileSearch] = OrderedDict()
-        self._bringing = trio.CapacityLimiter(_INDEXES_AT_ONCE)
+        self._bringing: WeakValueDictionary[str, trio.CapacityLimiter] = WeakValueDictionary()
+        """By host, while somebody holds or awaits one."""
 
     async def find(self, name: ImageName) -> FoundImage:
         """The image, from memory, from the disk, or from its registry.
@@ -168,7 +173,7 @@ class Images:
                 if index is not None:
                     return index
                 try:
-                    await self._indexes.do(layer.index_digest, lambda: self._bring(image, layer))
+                    await self._share_bringing(image, layer)
                 except NotFoundError:
                     await self._forget(image)  # noqa: ASYNC120 - who is cancelled wants neither
                     raise
@@ -237,13 +242,23 @@ class Images:
     async def _bring_one(self, image: FoundImage, layer: ArtifactLayer) -> None:
         try:
             if not await trio.to_thread.run_sync(self._cache.holds, layer):
-                await self._indexes.do(layer.index_digest, lambda: self._bring(image, layer))
+                await self._share_bringing(image, layer)
         except (CafsError, OSError) as e:
             log.debug("the index of layer %s did not come: %s", layer.layer_digest, e)
 
+    async def _share_bringing(self, image: FoundImage, layer: ArtifactLayer) -> None:
+        key = image.repository, layer.index_digest
+        await self._indexes.do(key, lambda: self._bring(image, layer))
+
     async def _bring(self, image: FoundImage, layer: ArtifactLayer) -> None:
-        async with self._bringing:
-            (await self._cache.open(image.repository, layer)).close()
+        host = registry_reference(image.name).host
+        limiter = self._bringing.setdefault(host, trio.CapacityLimiter(_INDEXES_AT_ONCE))
+        async with limiter:
+            try:
+                with trio.fail_after(_BRING_S + layer.index.size / _SLOWEST_BYTES_PER_S):
+                    (await self._cache.open(image.repository, layer)).close()
+            except trio.TooSlowError:
+                raise DeadlineError(f"{host} is too slow to bring an index") from None
 
 
 def registry_reference(name: ImageName) -> RegistryReference:
