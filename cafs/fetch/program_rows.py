@@ -21,6 +21,8 @@ BLOCK_BYTES = 256 << 10
 one by one took a start of Node 0.4 s longer."""
 CODE_BYTES = 320 << 10
 """Compressed. Less code than this costs no more to fetch, 12 ms at 200 Mbit/s, than to wait for."""
+MOST_ROWS = 1 << 14
+"""Of a file that says it is larger, a gigabyte by our own chunks, nothing is planned: it can say anything."""
 CONSTRUCTORS_BYTES = 128 << 10
 """Plain. So much code at the beginning holds the constructors that the compiler makes."""
 CONSTRUCTORS_SHARE = 4
@@ -55,6 +57,8 @@ def plan_rows(layer: LayerReader, offset: int, elf: Elf, *, is_used: bool = Fals
         is_used: It is known to be run. Not of libraries, which may be needed by name only.
     """
     everything = layer.rows_between(offset, offset + elf.file_bytes)
+    if len(everything) > MOST_ROWS:
+        return ProgramRows(())
     code = elf.code_range()
     is_large = _frame_bytes(layer, everything) > WHOLE_BYTES
     if code is None and not is_large:
@@ -75,11 +79,13 @@ def plan_rows(layer: LayerReader, offset: int, elf: Elf, *, is_used: bool = Fals
 
 def _blocks(layer: LayerReader, rows: Iterable[int]) -> Iterator[Later]:
     block: list[int] = []
+    size = 0
     for row in rows:
         block.append(row)
-        if _frame_bytes(layer, block) >= BLOCK_BYTES:
+        size += layer.ref(row).frame_bytes
+        if size >= BLOCK_BYTES:
             yield Later(block, block)
-            block = []
+            block, size = [], 0
     if block:
         yield Later(block, block)
 
