@@ -13,6 +13,9 @@ from cafs.errors import IntegrityError
 from cafs.index.table_array import ROW
 
 _BATCH_ROWS = 1 << 18
+CROWD_ROWS, CROWD_BYTES = 1024, 256 << 10
+"""So many rows in a row have so many plain bytes together at least; writers' have a hundred times more. With
+a chunk for each byte one read would keep the mount server busy for seconds, and other readers waiting."""
 
 
 def check_chunk_table(table: memoryview, data_start: int, data_end: int, blobs: Sequence[BlobRef]) -> None:
@@ -40,6 +43,8 @@ def _check_batch(rows: NDArray[np.void], first: int, start: int, blob_sizes: NDA
     starts[1:] = ends[:-1]
     _refuse(ends <= starts, first, "ends before it starts")
     plain = ends - starts
+    crowds = ends[CROWD_ROWS - 1 :] - starts[: max(len(starts) - CROWD_ROWS + 1, 0)]
+    _refuse(crowds < CROWD_BYTES, first, f"begins {CROWD_ROWS} chunks of less than {CROWD_BYTES} bytes")
     frames, codec, blob = rows["frame_bytes"].astype(np.uint64), rows["codec"], rows["blob"]
     _refuse(plain > MAX_CHUNK_BYTES, first, f"is longer than {MAX_CHUNK_BYTES} bytes")
     _refuse(codec > max(Codec), first, "has an unknown codec")
