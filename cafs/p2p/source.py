@@ -15,6 +15,7 @@ from typing import Protocol
 
 import trio
 
+from cafs.core.credentials import is_secret_field
 from cafs.core.swarm.ids import OWN_CREDENTIALS
 from cafs.core.swarm.origin_health import Breaker
 from cafs.core.swarm.token_bucket import TokenBucket
@@ -35,7 +36,6 @@ from cafs.p2p.drivers import ChangedContentError, DrivenBody, Drivers, is_driven
 MAX_REDIRECTS = 10
 MAX_ERROR_BYTES = 1 << 20
 """Of an error's body that are passed on."""
-_ONLY_FOR_ORIGIN = frozenset(["authorization", "cookie", "proxy-authorization"])
 _OURS = frozenset(
     [
         OWN_CREDENTIALS[0],
@@ -266,7 +266,7 @@ class Sources:
         for _ in range(MAX_REDIRECTS + 1):
             sent = dict(headers)
             if origin_of(here) != first_origin:
-                sent = {name: text for name, text in sent.items() if name.lower() not in _ONLY_FOR_ORIGIN}
+                sent = {name: text for name, text in sent.items() if not is_secret_field(name)}
             exchange = await self._ask(state, here, sent)
             if exchange.status not in REDIRECTS or "location" not in exchange.headers:
                 return exchange

@@ -8,7 +8,7 @@ distribution (``blobs/sha256/<2 letters>/<hex>/data``), which Docker Hub and S3-
 from __future__ import annotations
 
 import re
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote
 
 from cafs.core.digest import Digest
 
@@ -21,10 +21,6 @@ _CONTENT_NAME = re.compile(
     re.IGNORECASE,
 )
 _HUB_FILE = re.compile(r"/resolve/[^/]+/.+")
-_SECRET_NAMES = re.compile(
-    r"(?i)(?:x-amz-(?:signature|credential|security-token)|x-goog-(?:signature|credential)|signature|sig|sign"
-    r"|token|access_token|auth|key|api_?key|password|policy|key-pair-id|verify|hmac|expires)\Z"
-)
 
 
 def digest_in(path: str) -> Digest | None:
@@ -48,8 +44,3 @@ def looks_like_content(path: str, query: str) -> bool:
     A query makes it an answer to this client rather than a file.
     """
     return not query and (_CONTENT_NAME.search(path) is not None or _HUB_FILE.search(path) is not None)
-
-
-def has_secrets(query: str) -> bool:
-    """Whether the query is what lets this client in: a signature, a token."""
-    return any(_SECRET_NAMES.match(name) for name, _ in parse_qsl(query, keep_blank_values=True))

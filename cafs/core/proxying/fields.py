@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from cafs.core.credentials import is_secret_field
 from cafs.core.proxying.head import Field
 
 OURS = "x-cafs-"
@@ -15,11 +16,8 @@ HOP_BY_HOP = frozenset(
     ("connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization",
      "proxy-authentication-info", "te", "trailer", "transfer-encoding", "upgrade", "http2-settings")
 )  # fmt: skip
-_CREDENTIALS = frozenset(
-    ("authorization", "cookie", "private-token", "job-token", "x-auth-token", "x-api-key", "api-key",
-     "x-amz-security-token", "x-goog-iam-authorization-token")
-)  # fmt: skip
-"""What says who the client is; GitLab, cloud storage and many others have fields of their own."""
+_NEVER_NAMED = frozenset(("host", "content-length", "cache-control"))
+"""What Connection cannot take away, beside credentials."""
 _NOT_IN_A_WISH = frozenset(
     ("host", "content-length", "expect", "range", "if-range", "if-match", "if-none-match",
      "if-modified-since", "if-unmodified-since", "accept-encoding", "max-forwards", "via")
@@ -38,7 +36,8 @@ def end_to_end(fields: Sequence[Field]) -> list[Field]:
         if name == "connection"
         for option in value.split(",")
     }
-    drop = HOP_BY_HOP | (named - {"host", "content-length", *_CREDENTIALS, "cache-control"})
+    kept = {name for name in named if name in _NEVER_NAMED or is_secret_field(name)}
+    drop = HOP_BY_HOP | (named - kept)
     return [(name, value) for name, value in fields if name not in drop]
 
 
@@ -70,12 +69,12 @@ def for_client(fields: Iterable[Field], our_name: str) -> list[Field]:
 
 def without_credentials(fields: Iterable[Field]) -> list[Field]:
     """For another origin than the one they were given for."""
-    return [(name, value) for name, value in fields if name not in _CREDENTIALS]
+    return [(name, value) for name, value in fields if not is_secret_field(name)]
 
 
 def credentials(fields: Iterable[Field]) -> tuple[Field, ...]:
-    """What says who the client is."""
-    return tuple((name, value) for name, value in fields if name in _CREDENTIALS)
+    """What says to the origin who the client is."""
+    return tuple((n, v) for n, v in fields if n not in HOP_BY_HOP and is_secret_field(n))
 
 
 def went_through(fields: Iterable[Field], our_name: str) -> bool:

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from cafs.core.credentials import query_has_secrets
 from cafs.core.digest import Digest
 from cafs.core.proxying.address import Address
 from cafs.core.proxying.byte_range import ByteRange, parse_ranges
-from cafs.core.proxying.content import digest_in, has_secrets, looks_like_content, repository_in
+from cafs.core.proxying.content import digest_in, looks_like_content, repository_in
 from cafs.core.proxying.directed import Directions
 from cafs.core.proxying.fields import credentials
 from cafs.core.proxying.head import RequestHead
@@ -97,7 +98,7 @@ def _is_content(
 
 def scope_of(head: RequestHead, address: Address) -> str:
     """See ``Plan.scope``: the site, and the repository where there is one."""
-    if not credentials(head.fields) and not has_secrets(address.query):
+    if not credentials(head.fields) and not query_has_secrets(address.query):
         return ""
     return private_scope(f"{address.scheme}://{address.authority}", repository_in(address.path))
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import NewType
 from urllib.parse import unquote_plus, urlsplit, urlunsplit
 
+from cafs.core.credentials import is_secret_field, query_has_secrets
 from cafs.errors import UsageError
 
 TaskId = NewType("TaskId", str)
@@ -27,54 +28,6 @@ _HOST = re.compile(r"[0-9a-f]{32}")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 OWN_CREDENTIALS = ("x-cafs-credentials", "own")
 """Header of a wish for a source that is not HTTP's: the peer asks with its own credentials."""
-_SECRET_HEADERS = frozenset(
-    [
-        OWN_CREDENTIALS[0],
-        "authorization",
-        "proxy-authorization",
-        "cookie",
-        "private-token",
-        "job-token",
-        "x-auth-token",
-        "x-api-key",
-        "api-key",
-        "x-amz-security-token",
-        "x-goog-iam-authorization-token",
-    ]
-)
-_SECRET_PARAMETERS = frozenset(
-    [
-        "sig",
-        "signature",
-        "token",
-        "access_token",
-        "auth",
-        "auth_token",
-        "authorization",
-        "apikey",
-        "api_key",
-        "api-key",
-        "key",
-        "password",
-        "passwd",
-        "secret",
-        "x-amz-signature",
-        "x-amz-credential",
-        "x-amz-security-token",
-        "x-goog-signature",
-        "x-goog-credential",
-        "awsaccesskeyid",
-        "googleaccessid",
-        "private_token",
-        "job_token",
-        "sas",
-        "jwt",
-        "id_token",
-        "policy",
-        "key-pair-id",
-    ]
-)
-"""Of presigned addresses (S3, GCS, Azure, CloudFront) and what is usual elsewhere; too many is safe."""
 
 
 def parse_task_id(text: str) -> TaskId:
@@ -161,13 +114,12 @@ def _authority(scheme: str, host: str, port: int | None) -> str:
 def url_has_credentials(url: str) -> bool:
     """Does the address itself let somebody in?"""
     parts = urlsplit(url)
-    names = (unquote_plus(field.partition("=")[0]).lower() for field in re.split("[&;]", parts.query))
-    return "@" in parts.netloc or any(name in _SECRET_PARAMETERS for name in names)
+    return "@" in parts.netloc or query_has_secrets(parts.query)
 
 
 def headers_have_credentials(headers: Iterable[tuple[str, str]]) -> bool:
     """Do these request headers say who asks?"""
-    return any(name.lower() in _SECRET_HEADERS for name, _ in headers)
+    return any(is_secret_field(name) for name, _ in headers)
 
 
 def is_private(url: str, headers: Iterable[tuple[str, str]]) -> bool:
