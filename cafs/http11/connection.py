@@ -13,7 +13,7 @@ import os
 import select
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import h11
 import trio
@@ -181,16 +181,24 @@ class Connection:
             self._wakes_at = count
 
 
-async def connect(host: str, port: int, context: ssl.SSLContext | None) -> Connection:
+async def connect(
+    host: str, port: int, context: ssl.SSLContext | None, check: Callable[[str], None] | None = None
+) -> Connection:
     """Open a connection, in TLS if there is a context.
+
+    Args:
+        check: Hears the address that the name led to, before anything is said there; may raise.
 
     Raises:
         OSError, trio.BrokenResourceError: it cannot be opened, or the server is not who it should be.
+        Exception: of ``check``.
     """
     plain = await trio.open_tcp_stream(host, port)
-    if context is None:
-        return Connection(plain, None)
     try:
+        if check is not None:
+            check(plain.socket.getpeername()[0])
+        if context is None:
+            return Connection(plain, None)
         tls = trio.SSLStream(plain, context, server_hostname=host, https_compatible=True)
         await tls.do_handshake()
     except BaseException:

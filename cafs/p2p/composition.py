@@ -15,6 +15,7 @@ from pathlib import Path
 
 import trio
 
+from cafs.core.proxying.guard import parse_guard
 from cafs.core.settings import Settings
 from cafs.core.swarm.ids import HostId
 from cafs.core.tracing import Tracer
@@ -160,7 +161,8 @@ async def _means(
 ) -> AsyncIterator[Means]:
     drivers = Drivers(tuple(map(Path, settings.shared_directories)))
     patience = Patience.from_settings(settings)
-    sources = Sources(patience, Limits(), limits.source, tracer=tracer, drivers=drivers)
+    guard = parse_guard(settings.proxy_allow)
+    sources = Sources(patience, Limits(), limits.source, tracer=tracer, drivers=drivers, guard=guard)
     parents = ParentClient(tls.client if tls else None, tracer)
     try:
         yield Means(

@@ -16,11 +16,14 @@ from typing import Protocol
 import trio
 
 from cafs.core.credentials import is_secret_field
+from cafs.core.proxying.address import Authority
+from cafs.core.proxying.guard import Guard as AddressGuard
 from cafs.core.swarm.ids import OWN_CREDENTIALS
 from cafs.core.swarm.origin_health import Breaker
 from cafs.core.swarm.token_bucket import TokenBucket
 from cafs.core.tracing import UNTRACED, Tracer
 from cafs.errors import CafsError, ProtocolError, RemoteError
+from cafs.oci.registry.address import is_loopback
 from cafs.oci.registry.answers import (
     REDIRECTS,
     origin_of,
@@ -60,6 +63,10 @@ _LIMITED_REQUESTS = 65_536
 
 class ChangedError(RemoteError):
     """The content at the origin is another one than before."""
+
+
+class ForbiddenAddressError(RemoteError):
+    """Nobody may be sent there: see ``AddressGuard``."""
 
 
 class LeftAloneError(RemoteError):
@@ -166,6 +173,7 @@ class Sources:
         connections: int = 64,
         tracer: Tracer = UNTRACED,
         drivers: Drivers | None = None,
+        guard: AddressGuard | None = None,
     ) -> None:
         """
         Args:
@@ -175,11 +183,14 @@ class Sources:
             connections: To all origins together.
             tracer: Hears of reads; origins hear nothing of it.
             drivers: The way to what is not HTTP's.
+            guard: What a host has to itself, and may be asked all the same. Wishes and redirects are hostile;
+                loopback is asked where an address names it, and nobody is sent on to it.
         """
+        self._guard = guard or AddressGuard()
         self._drivers = drivers or Drivers()
         self._tracer = tracer
         self._pace = pace
-        self._transport = DirectTransport(patience, connections, {})
+        self._transport = DirectTransport(patience, connections, {}, self._check_address)
         self._limits = limits
         self._origins: dict[Origin, _OriginState] = {}
 
@@ -226,6 +237,11 @@ class Sources:
                     if exchange is not None:
                         with trio.CancelScope(shield=True):
                             await exchange.aclose()
+
+    def _check_address(self, origin: Origin, address: str) -> None:
+        _, host, port = origin
+        if not _names_loopback(origin) and (why := self._guard.refusal(Authority(host, port or 80), address)):
+            raise ForbiddenAddressError(why)
 
     @contextmanager
     def _traced(self, url: str, first: int | None) -> Iterator[None]:
@@ -275,6 +291,8 @@ class Sources:
             here = resolve_location(here, exchange.headers["location"], _name(url))
             if here in seen:
                 raise ProtocolError(f"{_name(url)} sends us in a circle")
+            if _names_loopback(origin_of(here)) and not _names_loopback(first_origin):
+                raise ForbiddenAddressError(f"{_name(url)} sends us on to this machine itself")
         raise ProtocolError(f"{_name(url)} sends us on for ever")
 
     async def _ask_driver(  # noqa: PLR0917 - private, and all of it is handed on
@@ -407,6 +425,11 @@ async def _refusal(exchange: Exchange) -> CafsError:
     )
     error.retry_after_s = parse_retry_after(exchange.headers.get("retry-after"), time.time())
     return error
+
+
+def _names_loopback(origin: Origin) -> bool:
+    host = origin[1]
+    return is_loopback(f"[{host}]" if ":" in host else host)
 
 
 def _name(url: str) -> str:

@@ -17,7 +17,7 @@ from cafs.core.swarm.layout import MIN_PIECE_BYTES, Bitmap, Layout, piece_bytes_
 from cafs.core.swarm.task import TaskMeta, replayed
 from cafs.errors import CafsError
 from cafs.p2p.content import Headers, OriginError
-from cafs.p2p.source import ChangedError, Guard, SourceAnswer, Sources
+from cafs.p2p.source import ChangedError, ForbiddenAddressError, Guard, SourceAnswer, Sources
 from cafs.p2p.stored_task import StoredTask
 
 _NO_SUCH_RANGE = 416
@@ -188,4 +188,4 @@ def is_lasting(error: CafsError) -> bool:
     """Asking again will not help."""
     if isinstance(error, OriginError):
         return error.status < 500 and error.status not in {408, 425, 429}
-    return isinstance(error, ChangedError)
+    return isinstance(error, ChangedError | ForbiddenAddressError)

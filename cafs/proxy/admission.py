@@ -1,4 +1,4 @@
-"""Private content is handed out only to whom the origin lets in (trio).
+"""Content is handed out only of addresses that may be asked, and private one only to whom the origin lets in.
 
 The swarm may hold what this client must not see. So a request that shows credentials is tried at the origin
 first, for one byte; that it was let in is remembered for some minutes, by a hash of what it showed. Requests
@@ -38,9 +38,11 @@ class Admission:
         """Return if the client may have what it asks for.
 
         Raises:
+            RequestRefusedError: nobody is sent to this address.
             OriginError: the origin says no, and how.
             RemoteError: it says nothing.
         """
+        await self._origins.check(plan.address.authority)
         if not plan.scope:
             return
         key = _key(head, plan)

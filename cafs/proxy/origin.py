@@ -10,8 +10,9 @@ from __future__ import annotations
 import select
 import socket
 import ssl
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import h11
@@ -29,6 +30,9 @@ MAX_HEAD_BYTES = 256 << 10
 """Of an answer: origins are allowed more than clients."""
 _KEPT_PER_ORIGIN = 16
 _KEPT_S = 30.0
+_PASSED_S, _MAX_PASSED = 60.0, 1000
+_RESOLVE_S = 1.0
+"""For a name that somebody else will be sent to: he looks again."""
 _REPEATABLE = frozenset(("GET", "HEAD", "OPTIONS"))
 
 
@@ -79,6 +83,8 @@ class Origins:
         self._patience = patience
         self._context = context
         self._kept: dict[tuple[str, Authority], list[OriginConnection]] = {}
+        self._passed: OrderedDict[Authority, float] = OrderedDict()
+        """Until when it is not looked again where a name leads."""
 
     async def ask(self, request: OriginRequest) -> OriginAnswer:
         """Send a request; returns when the head of the answer is here.
@@ -129,6 +135,27 @@ class Origins:
                 return await self._connect_any(authority, await _resolve(authority))
         except trio.TooSlowError as e:
             raise DeadlineError(f"{authority}: no connection within {self._patience.connect_s:g} s") from e
+
+    async def check(self, authority: Authority) -> None:
+        """Whether the guard lets anybody be sent there; a name that leads nowhere now passes.
+
+        For who has this node's peer ask, which looks itself where it connects to.
+
+        Raises:
+            RequestRefusedError: it does not.
+        """
+        if self._passed.get(authority, 0.0) > trio.current_time():
+            return
+        addresses: list[str] = []
+        with trio.move_on_after(_RESOLVE_S), suppress(RemoteError):
+            addresses = await _resolve(authority)
+        refusals = [self._guard.refusal(authority, address) for address in addresses]
+        if addresses and all(refusals):
+            raise RequestRefusedError(403, refusals[0] or "")
+        self._passed[authority] = trio.current_time() + _PASSED_S
+        self._passed.move_to_end(authority)
+        if len(self._passed) > _MAX_PASSED:
+            self._passed.popitem(last=False)
 
     async def _connect_any(self, authority: Authority, addresses: Sequence[str]) -> trio.SocketStream:
         refusals = {address: self._guard.refusal(authority, address) for address in addresses}

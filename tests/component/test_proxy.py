@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator
 import pytest
 import trio
 
+from cafs.errors import NotFoundError
+from cafs.p2p.content import Content, Wish
 from tests.support.logs import ExpectedLogs
 from tests.support.patience import PATIENCE_S
 from tests.support.proxying import Origin, RunningProxy, Told, ask, read_all, run_proxy, serve_origin
@@ -155,6 +157,26 @@ async def test_loopback_is_guarded_whatever_it_is_called(origin: Origin, host: s
         answer = await proxy.say(f"CONNECT {host}:{port} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         assert answer.startswith(b"HTTP/1.1 403")
     assert origin.asked == []
+
+
+async def test_nor_is_a_peer_sent_there(origin: Origin) -> None:
+    wishes: list[Wish] = []
+
+    class Peer:
+        async def open(self, wish: Wish) -> Content:
+            wishes.append(wish)
+            raise NotFoundError("not here")
+
+    async with run_proxy(allow=(), distributor=Peer()) as proxy:
+        for headers in ((), (("Authorization", "Bearer t"),)):
+            told = await proxy.get(f"{origin.url}/x", ("X-Cafs-Use", "p2p"), *headers)
+            assert told.status == 403
+            assert "proxy_allow" in told.body.decode()
+    assert wishes == []
+    async with run_proxy(allow=(origin.host,), distributor=Peer()) as proxy:
+        assert (await proxy.get(f"{origin.url}/x", ("X-Cafs-Use", "p2p"))).status == 404
+        assert (await proxy.get("http://nowhere.invalid/x", ("X-Cafs-Use", "p2p"))).status == 404
+    assert [wish.url for wish in wishes] == [f"{origin.url}/x", "http://nowhere.invalid/x"]
 
 
 async def test_ranges_of_content(origin: Origin, proxy: RunningProxy) -> None:

@@ -11,8 +11,9 @@ Any call may be cancelled at any await: its connection is then closed, and nobod
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from urllib.parse import quote, urlsplit
 
 import h11
@@ -24,6 +25,8 @@ from cafs.oci.registry.answers import origin_of
 from cafs.oci.registry.exchange import KEEPALIVE_S, Patience, one_line
 
 Origin = tuple[str, str, int | None]
+Check = Callable[[Origin, str], None]
+"""Hears whom is asked, and to which address the name led; raises when nothing may be said there."""
 _SAFE = "%/?:@!$&'()*+,;=-._~[]|"
 """Left as they are in an address that somebody else has made: encoding twice would change it."""
 
@@ -31,14 +34,22 @@ _SAFE = "%/?:@!$&'()*+,;=-._~[]|"
 class DirectTransport:
     """Connections to any number of servers, kept open between requests."""
 
-    def __init__(self, patience: Patience, connections: int, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        patience: Patience,
+        connections: int,
+        headers: Mapping[str, str],
+        check: Check | None = None,
+    ) -> None:
         """
         Args:
             patience: Bounds of time.
             connections: At most so many are busy at once, and at most so many are kept.
             headers: Sent with every request.
+            check: Called for each connection.
         """
         self._patience = patience
+        self._check = check
         self._headers = tuple(headers.items())
         self._room = trio.CapacityLimiter(connections)
         self._kept: dict[Origin, list[Connection]] = {}
@@ -136,9 +147,11 @@ class DirectTransport:
         if scheme == "https" and self._context is None:
             # 20 ms for the certificates of all authorities: not before somebody speaks TLS.
             self._context = ssl.create_default_context()
+        context = self._context if scheme == "https" else None
+        check = partial(self._check, origin) if self._check is not None else None
         try:
             with trio.fail_after(self._patience.connect_s):
-                return await connect(host, port or 80, self._context if scheme == "https" else None)
+                return await connect(host, port or 80, context, check)
         except trio.TooSlowError as e:
             raise self._patience.no_connection(what) from e
         except (OSError, ssl.CertificateError, trio.BrokenResourceError, UnicodeError) as e:

@@ -9,11 +9,22 @@ import pytest
 import trio
 import trio.testing
 
+from cafs.core.proxying.guard import parse_guard
 from cafs.core.swarm import origin_health
 from cafs.errors import CafsError, ProtocolError, RemoteError, UsageError
 from cafs.oci.registry.exchange import Patience
 from cafs.p2p.content import Headers, OriginError
-from cafs.p2p.source import ChangedError, Guard, LeftAloneError, Limits, SourceAnswer, Sources, Unpaced
+from cafs.p2p.source import (
+    ChangedError,
+    ForbiddenAddressError,
+    Guard,
+    LeftAloneError,
+    Limits,
+    SourceAnswer,
+    Sources,
+    Unpaced,
+)
+from cafs.p2p.source_runs import is_lasting
 from tests.support.scripted_server import ScriptedServer, serve_script
 
 PATIENCE = Patience(connect_s=2.0, stall_s=0.3, room_s=2.0)
@@ -160,6 +171,29 @@ async def test_credentials_go_to_the_first_origin_only(sources: Sources) -> None
     for name, _ in shown:
         assert name.encode() in server.heads[0]
         assert name.encode() not in other.heads[0]
+
+
+@pytest.mark.parametrize("name", ["0x7f.1", "2130706433", "0.0.0.0"])
+async def test_a_name_that_leads_to_this_machine(sources: Sources, name: str) -> None:
+    async with answering(PART) as server:
+        port = server.host.partition(":")[2]
+        with pytest.raises(ForbiddenAddressError, match="proxy_allow"):
+            await read(sources, f"http://{name}:{port}/")
+        assert server.heads == []
+
+
+async def test_nobody_is_sent_on_to_this_machine() -> None:
+    async with answering(PART) as inside:
+        location = f"HTTP/1.1 302 Go\r\nLocation: http://{inside.host}/b\r\nContent-Length: 0\r\n\r\n"
+        async with answering(location.encode()) as outside:
+            named = f"0x7f.1:{outside.host.partition(':')[2]}"
+            sources = Sources(PATIENCE, Limits(), Unpaced(), guard=parse_guard([named]))
+            with pytest.raises(ForbiddenAddressError) as error:
+                await read(sources, f"http://{named}/a")
+            await sources.aclose()
+        assert len(outside.heads) == 1
+        assert inside.heads == []
+    assert is_lasting(error.value)
 
 
 @pytest.mark.parametrize(
