@@ -22,7 +22,7 @@ import trio
 from cafs.core.swarm.ids import TaskId
 from cafs.core.swarm.layout import MAX_PIECES, Bitmap, Layout, parse_layout
 from cafs.core.swarm.messages import FailReason
-from cafs.core.swarm.news import SIGN_OF_LIFE, News
+from cafs.core.swarm.news import PIECES_IN_LINE, SIGN_OF_LIFE, News
 from cafs.core.tracing import UNTRACED, Tracer
 from cafs.errors import ProtocolError, RemoteError
 from cafs.http11.certificates import Complaints, tls_failure
@@ -257,9 +257,9 @@ def _parse_announcement(line: bytes) -> News:
     if not line.strip():
         return SIGN_OF_LIFE
     said = _json(line)
-    pieces = [_numbered(entry) for entry in _checked(said.get("pieces"), list)]
+    pieces = [_numbered(entry) for entry in _few(said.get("pieces"))]
     coming = said.get("coming")
-    return News(pieces, None if coming is None else Bitmap.of(map(_number, _checked(coming, list))))
+    return News(pieces, None if coming is None else Bitmap.of(map(_number, _few(coming))))
 
 
 def _parse_meta(body: bytes) -> ParentMeta:
@@ -280,6 +280,13 @@ def _parse_meta(body: bytes) -> ParentMeta:
         (_checked(name, str), _checked(value, str)) for name, value in _checked(said.get("headers", []), list)
     )
     return ParentMeta(layout, have, known, bool(said.get("complete")), headers)
+
+
+def _few(told: object) -> list[object]:
+    entries: list[object] = _checked(told, list)
+    if len(entries) > PIECES_IN_LINE:
+        raise ProtocolError(f"a line tells of {PIECES_IN_LINE} pieces at most")
+    return entries
 
 
 def _numbered(entry: object) -> tuple[int, bytes]:

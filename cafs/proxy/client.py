@@ -67,12 +67,15 @@ class Client:
 
     async def _rest_of_head(self) -> RequestHead | None:
         empty = self._drop_empty_lines()
-        while (length := find_head(self._received)) is None:
+        seen = 0
+        while (length := find_head(self._received, seen)) is None:
+            seen = len(self._received)
             more = await self.stream.receive_some(READ_BYTES)
             if not more:
                 return None
             self._received += more
-            empty += self._drop_empty_lines()
+            if dropped := self._drop_empty_lines():
+                empty, seen = empty + dropped, 0
             if empty > MAX_HEAD_BYTES:
                 raise RequestRefusedError(431, "nothing but empty lines")
         head = parse_head(bytes(self._received[:length]))

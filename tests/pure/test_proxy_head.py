@@ -35,6 +35,32 @@ def test_a_plain_request() -> None:
     assert head.keeps_alive
 
 
+@given(
+    st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b"\r\n\r\n", b"x", b"GET / HTTP/1.1\r\n"]), max_size=12)
+)
+def test_a_head_in_parts_is_the_same_head(parts: list[bytes]) -> None:
+    def look(received: bytes, seen: int) -> int | str | None:
+        try:
+            return find_head(received, seen)
+        except RequestRefusedError as e:
+            return str(e)
+
+    received, seen, found = b"", 0, look(b"", 0)
+    for part in parts:
+        received += part
+        found, seen = look(received, seen), len(received)
+        assert found == look(received, 0)
+        if found is not None:
+            break
+
+
+def test_what_was_looked_at_is_not_looked_at_again() -> None:
+    seen = b"GET / HTTP/1.1\nbare\r\n"  # would be refused
+    assert find_head(seen + b"X: y\r\n", len(seen)) is None
+    with pytest.raises(RequestRefusedError):
+        find_head(seen + b"X: y\r\n")
+
+
 @pytest.mark.parametrize(
     ("lines", "length"),
     [((), 0), (("Content-Length: 12",), 12), (("Transfer-Encoding: chunked",), None)],

@@ -56,19 +56,24 @@ class RequestHead:
         return "close" not in options and (not self.http_1_0 or "keep-alive" in options)
 
 
-def find_head(received: bytes | bytearray) -> int | None:
+def find_head(received: bytes | bytearray, seen: int = 0) -> int | None:
     """The length of the head that ``received`` begins with; None while it is not whole.
+
+    Args:
+        received: From the first byte of the head on.
+        seen: So much of it was looked at before: a client that sends byte by byte must not have all of it
+            looked at for each.
 
     Raises:
         RequestRefusedError: it can be no head, or is too long.
     """
-    end = received.find(_END)
+    end = received.find(_END, max(0, seen - len(_END)))
     head = received[: end + len(_END)] if end >= 0 else received
-    if _BARE.search(head):
+    if _BARE.search(head, max(0, seen - 1)):
         raise bad_request("a line must end with CR LF, and neither may stand alone")
     if len(head) > MAX_HEAD_BYTES:
         raise RequestRefusedError(431, f"the head of a request has {MAX_HEAD_BYTES} bytes at most")
-    if end < 0 and b"\r\n" not in head and len(head) > MAX_TARGET_BYTES + 100:
+    if end < 0 and len(head) > MAX_TARGET_BYTES + 100 and head.find(b"\r\n", 0, MAX_TARGET_BYTES + 100) < 0:
         raise RequestRefusedError(414, f"an address has {MAX_TARGET_BYTES} bytes at most")
     return end + len(_END) if end >= 0 else None
 

@@ -108,10 +108,11 @@ class Bitmap:
 
     @classmethod
     def of(cls, numbers: Iterable[int]) -> Bitmap:
-        made = cls()
-        for number in numbers:
-            made.add(number)
-        return made
+        found = set(numbers)
+        data = bytearray(max(found, default=-1) // 8 + 1)
+        for number in found:  # one by one each would copy all of it
+            data[number // 8] |= 1 << number % 8
+        return cls(int.from_bytes(data, "little"))
 
     @classmethod
     def full(cls, count: int) -> Bitmap:

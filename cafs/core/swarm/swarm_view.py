@@ -82,8 +82,7 @@ class SwarmView:
         if (known := self.members.get(host)) is not None:
             known.heard_at, known.awaited_until = now, 0.0
             known.coming = known.coming if coming is None else coming
-            for number in numbers:
-                known.have.add(number)
+            known.have.bits |= Bitmap.of(numbers).bits
 
     def complete(self, host: HostId, count: int) -> None:
         """The member has all pieces."""

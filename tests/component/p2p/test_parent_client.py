@@ -17,6 +17,7 @@ from cafs.core.swarm.chunk_request import ChunkWish
 from cafs.core.swarm.ids import task_id
 from cafs.core.swarm.layout import Layout
 from cafs.core.swarm.messages import FailReason
+from cafs.core.swarm.news import PIECES_IN_LINE
 from cafs.core.swarm.peer_limits import PeerLimits
 from cafs.core.swarm.task import TaskMeta, TaskSpec
 from cafs.http11.server import serve_http
@@ -168,6 +169,7 @@ async def test_silence_has_an_end(
         b'{"pieces": [[1, "00"]]}',
         b'{"pieces": [], "coming": 1}',
         b'{"pieces": [], "coming": [99999999]}',
+        b'{"pieces": [], "coming": [' + b"1," * PIECES_IN_LINE + b"1]}",
         b"[" * 100_000,
         b" " * (1 << 20),
     ],
@@ -181,6 +183,8 @@ async def test_announcements_that_are_none(client: ParentClient, line: bytes) ->
         with pytest.raises(ParentError) as error:
             await client.follow(server.host, TASK, lambda pieces: None)
     assert error.value.reason in {FailReason.CORRUPT, FailReason.GONE}
+    if line.startswith(b"{"):
+        assert error.value.reason is FailReason.CORRUPT
 
 
 @pytest.mark.parametrize(
