@@ -86,9 +86,9 @@ class _Download:
 
     async def _fetch_once(self) -> None:
         partial, wish, kept = self.partial, self.wish, self.partial.kept
-        at = partial.size if kept is not None else 0
-        if at and _is_whole(wish, at, kept):
-            self.step.advance(at)
+        at = _goes_on_at(partial.size, wish, kept) if kept is not None else 0
+        if kept is not None and _is_whole(wish, partial.size, kept):
+            self.step.advance(partial.size)
             return
         async with await _open_at(self.distributor, wish, at) as content:
             identity = _identity(content, wish)
@@ -119,20 +119,32 @@ async def _open_at(distributor: Distributor, wish: Wish, at: int) -> Content:
     return await distributor.open(wish)  # it has become shorter: from the beginning
 
 
-def _is_whole(wish: Wish, at: int, kept: Identity | None) -> bool:
-    """An earlier try had it all, and only its name is missing."""
-    return bool(kept and wish.digest and kept.digest == wish.digest and kept.content_bytes == at)
+def _goes_on_at(size: int, wish: Wish, kept: Identity) -> int:
+    """How much of what is there may stay; of what is whole the last byte is asked for, to hear what it is."""
+    if (kept.first_byte, kept.last_byte) != (wish.first_byte, wish.last_byte):
+        return 0
+    if kept.content_bytes is None:
+        return size
+    last = kept.content_bytes - 1 if wish.last_byte is None else min(wish.last_byte, kept.content_bytes - 1)
+    return min(size, max(0, last - wish.first_byte))
+
+
+def _is_whole(wish: Wish, size: int, kept: Identity) -> bool:
+    """An earlier try had it all, and only its name is missing; it will be verified."""
+    asks_for_all = wish.first_byte == kept.first_byte == 0 and wish.last_byte is kept.last_byte is None
+    return bool(asks_for_all and wish.digest and kept.digest == wish.digest and kept.content_bytes == size)
 
 
 def _identity(content: Content, wish: Wish) -> Identity:
     fields = {name.lower(): value for name, value in content.headers}
-    source = wish.url.partition("?")[0]
     return Identity(
-        f"{source} {wish.first_byte}-{'' if wish.last_byte is None else wish.last_byte}",
+        wish.url.partition("?")[0],
         wish.digest or "",
         fields.get("etag", ""),
         fields.get("last-modified", ""),
         content.content_bytes,
+        wish.first_byte,
+        wish.last_byte,
     )
 
 

@@ -6,6 +6,7 @@ them a partial file is begun anew.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from contextlib import suppress
@@ -15,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from cafs.core.digest import Digest, new_hash
-from cafs.errors import IntegrityError, StorageError
+from cafs.errors import IntegrityError, StateError, StorageError
 
 _ATTRIBUTE = "user.cafs.download"
 _READ_BYTES = 1 << 20
@@ -33,9 +34,15 @@ class Identity:
     etag: str = ""
     last_modified: str = ""
     content_bytes: int | None = None
+    first_byte: int = 0
+    """Of the part that is wanted of it."""
+    last_byte: int | None = None
+    """Inclusive; None: up to the end."""
 
     def may_continue(self, kept: Identity) -> bool:
         """Whether what is there under ``kept`` is the beginning of this: only when something proves it."""
+        if (self.first_byte, self.last_byte) != (kept.first_byte, kept.last_byte):
+            return False
         if self.digest:
             return self.digest == kept.digest
         if self.source != kept.source or self.content_bytes != kept.content_bytes:
@@ -46,7 +53,10 @@ class Identity:
 
 
 class PartialFile:
-    """Written from one task; a context manager. Left without ``finish``, it stays for the next try."""
+    """Written from one task; a context manager. Left without ``finish``, it stays for the next try.
+
+    Locked: of two downloads into one file the later one would cut off and rename what the other has written.
+    """
 
     def __init__(self, target: Path) -> None:
         self._target = target
@@ -56,22 +66,42 @@ class PartialFile:
         self.size = 0
 
     def __enter__(self) -> Self:
-        try:
-            self._descriptor = os.open(
-                self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666
-            )
-        except OSError as e:
-            raise StorageError(f"cannot write {self.path}: {e.strerror}") from e
+        """
+        Raises:
+            StateError: another download has it.
+            StorageError: the disk cannot.
+        """
+        while not self._open():
+            pass  # it was renamed or removed by who had it, just then
         self.size = os.fstat(self._descriptor).st_size
         return self
+
+    def _open(self) -> bool:
+        """Open and lock it; False: by now another file, or none, has its name."""
+        try:
+            opened = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        except OSError as e:
+            raise StorageError(f"cannot write {self.path}: {e.strerror}") from e
+        try:
+            _lock(opened)
+            if os.path.samestat(os.fstat(opened), self.path.lstat()):
+                self._descriptor = opened
+                return True
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            raise StateError(f"another download is writing {self.path}: wait for it, or end it") from None
+        finally:
+            if self._descriptor != opened:
+                os.close(opened)
+        return False
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
         if not self.size:
             self.path.unlink(missing_ok=True)
+        os.close(self._descriptor)
 
     @property
     def kept(self) -> Identity | None:
@@ -143,3 +173,13 @@ class PartialFile:
         except OSError as e:
             raise StorageError(f"cannot write {self._target}: {e.strerror}") from e
         self.size = max(self.size, 1)  # an empty file was renamed, too: nothing is left to remove
+
+
+def _lock(descriptor: int) -> None:
+    """Until it is closed; raises BlockingIOError when another has it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        pass  # a filesystem that knows no locks

@@ -16,8 +16,8 @@ from typing import Any, Self
 import trio
 
 from cafs.core.swarm.ids import OWN_CREDENTIALS
-from cafs.errors import CafsError, RemoteError, UsageError
-from cafs.p2p.content import Content, Distributor, Headers, Wish
+from cafs.errors import CafsError, RemoteError
+from cafs.p2p.content import Content, Distributor, Headers, OriginError, Wish
 from cafs.p2p.drivers import call_driver, facts_of, open_filesystem
 
 _READ_BYTES = 4 << 20
@@ -62,7 +62,8 @@ class FsspecDistributor:
         size = facts.size
         last = size - 1 if wish.last_byte is None else min(wish.last_byte, size - 1)
         if wish.first_byte and wish.first_byte > last:
-            raise UsageError(f"{_shown(wish.url)} has {size} bytes only")
+            told = (("content-range", f"bytes */{size}"),)
+            raise OriginError(f"{_shown(wish.url)} has {size} bytes only", 416, told, b"")
         file = await call_driver(partial(filesystem.open, path, "rb", block_size=_READ_BYTES))
         return FsspecContent(file, facts.headers, (wish.first_byte, last, size))
 

@@ -1,0 +1,91 @@
+"""``cafs get`` after a try that broke off, or beside another one: never a file that is put together wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cafs.core.digest import parse_digest
+from cafs.download.get import Order
+from cafs.download.partial import Identity, PartialFile
+from cafs.errors import StateError
+from tests.component.test_get import names, run_get
+from tests.support.proxying import serve_origin
+
+BODY = os.urandom(1 << 16)
+DIGEST = parse_digest("sha256:" + hashlib.sha256(BODY).hexdigest())
+
+
+def left_behind(target: Path, identity: Identity, content: bytes) -> None:
+    with PartialFile(target) as partial:
+        partial.begin(identity, 0)
+        partial.write(content)
+
+
+async def test_another_range_of_the_same_digest_is_begun_anew(tmp_path: Path) -> None:
+    target = tmp_path / "f"
+    async with serve_origin() as origin:
+        origin.page("/f", BODY)
+        order = Order(url=f"{origin.url}/f", output=target, digest=DIGEST, first_byte=10, last_byte=29)
+        left_behind(target, Identity(order.url, DIGEST, "", "", len(BODY), 10, 29), BODY[10:20])
+        await run_get(tmp_path, replace(order, first_byte=1000, last_byte=1999))
+        assert target.read_bytes() == BODY[1000:2000]
+        left_behind(target, Identity(order.url, DIGEST, "", "", len(BODY), 10, 29), BODY[10:20])
+        await run_get(tmp_path, replace(order, first_byte=0, last_byte=None))
+        assert target.read_bytes() == BODY
+
+
+async def test_the_same_range_goes_on_wherever_it_comes_from(tmp_path: Path) -> None:
+    target = tmp_path / "f"
+    async with serve_origin() as origin:
+        origin.page("/f", BODY)
+        left_behind(target, Identity("http://other/f", DIGEST, "", "", len(BODY), 10, 29), BODY[10:20])
+        order = Order(url=f"{origin.url}/f", output=target, digest=DIGEST, first_byte=10, last_byte=29)
+        await run_get(tmp_path, order)
+        assert origin.asked[0].headers["range"] == "bytes=20-29"
+    assert target.read_bytes() == BODY[10:30]
+
+
+@pytest.mark.parametrize("last", [None, 29])
+async def test_all_came_and_only_the_name_is_missing(tmp_path: Path, last: int | None) -> None:
+    target = tmp_path / "f"
+    wanted = BODY[10:] if last is None else BODY[10 : last + 1]
+    async with serve_origin() as origin:
+        origin.page("/f", BODY, etag='"v1"')
+        order = Order(url=f"{origin.url}/f", output=target, first_byte=10, last_byte=last)
+        left_behind(target, Identity(order.url, "", '"v1"', "", len(BODY), 10, last), wanted)
+        await run_get(tmp_path, order)
+    assert target.read_bytes() == wanted
+
+
+async def test_all_of_a_file_came_and_only_the_name_is_missing(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "f"
+    source.write_bytes(BODY)
+    order = Order(url=source.as_uri(), output=target)
+    await run_get(tmp_path, order)
+    target.rename(tmp_path / "f.part")
+    changed = source.stat().st_mtime
+    left_behind(target, Identity(order.url, etag=f'"{changed}-{len(BODY)}"', content_bytes=len(BODY)), BODY)
+    await run_get(tmp_path, order)
+    assert target.read_bytes() == BODY
+
+
+async def test_two_at_once_do_not_write_one_file(tmp_path: Path) -> None:
+    target = tmp_path / "f"
+    async with serve_origin() as origin:
+        origin.page("/f", BODY)
+        order = Order(url=f"{origin.url}/f", output=target)
+        with PartialFile(target) as other:
+            other.begin(Identity(order.url, etag='"v1"', content_bytes=len(BODY)), 0)
+            other.write(BODY[:100])
+            with pytest.raises(StateError, match="another download"):
+                await run_get(tmp_path, order)
+            other.write(BODY[100:])
+            other.finish()
+        assert target.read_bytes() == BODY
+        await run_get(tmp_path, order)
+    assert names(tmp_path) == ["f"]
