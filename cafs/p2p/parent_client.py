@@ -26,6 +26,7 @@ from cafs.core.swarm.news import PIECES_IN_LINE, SIGN_OF_LIFE, News
 from cafs.core.tracing import UNTRACED, Tracer
 from cafs.errors import ProtocolError, RemoteError
 from cafs.http11.certificates import Complaints, tls_failure
+from cafs.http11.idle import IdleConnections
 from cafs.p2p.peer_connection import PeerConnection, connect_peer
 
 log = logging.getLogger(__name__)
@@ -37,8 +38,8 @@ BRING_S = 30.0
 HEAR_S = 45.0
 """A parent gives a sign of life every 15 s at least."""
 IDLE_S = 30.0
-MOST_IDLE = 8
-"""Connections kept for one parent."""
+MOST_IDLE, MOST_IDLE_OF_ONE = 256, 8
+"""Connections kept for all parents, and for one."""
 MAX_LINE_BYTES = 256 << 10
 """Of an announcement: 1024 pieces of at most 80 bytes fit well."""
 MAX_META_BYTES = 128 << 20
@@ -69,12 +70,6 @@ class ParentMeta:
     headers: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(slots=True)
-class _Idle:
-    connection: PeerConnection
-    since: float
-
-
 class ParentClient:
     """Connections to any number of peers."""
 
@@ -86,15 +81,14 @@ class ParentClient:
         """
         self._context = context
         self._tracer = tracer
-        self._idle: dict[str, list[_Idle]] = {}
+        self._idle: IdleConnections[str, PeerConnection] = IdleConnections(
+            IDLE_S, most=MOST_IDLE, most_of_one=MOST_IDLE_OF_ONE
+        )
         self._complaints = Complaints()
 
     def close(self) -> None:
         """Close what is kept."""
-        for kept in self._idle.values():
-            for idle in kept:
-                idle.connection.close()
-        self._idle.clear()
+        self._idle.close()
 
     async def fetch_piece(
         self, address: str, task: TaskId, number: int, size: int, *, bring: bool
@@ -179,7 +173,7 @@ class ParentClient:
         self._keep(address, connection)
 
     async def _ask(self, address: str, target: str, silence_s: float) -> tuple[PeerConnection, h11.Response]:
-        while (kept := self._take_idle(address)) is not None:
+        while (kept := self._idle.take(address)) is not None:
             try:
                 return kept, await kept.ask(target, silence_s, self._tracer.headers())
             except (OSError, trio.BrokenResourceError, h11.RemoteProtocolError):
@@ -201,20 +195,9 @@ class ParentClient:
             connection.close()
             raise
 
-    def _take_idle(self, address: str) -> PeerConnection | None:
-        kept = self._idle.get(address, [])
-        while kept:
-            idle = kept.pop()
-            if idle.since + IDLE_S > trio.current_time() and idle.connection.is_alive():
-                return idle.connection
-            idle.connection.close()
-        self._idle.pop(address, None)
-        return None
-
     def _keep(self, address: str, connection: PeerConnection) -> None:
-        kept = self._idle.setdefault(address, [])
-        if connection.reusable and len(kept) < MOST_IDLE:
-            kept.append(_Idle(connection, trio.current_time()))
+        if connection.reusable:
+            self._idle.keep(address, connection)
         else:
             connection.close()
 

@@ -24,11 +24,12 @@ from cafs.core.proxying.head import Field
 from cafs.core.proxying.refusal import RequestRefusedError
 from cafs.core.settings import Settings
 from cafs.errors import DeadlineError, ProtocolError, RemoteError, leading_error
+from cafs.http11.idle import IdleConnections
 
 READ_BYTES = 256 << 10
 MAX_HEAD_BYTES = 256 << 10
 """Of an answer: origins are allowed more than clients."""
-_KEPT_PER_ORIGIN = 16
+_KEPT, _KEPT_PER_ORIGIN = 256, 16
 _KEPT_S = 30.0
 _PASSED_S, _MAX_PASSED = 60.0, 1000
 _RESOLVE_S = 1.0
@@ -82,7 +83,9 @@ class Origins:
         self._guard = guard
         self._patience = patience
         self._context = context
-        self._kept: dict[tuple[str, Authority], list[OriginConnection]] = {}
+        self._idle: IdleConnections[tuple[str, Authority], OriginConnection] = IdleConnections(
+            _KEPT_S, most=_KEPT, most_of_one=_KEPT_PER_ORIGIN
+        )
         self._passed: OrderedDict[Authority, float] = OrderedDict()
         """Until when it is not looked again where a name leads."""
 
@@ -94,7 +97,7 @@ class Origins:
             DeadlineError, ProtocolError, RemoteError: no answer, and why. No message holds path or query.
         """
         key = request.address.origin
-        kept = self._take_kept(key)
+        kept = self._idle.take(key)
         if kept is not None and request.method in _REPEATABLE and request.body is None:
             answer = await self._ask_kept(kept, request)
             if answer is not None:
@@ -190,31 +193,16 @@ class Origins:
             raise
         return secure
 
-    def _take_kept(self, key: tuple[str, Authority]) -> OriginConnection | None:
-        kept = self._kept.get(key, [])
-        while kept:
-            connection = kept.pop()
-            if connection.idle_since + _KEPT_S > trio.current_time() and connection.is_alive():
-                return connection
-            connection.close()
-        self._kept.pop(key, None)
-        return None
-
     def give_back(self, address: Address, connection: OriginConnection) -> None:
         """The exchange is over; the connection is kept if it is fit for another."""
-        kept = self._kept.setdefault(address.origin, [])
-        if len(kept) < _KEPT_PER_ORIGIN and connection.reset():
-            connection.idle_since = trio.current_time()
-            kept.append(connection)
+        if connection.reset():
+            self._idle.keep(address.origin, connection)
         else:
             connection.close()
 
     def close(self) -> None:
         """Close the connections that are kept."""
-        for kept in self._kept.values():
-            for connection in kept:
-                connection.close()
-        self._kept.clear()
+        self._idle.close()
 
 
 class OriginConnection:
@@ -224,7 +212,6 @@ class OriginConnection:
         self._stream = stream
         self._socket = plain
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
-        self.idle_since = 0.0
         self.answered = False
 
     async def ask(self, request: OriginRequest, patience: Patience) -> h11.Response:

@@ -21,6 +21,7 @@ import trio
 
 from cafs.errors import ProtocolError, RemoteError
 from cafs.http11.connection import Connection, connect
+from cafs.http11.idle import IdleConnections
 from cafs.oci.registry.answers import origin_of
 from cafs.oci.registry.exchange import KEEPALIVE_S, Patience, one_line
 
@@ -52,9 +53,10 @@ class DirectTransport:
         self._check = check
         self._headers = tuple(headers.items())
         self._room = trio.CapacityLimiter(connections)
-        self._kept: dict[Origin, list[Connection]] = {}
+        self._idle: IdleConnections[Origin, Connection] = IdleConnections(
+            KEEPALIVE_S, most=connections, most_of_one=connections
+        )
         self._context: ssl.SSLContext | None = None
-        self._most = connections
 
     async def send(self, method: str, url: str, headers: Mapping[str, str], what: str) -> DirectExchange:
         """Ask; returns when the head of the answer is here. For methods that may be repeated.
@@ -87,10 +89,7 @@ class DirectTransport:
 
     async def aclose(self) -> None:
         """Close the connections that are kept; those in use end with their exchanges."""
-        for kept in self._kept.values():
-            for connection in kept:
-                connection.close()
-        self._kept.clear()
+        self._idle.close()
 
     def _address(self, url: str, headers: Mapping[str, str]) -> tuple[str, list[tuple[str, str]]]:
         """The request's target, and its headers."""
@@ -103,13 +102,7 @@ class DirectTransport:
 
     def take_kept(self, origin: Origin) -> Connection | None:
         """The connection that was used last and is still good."""
-        kept = self._kept.get(origin, [])
-        while kept:
-            connection = kept.pop()
-            if connection.idle_since + KEEPALIVE_S > trio.current_time() and connection.is_alive():
-                return connection
-            connection.close()
-        return None
+        return self._idle.take(origin)
 
     async def open_early(self, url: str) -> None:
         """Open a connection to be kept for a request that is soon to come. A failure is none yet."""
@@ -118,20 +111,13 @@ class DirectTransport:
             connection = await self.connect(origin, url)
         except RemoteError:
             return  # whoever asks hears of it
-        self._keep(origin, connection)
-
-    def _keep(self, origin: Origin, connection: Connection) -> None:
-        if sum(map(len, self._kept.values())) < self._most:
-            connection.idle_since = trio.current_time()
-            self._kept.setdefault(origin, []).append(connection)
-        else:
-            connection.close()
+        self._idle.keep(origin, connection)
 
     def give_back(self, origin: Origin, connection: Connection, owner: object) -> None:
         """The exchange is over; the connection is kept if it is fit for another."""
         self._room.release_on_behalf_of(owner)
         if connection.reset():
-            self._keep(origin, connection)
+            self._idle.keep(origin, connection)
         else:
             connection.close()
 
