@@ -50,6 +50,8 @@ class Connection:
         self._keeps = False
         """The server will take another request."""
         self._wakes_at = 1
+        self._is_asked = False
+        """It was, at least once."""
         self._queue_bytes: int | None = None
         self.idle_since = 0.0
         self.answered = False
@@ -69,7 +71,7 @@ class Connection:
             trio.TooSlowError: the server was silent for ``stall_s``.
             OSError, trio.BrokenResourceError, h11.ProtocolError: as they say.
         """
-        self.answered, self._left, self._early = False, None, b""
+        self._is_asked, self.answered, self._left, self._early = True, False, None, b""
         if self._queue_bytes is not None:
             narrow_window(self._socket, self._queue_bytes)
         request = h11.Request(method=method, target=target, headers=list(headers))
@@ -142,9 +144,13 @@ class Connection:
         return True
 
     def is_alive(self) -> bool:
-        """Whether an idle connection may be used: the server has neither closed it nor said anything."""
+        """Whether an idle connection may be used: the server has neither closed it nor said anything.
+
+        In TLS it says something before it is asked for the first time: it hands out session tickets.
+        """
+        unasked = self._tls and not self._is_asked
         readable = select.poll()
-        readable.register(self._socket.fileno(), select.POLLIN)
+        readable.register(self._socket.fileno(), select.POLLRDHUP if unasked else select.POLLIN)
         return not readable.poll(0)
 
     def close(self) -> None:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import datetime
+import os
+import socket
+import ssl
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import trio
 
+from cafs.certificates.authority import Authority
 from cafs.errors import CafsError, DeadlineError, ProtocolError, RemoteError
 from cafs.oci.registry.direct import DirectTransport
 from cafs.oci.registry.exchange import Exchange, Patience
 from cafs.oci.registry.library import needs_proxy
+from tests.support.patience import PATIENCE_S
 from tests.support.scripted_server import ScriptedServer, serve_script
 
 PATIENCE = Patience(connect_s=2.0, stall_s=0.3, room_s=0.3)
@@ -259,3 +266,39 @@ def test_proxies_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert needs_proxy("https://other.example/v2/")
     monkeypatch.setenv("ALL_PROXY", "http://proxy.example:3128")
     assert needs_proxy("http://other.example/v2/")
+
+
+async def test_what_was_opened_early_is_used_also_in_tls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server sends session tickets as soon as TLS has begun: an unused connection has something to read."""
+    now = datetime.datetime.now(datetime.UTC)
+    authority = Authority.make("test", now, 1)
+    (tmp_path / "ca").write_bytes(authority.identity.certificate_pem)
+    identity = authority.issue("127.0.0.1", ["127.0.0.1"], now, 1)
+    (tmp_path / "server").write_bytes(identity.certificate_pem + identity.key_pem)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "server")
+    greeted = trio.Event()
+
+    def talk(raw: socket.socket) -> None:  # trio's own streams hold tickets back until they have more to say
+        raw.settimeout(PATIENCE_S)
+        with context.wrap_socket(raw, server_side=True) as tls:
+            trio.from_thread.run_sync(greeted.set)
+            while tls.recv(4096):
+                tls.sendall(OK)
+
+    async def say(_server: ScriptedServer, plain: trio.SocketStream) -> None:
+        await trio.to_thread.run_sync(talk, socket.socket(fileno=os.dup(plain.socket.fileno())))
+
+    transport = DirectTransport(Patience(PATIENCE_S, PATIENCE_S, PATIENCE_S), 2, {})
+    async with serve_script(say) as server:
+        url = f"https://{server.host}/"
+        await transport.open_early(url)
+        await greeted.wait()
+        exchange = await transport.send("GET", url, {}, "test")
+        assert await body_of(exchange) == b"hello"
+        exchange.abort()
+        assert server.connections == 1
+    await transport.aclose()
