@@ -15,7 +15,7 @@ import trio
 
 from cafs.core.swarm.layout import MIN_PIECE_BYTES, Bitmap, Layout, piece_bytes_for
 from cafs.core.swarm.task import TaskMeta, replayed
-from cafs.errors import CafsError
+from cafs.errors import CafsError, ProtocolError, RemoteError
 from cafs.p2p.content import Headers, OriginError
 from cafs.p2p.source import ChangedError, ForbiddenAddressError, Guard, SourceAnswer, Sources
 from cafs.p2p.stored_task import StoredTask
@@ -102,6 +102,8 @@ class SourceRuns:
         begin = layout.first_byte(first)
         end = min(layout.content_bytes, layout.first_byte(first + count)) - 1
         await self._read(begin, end)
+        if not any(number in self._task.have for number in range(first, first + count)):
+            raise RemoteError("the origin gave nothing of the range that it was asked for")
 
     async def _read(self, first: int | None, last: int | None) -> None:
         guard = self._guard or _guard_of(self._task.meta)
@@ -142,18 +144,22 @@ class SourceRuns:
         if answer.first_byte % layout.piece_bytes:
             return  # larger pieces than was thought when it was asked for: only its head is of use
         number = answer.first_byte // layout.piece_bytes
+        left = _length(answer, layout)
         self._begin_piece(number)
         try:
             piece = bytearray()
             while data := await answer.receive():
                 await self._spend(len(data))
                 piece += data
+                left = _less(left, len(data))
                 while len(piece) >= layout.piece_bytes:
                     await self._keep_one(number, piece[: layout.piece_bytes])
                     del piece[: layout.piece_bytes]
                     self.reading.discard(number)
                     number += 1
                     self._begin_piece(number)
+            if left:
+                raise RemoteError(f"the origin's answer ended {left} bytes too soon")
             await self._end(answer, layout, number, piece)
         finally:
             self.reading.discard(number)
@@ -176,6 +182,20 @@ class SourceRuns:
             await self._keep(number, piece)
         else:
             await trio.lowlevel.checkpoint()
+
+
+def _length(answer: SourceAnswer, layout: Layout) -> int | None:
+    """Bytes that are to come; in chunks an answer may end anywhere, and nobody else would know."""
+    last = answer.last_byte
+    if last is None and layout.content_bytes is not None:
+        last = layout.content_bytes - 1
+    return None if last is None else last + 1 - answer.first_byte
+
+
+def _less(left: int | None, came: int) -> int | None:
+    if left is not None and came > left:
+        raise ProtocolError("the origin's answer is longer than it says")
+    return None if left is None else left - came
 
 
 def _guard_of(meta: TaskMeta | None) -> Guard | None:

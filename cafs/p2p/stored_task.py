@@ -39,6 +39,10 @@ class Keeper(Protocol):
         """It may be evicted now."""
         ...
 
+    def note_empty(self, task: TaskId) -> None:
+        """Nobody uses it, and none of its pieces is here."""
+        ...
+
     def note_bytes(self, more: int) -> None:
         """It grew, or (less than 0) shrank."""
         ...
@@ -170,6 +174,8 @@ class StoredTask:
             if not self._users:
                 self._files.release()
                 self._store.note_idle()
+                if not (self.have.bits or self._gone):
+                    self._store.note_empty(self.id)
                 self._store.recent.forget(self.id)
             self._note_use(time.time())
 

@@ -32,6 +32,8 @@ SAVE_EVERY_S = 1.0
 """A crash loses the last second's pieces, which are fetched again."""
 RECENT_BYTES = 12 << 20
 """Of pieces of tasks in use that are kept in memory after they were written."""
+MOST_EMPTY = 1024
+"""Tasks in nobody's use of which no piece is here: what origins refused, and contents of no bytes."""
 THREADS = 4
 """That hash and write at once: more would not be quicker on a disk."""
 
@@ -49,6 +51,8 @@ class TaskStore:
         self._lost: list[TaskId] = []
         self._has_lost = trio.Event()
         self._too_much = trio.Event()
+        self._empty: dict[TaskId, None] = {}
+        """Of which no piece was here when nobody used them any more, the oldest first."""
         self.recent = RecentPieces(RECENT_BYTES)
 
     @property
@@ -132,6 +136,13 @@ class TaskStore:
         if self._used_bytes > self._quota_bytes:
             self._too_much.set()
 
+    def note_empty(self, task: TaskId) -> None:
+        """Nobody uses it, and no piece of it is here."""
+        self._empty.pop(task, None)
+        self._empty[task] = None
+        if len(self._empty) > MOST_EMPTY:
+            self._too_much.set()
+
     async def keep_quota(self) -> None:
         """Evict whenever there is too much; runs for ever."""
         while True:
@@ -139,6 +150,14 @@ class TaskStore:
             self._too_much = trio.Event()
             while self._used_bytes > self._quota_bytes and await self.evict_one():
                 pass
+            while len(self._empty) > MOST_EMPTY:
+                await self._forget_empty(next(iter(self._empty)))
+
+    async def _forget_empty(self, name: TaskId) -> None:
+        del self._empty[name]
+        task = self._tasks.get(name)
+        if task is not None and not task.in_use and not task.have.bits:
+            await self.delete(name)
 
     def check_room(self, want_bytes: int) -> None:
         """Is there room for so much more, when all that is idle goes?
@@ -183,6 +202,8 @@ class TaskStore:
             task.dirty = False
             self._tasks[task.id] = task
             task.count()
+            if not task.have.bits:
+                self.note_empty(task.id)
 
 
 def _load_all(directory: Path) -> list[tuple[Record, TaskFiles]]:

@@ -17,6 +17,7 @@ from cafs.core.scheduling.events import Event, PiecesFinished
 from cafs.core.swarm.peer_limits import PeerLimits
 from cafs.core.swarm.self_help import LONG_STALL_S
 from cafs.errors import CafsError, IntegrityError, NotFoundError, RemoteError, StateError
+from cafs.p2p import source_share, task_store
 from cafs.p2p.content import OriginError, Wish
 from cafs.p2p.engine import spec_of
 from tests.support.grid import GridHost, grid, until
@@ -471,3 +472,40 @@ async def test_less_urgent_downloads_leave_places_to_a_more_urgent_one(
             assert stored is not None
             assert stored.complete
             nursery.cancel_scope.cancel()
+
+
+async def test_refusals_leave_nothing_behind(
+    tmp_path: Path, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_store, "MOST_EMPTY", 4)
+    async with grid(tmp_path, scheduled=False) as swarm:
+        host = await swarm.host()
+        assert await host.get(wish(origin)) == BODY
+        for number in range(10):
+            with pytest.raises(OriginError):
+                await host.get(wish(origin, f"/none/{number}"))
+        await until(lambda: len(host.store.tasks()) == 5)
+        assert await host.get(wish(origin)) == BODY
+        assert host.figures.source_bytes == len(BODY)
+
+
+@pytest.mark.parametrize("length", [True, False])
+async def test_an_origin_that_sends_less_than_it_says(
+    tmp_path: Path, origin: Origin, monkeypatch: pytest.MonkeyPatch, length: bool
+) -> None:
+    """Of a body in chunks nobody else sees that it is too short."""
+
+    monkeypatch.setattr(source_share, "PAUSE_S", 0.01)
+
+    def answer(asked: Asked) -> Told:
+        if length:  # it says less than it was asked for, and that is what it sends
+            return Told(206, {"content-range": f"bytes 0-2/{len(BODY)}"}, b"abc")
+        headers = {"content-range": f"bytes 0-{MIB - 1}/{len(BODY)}", "transfer-encoding": "chunked"}
+        return Told(206, headers, b"abc")
+
+    origin.pages["/less"] = answer
+    async with grid(tmp_path, scheduled=False) as swarm:
+        host = await swarm.host()
+        with pytest.raises(RemoteError, match="nothing of the range" if length else "too soon"):
+            await host.get(wish(origin, "/less"))
+        assert len(origin.asked) <= 6
