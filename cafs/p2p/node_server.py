@@ -178,7 +178,7 @@ async def _pass_on(wish: Wish, content: Content, reply: Reply) -> None:
     first, last, total = content.first_byte, content.last_byte, content.content_bytes
     length = None if last is None else last - first + 1
     status, headers = HTTPStatus.OK, tuple(h for h in content.headers if h[0].lower() not in _SHIFTED)
-    if (wish.first_byte or wish.last_byte is not None) and last is not None:
+    if (wish.first_byte or wish.last_byte is not None) and last is not None and last >= first:
         status = HTTPStatus.PARTIAL_CONTENT
         whole = "*" if total is None else str(total)
         headers = (*headers, ("Content-Range", f"bytes {first}-{last}/{whole}"))

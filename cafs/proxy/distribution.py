@@ -80,6 +80,7 @@ async def _send_verdict(client: Client, verdict: Verdict, content: Content, our_
 async def _send(client: Client, plan: Plan, content: Content, parts: Parts) -> bool:
     fields = _fields(content, parts.our_name)
     last, whole = content.last_byte, plan.wanted is None
+    whole = whole or content.content_bytes == 0  # of which there is no range
     if not whole:
         if last is None:
             return False  # a part whose end nobody knows cannot be named

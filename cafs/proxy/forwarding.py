@@ -22,6 +22,8 @@ async def forward(turn: Turn, parts: Parts) -> None:
     """
     head, address = turn.head, turn.plan.address
     fields = for_origin(head.fields, address.host_field, parts.our_name)
+    if head.method == "GET" and digest_in(address.path):  # packed for the way it would have another digest
+        fields = [*((n, v) for n, v in fields if n != "accept-encoding"), ("accept-encoding", "identity")]
     async with aclosing(turn.client.body()) as body:
         sent = body if head.body_bytes != 0 else None
         answer = await parts.origins.ask(OriginRequest(head.method, address, fields, sent, head.body_bytes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 from collections.abc import AsyncIterator
@@ -13,7 +14,7 @@ from cafs.errors import NotFoundError
 from cafs.p2p.content import Content, Wish
 from tests.support.logs import ExpectedLogs
 from tests.support.patience import PATIENCE_S
-from tests.support.proxying import Origin, RunningProxy, Told, ask, read_all, run_proxy, serve_origin
+from tests.support.proxying import Asked, Origin, RunningProxy, Told, ask, read_all, run_proxy, serve_origin
 
 BODY = os.urandom(3 << 20)
 DIGEST = "sha256:" + hashlib.sha256(BODY).hexdigest()
@@ -398,3 +399,27 @@ async def test_a_client_that_leaves_harms_nobody(origin: Origin, proxy: RunningP
             await stream.send_all(f"GET {origin.url}{BLOB} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
             await stream.receive_some(1000)
     assert (await proxy.get(f"{origin.url}{BLOB}")).body == BODY
+
+
+async def test_a_range_of_nothing(origin: Origin, proxy: RunningProxy) -> None:
+    origin.pages["/empty.bin"] = lambda _: Told(200, {"etag": '"v1"'}, b"")
+    told = await proxy.get(f"{origin.url}/empty.bin", ("Range", "bytes=0-5"), ("X-Cafs-Use", "p2p"))
+    assert (told.status, told.body) in {(200, b""), (416, b"")}
+    assert "0--1" not in told.headers.get("content-range", "")
+
+
+async def test_a_blob_is_asked_for_as_it_is(origin: Origin, proxy: RunningProxy) -> None:
+    """What an origin packs for the way has another digest; registries behind nginx do that."""
+
+    def answer(asked: Asked) -> Told:
+        if "gzip" in asked.headers.get("accept-encoding", ""):
+            return Told(200, {"content-encoding": "gzip"}, gzip.compress(BODY))
+        return Told(200, {}, BODY)
+
+    origin.pages[BLOB] = answer
+    for use in ("direct", "p2p"):
+        told = await proxy.get(
+            f"{origin.url}{BLOB}", ("Accept-Encoding", "zstd, gzip;q=0.8"), ("X-Cafs-Use", use)
+        )
+        assert told.whole
+        assert told.body == BODY

@@ -19,7 +19,7 @@ import trio
 
 from cafs import __version__
 from cafs.core.settings import Settings
-from cafs.errors import AuthError, CafsError, ProtocolError, RemoteError
+from cafs.errors import AuthError, CafsError, DeadlineError, ProtocolError, RemoteError
 from cafs.oci.registry.address import address_of, is_loopback, scheme_for
 from cafs.oci.registry.answers import (
     MAX_ERROR_BODY,
@@ -205,7 +205,13 @@ class RegistryClient:
         known = self._located.get(asked) if request.method == "GET" else None
         if known is None or known.until < trio.current_time():
             return None
-        exchange = await self._send_once(request, known.url, None)
+        try:
+            exchange = await self._send_once(request, known.url, None)
+        except RemoteError as e:
+            self._located.pop(asked, None)
+            if isinstance(e, DeadlineError):
+                raise  # there is no time left to look elsewhere
+            return None
         if exchange.status in request.expect:
             return exchange
         self._located.pop(asked, None)
