@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from cafs.core.digest import Digest
-from cafs.errors import CafsError, NotFoundError, UsageError
+from cafs.errors import CafsError, NotFoundError, ProtocolError, UsageError
 from cafs.oci.descriptor import Descriptor
 from cafs.oci.image import Manifest, parse_manifest
 from cafs.oci.reference import RegistryReference
@@ -117,25 +117,34 @@ class BlobDistributor:
         request = Request("GET", path, what, repository.pull_scopes, _EXPECTED, headers)
         async with AsyncExitStack() as stack:
             exchange = await stack.enter_async_context(repository.client.stream(request))
-            return RegistryContent(exchange, stack.pop_all())
+            content = RegistryContent(exchange, stack.pop_all(), wish)
+            if content.first_byte != wish.first_byte:
+                await content.aclose()
+                raise ProtocolError(f"{what}: answered with another range than was asked for")
+            return content
 
 
 class RegistryContent:
-    """See ``Content``."""
+    """See ``Content``. A registry that ignores ranges is read up to the one that is wanted."""
 
-    def __init__(self, exchange: Exchange, stack: AsyncExitStack) -> None:
+    def __init__(self, exchange: Exchange, stack: AsyncExitStack, wish: Wish) -> None:
         self._exchange = exchange
         self._stack = stack
         self.status = exchange.status
         self.headers: Headers = tuple(exchange.headers.items())
-        self.first_byte = 0
-        self.last_byte: int | None = None
+        self.first_byte = wish.first_byte
+        self.last_byte = wish.last_byte
         self.content_bytes: int | None = None
+        self._skip = 0
         length = exchange.headers.get("content-length", "")
         if found := parse_content_range(exchange.headers.get("content-range", "")):
             self.first_byte, self.last_byte, self.content_bytes = found.first, found.last, found.total
-        elif length.isdecimal():
-            self.last_byte, self.content_bytes = int(length) - 1, int(length)
+        else:
+            self._skip = wish.first_byte
+            if length.isdecimal():
+                self.content_bytes, end = int(length), int(length) - 1
+                self.last_byte = end if wish.last_byte is None else min(wish.last_byte, end)
+        self._left = None if self.last_byte is None else self.last_byte + 1 - self.first_byte
 
     async def __aenter__(self) -> Self:
         return self
@@ -143,13 +152,21 @@ class RegistryContent:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """The end."""
         await self._stack.aclose()
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __anext__(self) -> bytes:
-        piece = await self._exchange.receive()
-        if not piece:
-            raise StopAsyncIteration
-        return piece
+        while self._left != 0 and (piece := await self._exchange.receive()):
+            wanted, self._skip = piece[self._skip :], max(0, self._skip - len(piece))
+            if self._left is not None:
+                wanted = wanted[: self._left]
+                self._left -= len(wanted)
+            if wanted:
+                return wanted
+        raise StopAsyncIteration

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from cafs.core.digest import parse_digest
+from cafs.core.settings import Settings
 from cafs.download.get import Order
 from cafs.download.partial import Identity, PartialFile
 from cafs.errors import StateError
-from tests.component.test_get import names, run_get
+from tests.component.test_get import names, push_file, run_get
+from tests.support.faults import FaultyRegistry, IgnoreRange
 from tests.support.proxying import serve_origin
 
 BODY = os.urandom(1 << 16)
@@ -48,6 +50,19 @@ async def test_the_same_range_goes_on_wherever_it_comes_from(tmp_path: Path) -> 
         await run_get(tmp_path, order)
         assert origin.asked[0].headers["range"] == "bytes=20-29"
     assert target.read_bytes() == BODY[10:30]
+
+
+async def test_a_registry_that_ignores_ranges(faulty_registry: FaultyRegistry, tmp_path: Path) -> None:
+    settings = Settings(cache_dir=tmp_path / "cache", run_dir=tmp_path / "run", retries=1)
+    _, blob = await push_file(faulty_registry.host, settings)
+    faulty_registry.fail(IgnoreRange(), path="/blobs/")
+    url = f"docker://{faulty_registry.host}/get/blobs@{blob}"
+    whole = Order(url=url, output=tmp_path / "whole")
+    await run_get(tmp_path, whole)
+    for first, last in ((3, 7), (3, None), (0, 7)):
+        target = tmp_path / f"{first}-{last}"
+        await run_get(tmp_path, replace(whole, output=target, first_byte=first, last_byte=last))
+        assert target.read_bytes() == whole.output.read_bytes()[first : None if last is None else last + 1]
 
 
 @pytest.mark.parametrize("last", [None, 29])
