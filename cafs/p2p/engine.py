@@ -19,7 +19,7 @@ from cafs.core.swarm.freshness import is_fresh
 from cafs.core.swarm.ids import TaskId, is_private, task_id, tellable_url
 from cafs.core.swarm.messages import ForgetReason
 from cafs.core.swarm.task import TaskSpec
-from cafs.errors import CafsError, RemoteError, StateError
+from cafs.errors import CafsError, RemoteError, StateError, UsageError
 from cafs.p2p.content import OriginError, Wish
 from cafs.p2p.download import Download
 from cafs.p2p.means import Means
@@ -185,7 +185,14 @@ class Engine:
     # For schedulers
 
     def seed(self, spec: TaskSpec) -> None:
-        """Fetch all of it, for others."""
+        """Fetch all of it, for others.
+
+        Any host may have told the scheduler what a task is about: one that is not called so is another's, and
+        what came from this address would be handed out as that one's content.
+        """
+        if not _is_called_so(spec):
+            log.warning("task %s is not what %.200s is called: it is not seeded", spec.task_id, spec.url)
+            return
         self._nursery.start_soon(self._seed, spec)
 
     async def _seed(self, spec: TaskSpec) -> None:
@@ -323,6 +330,21 @@ def spec_of(wish: Wish) -> TaskSpec:
         private=private,
         filtered_query=wish.filtered_query,
     )
+
+
+def _is_called_so(spec: TaskSpec) -> bool:
+    """Whether the name of a task is computed from what it is about, as of all that everybody may fetch."""
+    try:
+        named = task_id(
+            spec.url,
+            tag=spec.tag,
+            application=spec.application,
+            digest=spec.digest or "",
+            filtered_query=spec.filtered_query,
+        )
+    except UsageError:
+        return False
+    return named == spec.task_id
 
 
 def spec_of_version(spec: TaskSpec, version: str) -> TaskSpec:

@@ -509,3 +509,25 @@ async def test_an_origin_that_sends_less_than_it_says(
         with pytest.raises(RemoteError, match="nothing of the range" if length else "too soon"):
             await host.get(wish(origin, "/less"))
         assert len(origin.asked) <= 6
+
+
+async def test_a_seed_fetches_only_what_a_task_is_called_after(
+    tmp_path: Path, origin: Origin, expected_logs: ExpectedLogs
+) -> None:
+    """Else whoever registers first gives everybody something else under the name of what they want."""
+    expected_logs.expect("it is not seeded")
+    origin.page("/evil", b"evil")
+    async with grid(tmp_path, scheduled=False) as swarm:
+        seed = await swarm.host(seed=True)
+        wanted = spec_of(wish(origin))
+        for forged in (
+            replace(wanted, url=origin.url + "/evil"),
+            replace(wanted, tag="x"),
+            spec_of(wish(origin, "/evil", headers=(("authorization", "x"),))),
+            replace(wanted, url="nonsense"),
+        ):
+            seed.engine.seed(forged)
+        seed.engine.seed(wanted)
+        await until(lambda: seed.figures.succeeded == 1)
+        assert {asked.target for asked in origin.asked} == {"/f"}
+        assert [task.id for task in seed.store.tasks()] == [wanted.task_id]
