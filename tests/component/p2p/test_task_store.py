@@ -1,5 +1,6 @@
 """Tasks on the disk: nothing unverified in or out, quota and eviction, what restarts and rot leave."""
 
+import hashlib
 import random
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
@@ -10,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 
+from cafs.core.digest import Digest
 from cafs.core.swarm.ids import TaskId
 from cafs.core.swarm.layout import Layout
 from cafs.core.swarm.news import News
@@ -19,6 +21,8 @@ from cafs.p2p.recent_pieces import RecentPieces
 from cafs.p2p.stored_task import StoredTask
 from cafs.p2p.task_files import NewPiece, Record, decode_record, encode_record
 from cafs.p2p.task_store import TaskStore, open_task_store
+from cafs.p2p.whole_digest import WholeDigest
+from tests.support.grid import until
 from tests.support.logs import ExpectedLogs
 
 MIB = 1 << 20
@@ -51,6 +55,28 @@ async def test_what_is_put_is_read(tmp_path: Path) -> None:
         assert task.complete
         assert not task.whole
         assert store.used_bytes == len(CONTENT)
+
+
+async def test_a_piece_that_is_corrected_is_hashed_anew(tmp_path: Path) -> None:
+    """The digest of the whole was behind it already: it is no wrong content for that."""
+    digest = Digest(f"sha256:{hashlib.sha256(CONTENT).hexdigest()}")
+    async with opened(tmp_path) as store, trio.open_nursery() as nursery:
+        task = await store.take(spec("a"))
+        task.set_meta(META)
+        found: list[bool] = []
+
+        async def hash_all() -> None:
+            found.append(await WholeDigest(task, digest).run())
+
+        assert await task.put_pieces([NewPiece(0, bytes(MIB)), NewPiece(1, PIECES[1])]) == [None, None]
+        nursery.start_soon(hash_all)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        task.correct_digest(0, DIGESTS[0])
+        assert await task.put_pieces([NewPiece(2, PIECES[2])]) == [None]
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert await task.put_pieces([NewPiece(0, PIECES[0])]) == [None]
+        await until(lambda: bool(found))
+    assert found == [True]
 
 
 async def test_wrong_bytes_are_not_kept(tmp_path: Path) -> None:
