@@ -124,6 +124,12 @@ def test_private_content_is_kept_apart() -> None:
     assert plan(BLOB.replace("team/app", "other"), "Authorization: Bearer x").scope != private
     assert plan(BLOB + "?X-Amz-Signature=1", rules=("p2p .",)).scope
     # No field can say what a scope says: its value never begins with a space.
+    mine, theirs = (
+        plan(f"https://s3.example/{bucket}/f", "Authorization: x", f"X-Cafs-Digest: sha256:{'0' * 64}")
+        for bucket in ("mine", "theirs")
+    )
+    assert mine.digest == theirs.digest is not None
+    assert mine.scope != theirs.scope
     tag = parse_directions(request(BLOB, f"X-Cafs-Tag: {private}")).tag
     assert tag == private.strip() != private
 

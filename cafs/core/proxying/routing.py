@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from hashlib import sha256
 
 from cafs.core.credentials import query_has_secrets
 from cafs.core.digest import Digest
@@ -97,12 +98,16 @@ def _is_content(
 
 
 def scope_of(head: RequestHead, address: Address) -> str:
-    """See ``Plan.scope``: the site, and the repository where there is one."""
+    """See ``Plan.scope``: the site, and the repository, or else the path.
+
+    An origin lets a client in at one path. With a digest, contents of others would be the same task.
+    """
     if not credentials(head.fields) and not query_has_secrets(address.query):
         return ""
-    return private_scope(f"{address.scheme}://{address.authority}", repository_in(address.path))
+    inside = repository_in(address.path) or sha256(address.path.encode()).hexdigest()[:32]
+    return private_scope(f"{address.scheme}://{address.authority}", inside)
 
 
-def private_scope(site: str, repository: str) -> str:
-    """Of what needs credentials there; ``repository`` is empty where there is none."""
-    return f" private {site}/{repository}"
+def private_scope(site: str, inside: str) -> str:
+    """Of what needs credentials in one repository of a site, or what else is one thing there."""
+    return f" private {site}/{inside}"
