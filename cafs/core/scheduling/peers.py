@@ -231,7 +231,8 @@ def failed(state: State, event: PieceFailed, now: float) -> None:
     parent = state.hosts.get(event.parent)
     if parent is None or parent is peer.member.host:
         return
-    note_failure(parent.health, event.reason)
+    if _was_sent_to(peer, parent):
+        note_failure(parent.health, event.reason)
     state.counts[f"failed_{event.reason.value}"] += 1
     if event.reason is FailReason.CORRUPT:
         _accuse(state, peer, parent, now)
@@ -250,12 +251,17 @@ def _origin_failed(state: State, peer: Peer, now: float) -> None:
     consider(state, task, now)
 
 
+def _was_sent_to(peer: Peer, parent: Host) -> bool:
+    """Whether it may speak ill of a host: of others it can know nothing."""
+    member = parent.members.get(peer.member.task.id)
+    return member is not None and member in peer.member.parents
+
+
 def _accuse(state: State, peer: Peer, parent: Host, now: float) -> None:
     """Wrong bytes: the parent is shunned at once, unless the accuser is not believed any more."""
     accuser = peer.member.host.id
-    member = parent.members.get(peer.member.task.id)
-    if member is None or member not in peer.member.parents:
-        return  # nobody may accuse hosts that it was not sent to
+    if not _was_sent_to(peer, parent):
+        return
     court, limits = state.court, state.limits
     if not court.believed(accuser, len(peer.member.parents)):
         _avoid(state, peer.member, parent, now)

@@ -169,8 +169,13 @@ def test_who_alone_accuses_everybody_is_believed_no_longer() -> None:
 def test_a_host_may_only_accuse_whom_it_was_sent_to() -> None:
     cluster = swarm(3)
     cluster.hello(9)
-    cluster.failed(0, 9, FailReason.CORRUPT)
+    hosts = cluster.core.state.hosts
+    for reason in (FailReason.CORRUPT, FailReason.GONE, FailReason.SLOW, FailReason.REFUSED):
+        cluster.failed(0, 9, reason)
     assert not cluster.core.state.court.sentences
+    assert hosts[host_id(9)].health.failure == 0
+    cluster.failed(0, 1, FailReason.GONE)
+    assert hosts[host_id(1)].health.failure > 0
 
 
 def test_a_swarm_of_two_thousand_is_told_in_bounded_sets_and_is_in_one_piece() -> None:
