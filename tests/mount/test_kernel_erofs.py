@@ -57,7 +57,7 @@ def test_what_the_check_accepts_the_kernel_walks_without_complaint(
         index.write_bytes(content)
         assume(opens_and_passes(index))
         image.write_bytes(virtual_image(index, DATA))
-        before = kernel_complaints()
+        before = set(kernel_complaints())
         with kernel_mount(image) as root:
             assert len(read_mounted(root)) == NAMES
-        assert kernel_complaints() == before
+        assert set(kernel_complaints()) <= before
