@@ -84,6 +84,10 @@ class FetchLimits:
             return self.readahead_range_bytes
         return self.fill_range_bytes if priority is Priority.FILL else self.prefetch_range_bytes
 
+    def most_rider_bytes(self, distance: float) -> int:
+        """Of riders from a source so far away; they fit into a request beside what the reader waits for."""
+        return min(int(self.rider_bytes * distance), self.demand_range_bytes // 2)
+
     def may_start(self, priority: Priority, active: list[int], asked: int, distance: float = 1.0) -> bool:
         """May one more request of this priority start?
 

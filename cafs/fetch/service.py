@@ -370,11 +370,12 @@ class ChunkService:
             flight = self._flights.find(ref, origin)
             if flight is None:
                 flight = Flight(ref, origin, Priority.DEMAND)
+                flight.waiters = 1
                 self._flights.add(flight)
                 fresh.append(flight)
             else:
+                flight.waiters += 1  # before it is hastened: one that nobody waits for would be dropped
                 self._fetcher.hasten(flight, Priority.DEMAND)
-            flight.waiters += 1
             joined.append((place, flight))
         return joined, fresh
 
@@ -412,7 +413,7 @@ class ChunkService:
             layer,
             last_row,
             most=int(MOST_ROWS * distance),
-            room_bytes=min(int(self._limits.rider_bytes * distance), self._ahead.allowance_bytes(distance)),
+            room_bytes=min(self._limits.most_rider_bytes(distance), self._ahead.allowance_bytes(distance)),
             is_near=self.is_near,
         )
         if not riders:

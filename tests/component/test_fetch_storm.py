@@ -9,7 +9,8 @@ import trio
 import trio.testing
 
 from cafs.errors import IntegrityError, ProtocolError, RemoteError
-from cafs.fetch.limits import FetchLimits
+from cafs.fetch.flights import Flight
+from cafs.fetch.limits import FetchLimits, Priority
 from cafs.fetch.prefetch import Prefetch
 from cafs.fetch.service import ChunkService
 from cafs.fetch.write_behind import StoreWriter
@@ -119,6 +120,32 @@ async def test_what_waits_to_be_stored_is_bounded_and_prefetching_waits() -> Non
         await writer.drain()
         nursery.cancel_scope.cancel()
     assert set(store.chunks) == {chunk.digest for chunk in chunks[:16]}
+
+
+async def test_a_reader_gets_what_was_to_travel_along_and_found_no_request() -> None:
+    """It waits in the queue, and nobody for it, when the reader comes."""
+    layer = MemoryLayer([64 * KIB] * 60)
+    answered = trio.Event()
+
+    async def answer(number: int, right: bytes) -> bytes:
+        if number < 3:
+            await answered.wait()
+        return right
+
+    source = ScriptedSource(layer.blob, answer)
+    async with ChunkService(None, FetchLimits(concurrency=4, rider_bytes=0)) as service:
+        reader = service.add_layer(layer, [source], layer.diff_id)
+        for row in (0, 20, 40):  # all that prefetching may ask for at once
+            await service.prefetcher.bring(reader, [row], Priority.READAHEAD)
+        flight = Flight(reader.ref(50), reader.origin(0), Priority.READAHEAD)
+        flight.rides = True
+        service._flights.add(flight)
+        service._fetcher.submit([flight])
+        assert not flight.done
+        with trio.fail_after(PATIENCE_S):
+            begin = layer.table.start(50)
+            assert joined(await reader.read(begin, 64 * KIB)) == layer.image[begin : begin + 64 * KIB]
+        answered.set()
 
 
 async def test_a_slow_disk_delays_no_reader() -> None:
