@@ -86,7 +86,7 @@ def samples(hosts: Swarm, origin: Served) -> Samples:
     where = f"--set=managers={manager.services}"
     scheduler = hosts.scheduler(0, PLAIN, where)
     peer = hosts.peer("p", PLAIN, where)
-    proxy = hosts.proxy(peer, PLAIN, where)
+    proxy = hosts.proxy(peer, PLAIN, where, f"--set=proxy_allow={origin.host}")
     assert proxy.curl(f"{origin.url}/f.bin").stdout == BODY
     assert proxy.curl("http://127.0.0.1:1/", "-w%{http_code}").stdout.endswith(b"403")
 
