@@ -63,9 +63,15 @@ class Hosts:
 
 
 @contextmanager
-def open_hosts(addresses: Sequence[str], count: int) -> Iterator[Hosts]:
-    """Have so many of them until the context ends, at the manager or schedulers."""
-    command = [sys.executable, "-m", "bench.manager.hosts", ",".join(addresses), str(count)]
+def open_hosts(addresses: Sequence[str], count: int, inside: Sequence[str] = ()) -> Iterator[Hosts]:
+    """Have so many of them until the context ends, at the manager or schedulers.
+
+    Args:
+        addresses: HOST:PORT, in turns.
+        count: Of hosts.
+        inside: Words before their command.
+    """
+    command = [*inside, sys.executable, "-m", "bench.manager.hosts", ",".join(addresses), str(count)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:
             yield Hosts(process)

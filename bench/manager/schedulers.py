@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,15 +25,17 @@ class RunningScheduler:
 
 
 @contextmanager
-def open_schedulers(folder: Path, manager: str, count: int) -> Iterator[list[RunningScheduler]]:
-    """Have so many, attached to the manager, until the context ends."""
+def open_schedulers(
+    folder: Path, manager: str, count: int, inside: Sequence[str] = ()
+) -> Iterator[list[RunningScheduler]]:
+    """Have so many, attached to the manager, until the context ends; ``inside``: words before commands."""
     with ExitStack() as stack:
-        yield [_open(stack, folder / f"scheduler{number}", manager) for number in range(count)]
+        yield [_open(stack, folder / f"scheduler{number}", manager, inside) for number in range(count)]
 
 
-def _open(stack: ExitStack, folder: Path, manager: str) -> RunningScheduler:
+def _open(stack: ExitStack, folder: Path, manager: str, inside: Sequence[str]) -> RunningScheduler:
     folder.mkdir()
-    command = [sys.executable, "-m", "cafs", "scheduler", "--listen=127.0.0.1:0"]
+    command = [*inside, sys.executable, "-m", "cafs", "scheduler", "--listen=127.0.0.1:0"]
     command += [f"--set=managers={manager}", f"--set=cache_dir={folder}"]
     log = folder / "scheduler.log"
     process = stack.enter_context(running(command, log))
