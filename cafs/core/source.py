@@ -94,6 +94,11 @@ class ChunkAnswer(NamedTuple):
 class ChunkSource(BlobSource, Protocol):
     """A source that may answer better when it knows which chunks are wanted: it can find them elsewhere."""
 
+    @property
+    def is_aided(self) -> bool:
+        """Somebody else answers for it just now: how long that takes does not say how far away it is."""
+        ...
+
     async def read_chunks(
         self, blob: BlobRef, spans: Sequence[Span], refs: Sequence[ChunkRef], urgency: int
     ) -> ChunkAnswer:

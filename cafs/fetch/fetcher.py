@@ -146,7 +146,8 @@ class Fetcher:
             return
         took_s = trio.current_time() - began
         self._counters.note_answer(source.name, group.priority, group.length, took_s)
-        self._distances.note(source.name, took_s)
+        if not (isinstance(source, ChunkSource) and source.is_aided):
+            self._distances.note(source.name, took_s)
         self._adapt(group, took_s)
         self._note_stored([flight for flight in group.flights if flight.ref.digest in answer.stored])
         arrived: list[Chunk] = []

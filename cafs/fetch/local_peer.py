@@ -89,6 +89,8 @@ class LocalPeer:
         self._pool = ConnectionPool("this node's peer", "peer", partial(connect_unix, str(socket)))
         self._store = quote(str(store)) if store is not None else None
         self._not_before = 0.0
+        self.is_there = False
+        """It answered when it was last asked for chunks."""
         self._refused: dict[Digest, float] = {}
         """Blobs, and until when it is not asked for their chunks."""
 
@@ -147,6 +149,7 @@ class LocalPeer:
             said = answer.headers.get(STORED_HEADER, "") if shared is not None else ""
             stored = decode_bits(said, len(wish.refs))
         except AwayError:
+            self.is_there = False
             self._not_before = trio.current_time() + AWAY_S
             return nothing
         except (DeadlineError, trio.TooSlowError) as e:
@@ -156,6 +159,7 @@ class LocalPeer:
         except RemoteError as e:
             log.info("this node's peer broke off: %s", e)
             return nothing
+        self.is_there = True
         keeps = self._store is not None and answer.headers.get(STORE_HEADER) == self._store
         return Brought(frames, stored, keeps)
 

@@ -42,8 +42,14 @@ class PeerFirst:
 
     @property
     def most_ranges(self) -> int:
-        """See ``ScatteredSource``: what the peer is asked for needs no ranges, the rest is the registry's."""
-        return most_ranges(self.origin)
+        """See ``ScatteredSource``. A peer is near: what lies together is asked of it by itself, and comes
+        sooner than what lies here and there."""
+        return 1 if self.is_aided else most_ranges(self.origin)
+
+    @property
+    def is_aided(self) -> bool:
+        """See ``ChunkSource``."""
+        return self.peer.is_there
 
     async def read_chunks(
         self, blob: BlobRef, spans: Sequence[Span], refs: Sequence[ChunkRef], urgency: int

@@ -271,6 +271,10 @@ class StoringSource(ScriptedSource):
         self._go = go
         self.fills = 0
 
+    @property
+    def is_aided(self) -> bool:
+        return True
+
     async def read_chunks(
         self, blob: BlobRef, spans: Sequence[Span], refs: Sequence[ChunkRef], urgency: int
     ) -> ChunkAnswer:
