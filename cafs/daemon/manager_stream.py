@@ -90,7 +90,7 @@ class ManagerStream:
             self.why = f"{e.code().name} {e.details()}" if isinstance(e, grpc.Call) else type(e).__name__
         except CafsError as e:
             self.why = str(e)
-        except Exception:
+        except Exception:  # it ends this stream, and the link begins another one
             log.exception("a mistake in the link to the manager")
         finally:
             self._outbox.put(None)

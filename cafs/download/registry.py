@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 from types import TracebackType
 from typing import Self
 
+from cafs.core.body_window import BodyWindow
 from cafs.core.digest import Digest
 from cafs.errors import CafsError, NotFoundError, ProtocolError, UsageError
 from cafs.oci.descriptor import Descriptor
@@ -135,16 +136,17 @@ class RegistryContent:
         self.first_byte = wish.first_byte
         self.last_byte = wish.last_byte
         self.content_bytes: int | None = None
-        self._skip = 0
+        skip = 0
         length = exchange.headers.get("content-length", "")
         if found := parse_content_range(exchange.headers.get("content-range", "")):
             self.first_byte, self.last_byte, self.content_bytes = found.first, found.last, found.total
         else:
-            self._skip = wish.first_byte
+            skip = wish.first_byte
             if length.isdecimal():
                 self.content_bytes, end = int(length), int(length) - 1
                 self.last_byte = end if wish.last_byte is None else min(wish.last_byte, end)
-        self._left = None if self.last_byte is None else self.last_byte + 1 - self.first_byte
+        wanted = None if self.last_byte is None else self.last_byte + 1 - self.first_byte
+        self._window = BodyWindow(skip, wanted)
 
     async def __aenter__(self) -> Self:
         return self
@@ -162,11 +164,7 @@ class RegistryContent:
         return self
 
     async def __anext__(self) -> bytes:
-        while self._left != 0 and (piece := await self._exchange.receive()):
-            wanted, self._skip = piece[self._skip :], max(0, self._skip - len(piece))
-            if self._left is not None:
-                wanted = wanted[: self._left]
-                self._left -= len(wanted)
-            if wanted:
+        while self._window.left != 0 and (piece := await self._exchange.receive()):
+            if wanted := self._window.cut(piece):
                 return wanted
         raise StopAsyncIteration

@@ -90,7 +90,7 @@ class LocalPeer:
         self._store = quote(str(store)) if store is not None else None
         self._not_before = 0.0
         self.is_there = False
-        """It answered when it was last asked for chunks."""
+        """It was asked for the last chunks that were wanted, and has answered such a question."""
         self._refused: dict[Digest, float] = {}
         """Blobs, and until when it is not asked for their chunks."""
 
@@ -127,6 +127,7 @@ class LocalPeer:
         """What it has; nothing when it is away."""
         nothing = Brought.nothing(len(wish.refs))
         if trio.current_time() < max(self._not_before, self._refused.get(wish.blob.digest, 0.0)):
+            self.is_there = False
             return nothing
         patience_s = PATIENCE_S[wish.urgency]
         shared = self._store if wish.urgency == LEAST_URGENT else None
@@ -149,7 +150,6 @@ class LocalPeer:
             said = answer.headers.get(STORED_HEADER, "") if shared is not None else ""
             stored = decode_bits(said, len(wish.refs))
         except AwayError:
-            self.is_there = False
             self._not_before = trio.current_time() + AWAY_S
             return nothing
         except (DeadlineError, trio.TooSlowError) as e:

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urljoin
 
+from cafs.core.body_window import BodyWindow
 from cafs.core.proxying.address import Address, parse_absolute
 from cafs.core.proxying.byte_range import ByteRange
 from cafs.core.proxying.fields import without_credentials
@@ -138,8 +139,7 @@ class DirectContent:
         self.content_bytes = span.total
         self.first_byte = span.first
         self.last_byte = span.last
-        self._skip = span.skip
-        self._left = None if span.last is None else span.last - span.first + 1
+        self._window = BodyWindow(span.skip, None if span.last is None else span.last - span.first + 1)
 
     async def __aenter__(self) -> Self:
         return self
@@ -153,14 +153,10 @@ class DirectContent:
         return self
 
     async def __anext__(self) -> bytes:
-        while self._left != 0 and (piece := await self._answer.receive()):
-            wanted, self._skip = piece[self._skip :], max(0, self._skip - len(piece))
-            if self._left is not None:
-                wanted = wanted[: self._left]
-                self._left -= len(wanted)
-            if wanted:
+        while self._window.left != 0 and (piece := await self._answer.receive()):
+            if wanted := self._window.cut(piece):
                 return wanted
-        if self._left:
+        if self._window.left:
             who = self._answer.address.authority
-            raise ProtocolError(f"{who}: the answer ended {self._left} bytes too soon")
+            raise ProtocolError(f"{who}: the answer ended {self._window.left} bytes too soon")
         raise StopAsyncIteration

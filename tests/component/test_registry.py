@@ -390,31 +390,6 @@ async def test_two_writers_do_not_lose_each_others_referrers(
     assert len(json.loads(await there.manifest(tag))["manifests"]) == 2
 
 
-async def test_the_referrers_api_page_by_page(
-    there: RegistryRepository, faulty_registry: FaultyRegistry
-) -> None:
-    def page(number: int, link: str = "") -> Status:
-        entry = {
-            "mediaType": OCI_MANIFEST,
-            "digest": f"sha256:{number:064x}",
-            "size": 5,
-            "artifactType": "kind/x",
-        }
-        other = {**entry, "digest": f"sha256:{number + 100:064x}", "artifactType": "kind/y"}
-        body = json.dumps({"schemaVersion": 2, "manifests": [entry, other]}).encode()
-        headers = {"Content-Type": "application/vnd.oci.image.index.v1+json"}
-        return Status(200, {**headers, **({"Link": link} if link else {})}, body)
-
-    path = f"/v2/{there.repository}/referrers/{BLOB.digest}"
-    faulty_registry.fail(page(1, f'<{path}?last=1>; rel="next"'), path=r"/referrers/[^?]*$", times=1)
-    faulty_registry.fail(page(2), path="last=1", times=1)
-    found = await there.referrers(BLOB, "kind/x")
-    assert [int(d.digest[7:], 16) for d in found] == [1, 2]
-    faulty_registry.fail(page(1, f'<{path}?last=1>; rel="next"'), path="referrers")
-    with pytest.raises(ProtocolError, match="does not end"):
-        await there.referrers(Descriptor(f"sha256:{7:064x}", 5, OCI_MANIFEST), "kind/x")
-
-
 async def test_redirects_carry_no_credentials_to_another_host(
     basic_registry: Registry,
     docker_registry: Registry,

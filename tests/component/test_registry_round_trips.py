@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -13,15 +14,17 @@ import trio.testing
 
 from cafs.core.profile import Profile
 from cafs.core.settings import Settings
-from cafs.errors import NotFoundError
+from cafs.errors import NotFoundError, ProtocolError
 from cafs.fetch.open_image import find_converted
 from cafs.fetch.profile_artifact import attach_profile, find_profile
 from cafs.fetch.profile_search import ProfileSearch
+from cafs.oci.descriptor import Descriptor
+from cafs.oci.media_types import OCI_MANIFEST
 from cafs.oci.reference import RegistryReference
 from cafs.oci.registry.repository import RegistryRepository
 from cafs.oci.repository import Repository
 from tests.support.converted import make_layer, push_converted
-from tests.support.faults import FaultyRegistry, Stall
+from tests.support.faults import FaultyRegistry, Stall, Status
 from tests.support.grid import until
 from tests.support.oci import attach_artifact, descriptor_of, push_image
 from tests.support.patience import PATIENCE_S
@@ -29,6 +32,7 @@ from tests.support.scripted_server import ScriptedServer, serve_script
 
 LISTS = r"/referrers/"
 MADE = make_layer(0)
+SUBJECT = Descriptor(f"sha256:{1:064x}", 5, OCI_MANIFEST)
 
 
 @pytest.fixture
@@ -104,6 +108,31 @@ async def test_who_leaves_takes_nobodys_answer_along(
         await trio.testing.wait_all_tasks_blocked()
         leaving.cancel()
     assert found == [one.digest]
+
+
+async def test_the_referrers_api_page_by_page(
+    there: RegistryRepository, faulty_registry: FaultyRegistry
+) -> None:
+    def page(number: int, link: str = "") -> Status:
+        entry = {
+            "mediaType": OCI_MANIFEST,
+            "digest": f"sha256:{number:064x}",
+            "size": 5,
+            "artifactType": "kind/x",
+        }
+        other = {**entry, "digest": f"sha256:{number + 100:064x}", "artifactType": "kind/y"}
+        body = json.dumps({"schemaVersion": 2, "manifests": [entry, other]}).encode()
+        headers = {"Content-Type": "application/vnd.oci.image.index.v1+json"}
+        return Status(200, {**headers, **({"Link": link} if link else {})}, body)
+
+    path = f"/v2/{there.repository}/referrers/{SUBJECT.digest}"
+    faulty_registry.fail(page(1, f'<{path}?last=1>; rel="next"'), path=r"/referrers/[^?]*$", times=1)
+    faulty_registry.fail(page(2), path="last=1", times=1)
+    found = await there.referrers(SUBJECT, "kind/x")
+    assert [int(d.digest[7:], 16) for d in found] == [1, 2]
+    faulty_registry.fail(page(1, f'<{path}?last=1>; rel="next"'), path="referrers")
+    with pytest.raises(ProtocolError, match="does not end"):
+        await there.referrers(Descriptor(f"sha256:{7:064x}", 5, OCI_MANIFEST), "kind/x")
 
 
 async def test_of_several_profiles_only_the_newest_is_fetched(

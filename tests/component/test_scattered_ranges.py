@@ -7,13 +7,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import trio
 import trio.testing
 
 from cafs.core.profile import PREFIX_BYTES, Profile
-from cafs.core.source import BlobRef, Span
+from cafs.core.source import BlobRef, ChunkSource, Span, most_ranges
 from cafs.core.swarm.chunk_request import HAVE_HEADER, encode_have, parse_chunk_wish
-from cafs.fetch.limits import FetchLimits
-from cafs.fetch.local_peer import LocalPeer
+from cafs.fetch.limits import FetchLimits, Priority
+from cafs.fetch.local_peer import AWAY_S, LocalPeer
+from cafs.fetch.peer_first import with_peer
 from cafs.fetch.prefetch import Prefetch
 from cafs.fetch.reader import LayerReader
 from cafs.fetch.service import ChunkService
@@ -21,6 +23,7 @@ from cafs.http11.messages import Reply, Request
 from tests.support.fetching import MemoryLayer, ScriptedSource, joined
 from tests.support.grid import until
 from tests.support.node_sockets import REGISTRY, listening
+from tests.support.patience import PATIENCE_S
 
 KIB = 1024
 ROWS = range(0, 48, 3)
@@ -124,3 +127,29 @@ async def test_a_peer_that_sends_wrong_frames_spoils_nothing(
         read_all(layer, reader)
     asked = sum(length for _, length in source.requests) + sum(s.length for c in source.calls for s in c)
     assert asked == sum(layer.table.row(row).frame_bytes for row in ROWS)
+
+
+async def test_a_peer_that_answers_is_asked_for_what_lies_together(
+    short_tmp_path: Path, layer: MemoryLayer
+) -> None:
+    async def answer(request: Request, reply: Reply) -> None:
+        have = encode_have([None] * len(parse_chunk_wish(request.body).refs))
+        async with reply.stream(200, 0, headers=((HAVE_HEADER, have),)):
+            pass
+
+    peer = LocalPeer(short_tmp_path / "n", None)
+    source = with_peer(peer, ScatteredRegistry(layer.blob))
+    assert isinstance(source, ChunkSource)
+    ref, blob = layer.table.row(0), layer.blobs[0]
+
+    async def asked_until_it_takes(ranges: int) -> None:
+        with trio.fail_after(PATIENCE_S):
+            while most_ranges(source) != ranges:  # it learns by being asked, and nobody tells
+                await source.read_chunks(blob, [Span(ref.offset, ref.frame_bytes)], [ref], Priority.PROFILE)
+                await trio.sleep(AWAY_S / 10)
+
+    assert most_ranges(source) == ScatteredRegistry.most_ranges
+    async with listening(short_tmp_path / "n", answer):
+        await asked_until_it_takes(1)
+    await asked_until_it_takes(ScatteredRegistry.most_ranges)
+    peer.close()

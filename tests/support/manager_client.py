@@ -66,14 +66,19 @@ class ServiceStream:
 
     def ended(self) -> tuple[grpc.StatusCode, str]:
         """How the manager ended the stream."""
-        with suppress(grpc.RpcError):
-            for _ in self.call:
-                pass
-        return self.call.code(), self.call.details() or ""
+        return end_of(self.call)
 
     def cancel(self) -> None:
         """Break it off."""
         self.call.cancel()
+
+
+def end_of(call: Any) -> tuple[grpc.StatusCode, str]:
+    """How a call ended, once it has; what comes until then is passed over."""
+    with suppress(grpc.RpcError):
+        for _ in call:
+            pass
+    return call.code(), call.details() or ""
 
 
 @contextmanager

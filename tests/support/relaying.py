@@ -16,7 +16,7 @@ import httpx2
 
 from cafs.proto import manager_pb2
 from cafs.proto.services import method_of
-from tests.support.manager_client import until
+from tests.support.manager_client import end_of, until
 from tests.support.patience import PATIENCE_S
 from tests.support.ports import chosen_port
 from tests.support.program import cafs_command
@@ -134,10 +134,7 @@ class RelayStream:
 
     def ended(self) -> tuple[grpc.StatusCode, str]:
         """How the manager ended the relay."""
-        with suppress(grpc.RpcError):
-            for _ in self.call:
-                pass
-        return self.call.code(), self.call.details() or ""
+        return end_of(self.call)
 
     def cancel(self) -> None:
         """Break it off."""
