@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cafs.p2p.task_files import decode_record
 from tests.support.nginx import Served
 from tests.support.patience import PATIENCE_S
 from tests.support.peers import wait_for
@@ -24,6 +25,12 @@ def mount_id(point: Path) -> str:
     """Of what is mounted there: another session has another one."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     return next((line.split()[2] for line in lines if line.split()[4] == str(point)), "")
+
+
+def is_written(data: Path, task: str) -> bool:
+    """It has all pieces in this machine's peer's own words, which a kill does not take away."""
+    record = data / "peer/tasks" / task / "record"
+    return record.exists() and decode_record(record.read_bytes()).whole
 
 
 def test_everything_is_ready_feeds_a_download_and_ends(short_tmp_path: Path, origin: Served) -> None:
@@ -49,6 +56,7 @@ def test_everything_is_ready_feeds_a_download_and_ends(short_tmp_path: Path, ori
         )
         assert "it is the seed" in explained
 
+        wait_for(lambda: is_written(up.data, task["id"]), "the peer wrote down that it has all")
         before = up.pids()["peer"]
         os.kill(before, signal.SIGKILL)
         up.heard("up          │ WARNING: peer ended (killed by SIGKILL) and starts again in 0.5 s")
