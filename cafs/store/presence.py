@@ -24,6 +24,8 @@ _log = logging.getLogger(__name__)
 
 SUSPECT = "?"
 """The verdict of who met an error of LMDB and does not know what is wrong."""
+_UNSAID = "\0"
+"""Stands for it where the disk had no room for a letter: a hole in the file."""
 
 
 @contextmanager
@@ -83,7 +85,8 @@ class Presence:
 
     def verdict(self) -> str:
         """What one of those who left their mark found wrong with the store; empty when nobody did."""
-        return next((text for path in self._dead if (text := path.read_text(errors="replace"))), "")
+        texts = (path.read_text(errors="replace") for path in self._dead)
+        return next((SUSPECT if text == _UNSAID else text for text in texts if text), "")
 
     def absolve(self) -> None:
         """The store was checked: forget those who died."""
@@ -100,14 +103,26 @@ class Presence:
     def withdraw(self, *, clean: bool, verdict: str = "") -> None:
         """Leave; not ``clean`` leaves the mark, so that who comes next checks the store.
 
-        With a ``verdict``, who comes next replaces it without another look.
+        With a ``verdict``, who comes next replaces it without another look. A disk that takes nothing more
+        costs a warning and the verdict, and never the look.
         """
-        if clean:
-            self._path.unlink(missing_ok=True)
-            self._deaths.unlink(missing_ok=True)
-        else:
-            os.write(self._fd, (verdict or SUSPECT).encode())
-        os.close(self._fd)
+        try:
+            if clean:
+                self._path.unlink(missing_ok=True)
+                self._deaths.unlink(missing_ok=True)
+            else:
+                self._leave(verdict or SUSPECT)
+        except OSError as e:
+            _log.warning("how the chunk store was left cannot be written to %s: %s", self._path, e.strerror)
+        finally:
+            os.close(self._fd)
+
+    def _leave(self, verdict: str) -> None:
+        try:
+            os.write(self._fd, verdict.encode())
+        except OSError:
+            os.ftruncate(self._fd, len(_UNSAID))  # takes no block
+            raise
 
 
 def _is_held(path: Path) -> bool:

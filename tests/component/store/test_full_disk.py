@@ -13,7 +13,9 @@ from cafs.core.progress import SilentProgress
 from cafs.errors import StorageError
 from cafs.store.chunk_store import ChunkStore
 from cafs.store.location import refuse_network_filesystem
+from cafs.store.presence import SUSPECT, Presence
 from tests.component.store.chunks import raw_chunk, wanted
+from tests.support.logs import ExpectedLogs
 
 QUOTA = 64 << 20
 
@@ -95,6 +97,23 @@ def test_an_old_store_opens_and_reads_on_a_full_disk(small_disk: Path) -> None:
             store.put([raw_chunk(seed) for seed in range(100, 200)])
         ballast.unlink()
         store.put([raw_chunk(seed) for seed in range(100, 200)])
+
+
+def test_leaving_a_suspect_store_on_a_full_disk(small_disk: Path, expected_logs: ExpectedLogs) -> None:
+    """Whoever comes next is to check it, although nothing more can be written."""
+    expected_logs.expect("how the chunk store was left cannot be written")
+    left = Presence(small_disk)
+    ballast = fill(small_disk)
+    left.withdraw(clean=False, verdict="a page cannot be")
+    ballast.unlink()
+    found = Presence(small_disk)
+    assert found.found_dead
+    assert found.verdict() == SUSPECT
+    found.absolve()
+    found.withdraw(clean=True)
+    last = Presence(small_disk)
+    assert not last.found_dead
+    last.withdraw(clean=True)
 
 
 def test_network_filesystems_are_refused(tmp_path: Path) -> None:
