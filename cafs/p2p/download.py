@@ -22,7 +22,6 @@ from cafs.core.swarm.messages import Outcome, SwarmEvent
 from cafs.core.swarm.picker import Ask, Turns, View, pick
 from cafs.core.swarm.priorities import USUAL, policy_of
 from cafs.core.swarm.self_help import SelfHelp
-from cafs.core.swarm.task import TaskMeta
 from cafs.errors import CafsError, IntegrityError, NotFoundError, StateError
 from cafs.p2p.content import OriginError
 from cafs.p2p.download_pace import DownloadPace
@@ -303,7 +302,7 @@ class Download:
             except ParentError:
                 continue
             if self.task.layout is None:
-                self.task.set_meta(TaskMeta(meta.layout, meta.headers))
+                self.task.set_meta(meta)
             break
         self._asking_meta = False
         self.poke()

@@ -6,13 +6,11 @@ failure, a ``ParentError`` that says how; nothing that a parent sends is verifie
 
 from __future__ import annotations
 
-import base64
 import json
 import logging
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
@@ -20,9 +18,10 @@ import h11
 import trio
 
 from cafs.core.swarm.ids import TaskId
-from cafs.core.swarm.layout import MAX_PIECES, Bitmap, Layout, parse_layout
+from cafs.core.swarm.layout import MAX_PIECES, Bitmap, parse_layout
 from cafs.core.swarm.messages import FailReason
 from cafs.core.swarm.news import PIECES_IN_LINE, SIGN_OF_LIFE, News
+from cafs.core.swarm.task import TaskMeta, replayed
 from cafs.core.tracing import UNTRACED, Tracer
 from cafs.errors import ProtocolError, RemoteError
 from cafs.http11.certificates import Complaints, tls_failure
@@ -42,7 +41,8 @@ MOST_IDLE, MOST_IDLE_OF_ONE = 256, 8
 """Connections kept for all parents, and for one."""
 MAX_LINE_BYTES = 256 << 10
 """Of an announcement: 1024 pieces of at most 80 bytes fit well."""
-MAX_META_BYTES = 128 << 20
+MAX_META_BYTES = 512 << 10
+"""Of a task's description: a bitmap of ``MAX_PIECES`` takes a third of it."""
 DIGEST_BYTES = 32
 
 
@@ -57,17 +57,6 @@ class ParentError(RemoteError):
         self.forbidden = forbidden
         """It takes this host for nobody of its cluster."""
         self.retry_after_s = retry_after_s
-
-
-@dataclass(frozen=True, slots=True)
-class ParentMeta:
-    """What a parent says of a task."""
-
-    layout: Layout
-    have: Bitmap
-    digests: dict[int, bytes]
-    complete: bool
-    headers: tuple[tuple[str, str], ...] = ()
 
 
 class ParentClient:
@@ -109,8 +98,8 @@ class ParentClient:
                 digest = _digest(claimed)
                 return await connection.read_exactly(head, size, SILENCE_S), digest
 
-    async def fetch_meta(self, address: str, task: TaskId) -> ParentMeta:
-        """What the parent has of a task.
+    async def fetch_meta(self, address: str, task: TaskId) -> TaskMeta:
+        """What the parent knows of a task's content.
 
         Raises:
             ParentError: nothing, or nonsense.
@@ -245,24 +234,20 @@ def _parse_announcement(line: bytes) -> News:
     return News(pieces, None if coming is None else Bitmap.of(map(_number, _few(coming))))
 
 
-def _parse_meta(body: bytes) -> ParentMeta:
+def _parse_meta(body: bytes) -> TaskMeta:
     said = _json(body)
     length = said.get("content_bytes")
     layout = parse_layout(
         -1 if length is None else _checked(length, int), _checked(said.get("piece_bytes"), int)
     )
-    try:
-        have = Bitmap.decode(base64.b64decode(_checked(said.get("have"), str), validate=True), layout.count)
-    except ValueError as e:
-        raise ProtocolError(f"its bitmap is none: {e}") from None
-    digests = _checked(said.get("digests"), list)
-    if len(digests) > (MAX_PIECES if layout.count is None else layout.count):
-        raise ProtocolError("it has more digests than pieces")
-    known = {number: _digest(text) for number, text in enumerate(digests) if text is not None}
-    headers = tuple(
-        (_checked(name, str), _checked(value, str)) for name, value in _checked(said.get("headers", []), list)
-    )
-    return ParentMeta(layout, have, known, bool(said.get("complete")), headers)
+    headers = [_header(entry) for entry in _checked(said.get("headers", []), list)]
+    return TaskMeta(layout, replayed(tuple(headers)))
+
+
+def _header(entry: object) -> tuple[str, str]:
+    if not isinstance(entry, list) or len(entry) != 2:
+        raise ProtocolError("a header is not understood")
+    return _checked(entry[0], str), _checked(entry[1], str)
 
 
 def _few(told: object) -> list[object]:

@@ -207,11 +207,8 @@ async def _next_news(waiting: trio.MemoryReceiveChannel[News]) -> News | None:
 
 
 def describe_task(task: StoredTask) -> dict[str, object]:
-    """What other hosts, and people, are told of a task."""
+    """What other hosts, and people, are told of a task. Short: the digest of a piece comes with the piece."""
     layout = task.layout
-    count = layout.count if layout is not None else None
-    last = count if count is not None else task.have.bits.bit_length()
-    digests = [task.digest(number) for number in range(last)]
     return {
         "content_bytes": layout.content_bytes if layout is not None else None,
         "piece_bytes": layout.piece_bytes if layout is not None else None,
@@ -219,7 +216,6 @@ def describe_task(task: StoredTask) -> dict[str, object]:
         "complete": task.complete,
         "have": base64.b64encode(task.have.encode()).decode(),
         "headers": [list(header) for header in task.meta.headers] if task.meta is not None else [],
-        "digests": [digest.hex() if digest is not None else None for digest in digests],
     }
 
 

@@ -22,7 +22,7 @@ from cafs.proxy.origin import OriginRequest, Origins, Patience
 from tests.support.grid import until
 from tests.support.patience import PATIENCE_S
 
-META = b'{"content_bytes": 0, "piece_bytes": 1048576, "have": "", "digests": []}'
+META = b'{"content_bytes": 0, "piece_bytes": 1048576, "have": ""}'
 
 
 class Thing:

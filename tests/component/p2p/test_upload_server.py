@@ -104,7 +104,6 @@ async def test_tasks_and_whole_pieces_are_given(tmp_path: Path) -> None:
     async with serving(tmp_path) as peer:
         await peer.put(0, 3)
         described = json.loads((await get(peer, f"/v1/tasks/{TASK}")).body)
-        digests = [blake3.blake3(piece(n)).hexdigest() if n in {0, 3} else None for n in range(4)]
         assert described == {
             "content_bytes": len(CONTENT),
             "piece_bytes": MIB,
@@ -112,11 +111,11 @@ async def test_tasks_and_whole_pieces_are_given(tmp_path: Path) -> None:
             "complete": False,
             "have": base64.b64encode(b"\x09").decode(),
             "headers": [["etag", "x"]],
-            "digests": digests,
         }
         for number in (0, 3):
             answer = await get(peer, f"/v1/tasks/{TASK}/pieces/{number}")
-            assert (answer.status, answer.headers["x-cafs-digest"]) == (200, digests[number])
+            digest = blake3.blake3(piece(number)).hexdigest()
+            assert (answer.status, answer.headers["x-cafs-digest"]) == (200, digest)
             assert answer.body == piece(number)
 
 
