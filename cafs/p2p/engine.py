@@ -14,6 +14,7 @@ from http import HTTPStatus
 
 import trio
 
+from cafs.core.recent import Recent
 from cafs.core.swarm.demand import Demand
 from cafs.core.swarm.freshness import is_fresh
 from cafs.core.swarm.ids import TaskId, is_private, task_id, tellable_url
@@ -30,6 +31,7 @@ from cafs.p2p.task_content import TaskContent
 
 log = logging.getLogger(__name__)
 
+_VERSIONS = 1024
 ORIGIN_S = 3.0
 """For an origin to say whether what is here is still what it has."""
 
@@ -41,8 +43,9 @@ class Engine:
         self._means = means
         self._nursery = nursery
         self._downloads: dict[TaskId, Download] = {}
-        self._versions: dict[TaskId, str] = {}
-        """Of contents that changed at their origin: what tells the new one from the old one."""
+        self._versions: Recent[TaskId, str] = Recent(_VERSIONS)
+        """Of contents that changed at their origin: what tells the new one from the old one. Of one that is
+        forgotten the origin says it again, as to a host that never knew."""
 
     @property
     def active(self) -> dict[TaskId, Download]:
@@ -133,7 +136,7 @@ class Engine:
         guard = await self._ask_first(origin, None)
         version = guard.etag or guard.last_modified or str(guard.content_bytes)
         log.info("what task %s is about has changed at its origin", spec.task_id)
-        self._versions[spec_of(wish).task_id] = version
+        self._versions.put(spec_of(wish).task_id, version)
         return self._newest(spec_of(wish))
 
     def _newest(self, spec: TaskSpec) -> TaskSpec:

@@ -18,6 +18,7 @@ import trio
 from cafs.core.credentials import is_secret_field
 from cafs.core.proxying.address import Authority
 from cafs.core.proxying.guard import Guard as AddressGuard
+from cafs.core.recent import Recent
 from cafs.core.swarm.ids import OWN_CREDENTIALS
 from cafs.core.swarm.origin_health import Breaker
 from cafs.core.swarm.token_bucket import TokenBucket
@@ -57,6 +58,8 @@ Origin = tuple[str, str, int | None]
 
 
 _MANY = 10_000
+_ORIGINS = 1024
+"""Known at a time: who is told of more forgets how those did that were asked longest ago."""
 _LIMITED_REQUESTS = 65_536
 """A request takes so many tokens: the bucket's least burst is one request."""
 
@@ -160,6 +163,11 @@ class _OriginState:
     traffic: TokenBucket
     breaker: Breaker = field(default_factory=Breaker)
 
+    def is_asked(self) -> bool:
+        """Somebody has a request open, or waits for his turn."""
+        statistics = self.room.statistics()
+        return bool(statistics.borrowed_tokens or statistics.tasks_waiting)
+
 
 class Sources:
     """The way to all origins."""
@@ -192,7 +200,7 @@ class Sources:
         self._pace = pace
         self._transport = DirectTransport(patience, connections, {}, self._check_address)
         self._limits = limits
-        self._origins: dict[Origin, _OriginState] = {}
+        self._origins: Recent[Origin, _OriginState] = Recent(_ORIGINS, _OriginState.is_asked)
 
     async def aclose(self) -> None:
         """Close kept connections."""
@@ -260,11 +268,12 @@ class Sources:
         found = self._origins.get(origin)
         if found is None:
             limits = self._limits
-            found = self._origins[origin] = _OriginState(
+            found = _OriginState(
                 trio.CapacityLimiter(limits.concurrency or _MANY),
                 TokenBucket(limits.requests_per_s * _LIMITED_REQUESTS, trio.current_time()),
                 TokenBucket(limits.bytes_per_s, trio.current_time()),
             )
+            self._origins.put(origin, found)
         return found
 
     async def _await_turn(self, state: _OriginState, url: str) -> None:

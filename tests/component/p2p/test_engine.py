@@ -17,7 +17,7 @@ from cafs.core.scheduling.events import Event, PiecesFinished
 from cafs.core.swarm.peer_limits import PeerLimits
 from cafs.core.swarm.self_help import LONG_STALL_S
 from cafs.errors import CafsError, IntegrityError, NotFoundError, RemoteError, StateError
-from cafs.p2p import source_share, task_store
+from cafs.p2p import engine, source_share, task_store
 from cafs.p2p.content import OriginError, Wish
 from cafs.p2p.engine import spec_of
 from tests.support.grid import GridHost, grid, until
@@ -203,6 +203,26 @@ async def test_what_has_changed_since_is_another_task(tmp_path: Path, origin: Or
         assert await host.get(wish(origin)) == newer
         # Who never had it gets what the swarm has, as of a moment ago.
         assert await other.get(wish(origin)) in {BODY, newer}
+
+
+async def test_what_has_changed_is_known_of_the_latest_only(
+    tmp_path: Path, origin: Origin, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of others the origin says it again."""
+    monkeypatch.setattr(engine, "_VERSIONS", 2)
+    caplog.set_level("INFO")
+    paths = ["/a", "/b", "/c"]
+    async with grid(tmp_path) as swarm:
+        host = await swarm.host()
+        for path in paths:
+            origin.page(path, BODY, etag='"1"')
+            assert await host.get(wish(origin, path)) == BODY
+            origin.page(path, BODY[::-1], etag='"2"')
+            assert await host.get(wish(origin, path)) == BODY[::-1]
+        told = caplog.text.count("has changed at its origin")
+        for path in paths:
+            assert await host.get(wish(origin, path)) == BODY[::-1]
+        assert caplog.text.count("has changed at its origin") > told == len(paths)
 
 
 async def test_what_is_here_is_given_while_the_origin_is_dead(tmp_path: Path) -> None:

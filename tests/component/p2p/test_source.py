@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 
@@ -11,6 +13,7 @@ import trio.testing
 
 from cafs.core.proxying.guard import parse_guard
 from cafs.core.swarm import origin_health
+from cafs.core.swarm.origin_health import Breaker
 from cafs.errors import CafsError, ProtocolError, RemoteError, UsageError
 from cafs.oci.registry.exchange import Patience
 from cafs.p2p.content import Headers, OriginError
@@ -221,6 +224,22 @@ async def test_an_origin_that_fails_is_left_alone(sources: Sources, monkeypatch:
             await read(sources, f"http://{server.host}/")
         assert len(server.heads) == 5
     assert error.value.retry_after_s
+
+
+async def test_many_origins_leave_little_behind(sources: Sources) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    before = count(Breaker)
+    for number in range(1100):
+        with pytest.raises(RemoteError):  # nobody listens there
+            await read(sources, f"http://127.0.{number >> 8}.{number & 255}:{port}/")
+    assert 0 < count(Breaker) - before <= 1024
+
+
+def count(kind: type) -> int:
+    """How many of them there are in this process."""
+    gc.collect()
+    return sum(isinstance(thing, kind) for thing in gc.get_objects())
 
 
 async def test_an_origin_that_asks_for_a_pause_gets_it(sources: Sources) -> None:
