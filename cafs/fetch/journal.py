@@ -1,16 +1,22 @@
 """The journal of failed chunk fetches: what ``cafs explain`` reads.
 
 JSON lines in a mount's run directory, bounded: when the file is full it becomes ``NAME.1`` and a new one
-begins. Each line is one chunk that a reader did not get. The writer never lets a full disk disturb a read.
+begins. Each line is one chunk that a reader did not get. The writer never lets a disk disturb a read that is
+full, or that hangs: lines are written in a thread, which a reader awaits for a moment, so that who is told of
+an error finds it explained.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
+from collections import deque
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import trio
 
 from cafs.errors import IntegrityError
 from cafs.fetch.flights import Flight
@@ -21,6 +27,10 @@ FILE_NAME = "failures.jsonl"
 FULL_BYTES = 256 << 10
 MAX_ANSWERS = 16
 """Of one chunk, the last ones: a long outage gives the same answer hundreds of times."""
+MOST_UNWRITTEN = 256
+"""Lines that wait for a disk; further failures are not written down."""
+WRITE_S = 0.5
+"""So long a reader's error waits for its line to be written."""
 WARN_EVERY_S = 5.0
 
 
@@ -68,24 +78,42 @@ class Journal:
         self._path = path
         self._warns = warns
         self._broken = False
+        self._unwritten: deque[bytes] = deque()
+        self._threads = trio.CapacityLimiter(1)
         self._last_warning = float("-inf")
         self._kept_quiet = 0
 
-    def record(self, flight: Flight, *, at: float, waited_s: float, reason: str) -> None:
-        """Write one failure down, and warn in the log, at most every few seconds."""
+    async def record(self, flight: Flight, *, at: float, waited_s: float, reason: str) -> None:
+        """Write one failure down, and warn in the log, at most every few seconds.
+
+        Returns when the line is written, or soon after. Not to be cancelled.
+        """
         self._warn(at, reason)
-        if self._path is None or self._broken:
+        if self._path is None or self._broken or len(self._unwritten) >= MOST_UNWRITTEN:
             return
-        line = json.dumps(asdict(_failure(flight, at, waited_s, reason))) + "\n"
+        self._unwritten.append(json.dumps(asdict(_failure(flight, at, waited_s, reason))).encode() + b"\n")
+        with trio.move_on_after(WRITE_S, shield=True):
+            await self.written()
+
+    async def written(self) -> None:
+        """Wait until all that was recorded is written, or given up."""
+        if self._path is not None:
+            await trio.to_thread.run_sync(
+                self._write, self._path, limiter=self._threads, abandon_on_cancel=True
+            )
+
+    def _write(self, path: Path) -> None:
+        """In a thread, one at a time."""
         try:
-            with self._path.open("a") as file:
-                file.write(line)
-                full = file.tell() >= FULL_BYTES
-            if full:
-                self._path.replace(_older(self._path))
+            while self._unwritten and not self._broken:
+                with path.open("ab", buffering=0) as file:
+                    while self._unwritten and (held := os.fstat(file.fileno()).st_size) < FULL_BYTES:
+                        file.write(self._unwritten.popleft())
+                if held >= FULL_BYTES:
+                    path.replace(_older(path))
         except OSError as e:
             self._broken = True
-            log.warning("failures are no longer written to %s: %s", self._path, e)
+            log.warning("failures are no longer written to %s: %s", path, e)
 
     def _warn(self, at: float, reason: str) -> None:
         if not self._warns:

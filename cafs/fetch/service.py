@@ -345,9 +345,9 @@ class ChunkService:
             late = [flight for _, flight in joined if not flight.done]
             self._leave(joined)
         waited_s = trio.current_time() - began
-        self._raise_failures(ended, waited_s)
+        await self._raise_failures(ended, waited_s)
         if late:
-            self._raise_lateness(late[0], waited_s)
+            await self._raise_lateness(late[0], waited_s)
         for place, flight in joined:
             found[place] = flight.plain
         if joined:
@@ -454,21 +454,21 @@ class ChunkService:
             if not flight.waiters and not flight.done:
                 self._fetcher.abandon(flight)
 
-    def _raise_failures(self, flights: Sequence[Flight], waited_s: float) -> None:
+    async def _raise_failures(self, flights: Sequence[Flight], waited_s: float) -> None:
         """Raise for the first flight that failed."""
         for flight in flights:
             if flight.failure is not None:
                 # A fresh one for each reader: a shared exception would gather everybody's traceback.
-                self._raise(type(flight.failure)(str(flight.failure)), flight, waited_s)
+                await self._raise(type(flight.failure)(str(flight.failure)), flight, waited_s)
 
-    def _raise_lateness(self, late: Flight, waited_s: float) -> NoReturn:
+    async def _raise_lateness(self, late: Flight, waited_s: float) -> NoReturn:
         """Raise for a flight that the reader waited for in vain."""
         self._patience.note_timeout(waited_s)
-        self._raise(DeadlineError(explain_lateness(late, waited_s)), late, waited_s)
+        await self._raise(DeadlineError(explain_lateness(late, waited_s)), late, waited_s)
 
-    def _raise(self, error: CafsError, failed: Flight, waited_s: float) -> NoReturn:
+    async def _raise(self, error: CafsError, failed: Flight, waited_s: float) -> NoReturn:
         self._counters.failed_reads += 1
         if not failed.recorded:
             failed.recorded = True
-            self._journal.record(failed, at=time.time(), waited_s=waited_s, reason=str(error))
+            await self._journal.record(failed, at=time.time(), waited_s=waited_s, reason=str(error))
         raise error

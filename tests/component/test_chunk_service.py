@@ -230,12 +230,14 @@ async def test_a_refusal_for_good_fails_at_once_and_is_written_down(
 ) -> None:
     expected_logs.expect("read failed: .*registry one")
     source = ScriptedSource(layer.blob, script, "registry one")
-    async with ChunkService(None, FetchLimits(), Journal(tmp_path / FILE_NAME)) as service:
+    journal = Journal(tmp_path / FILE_NAME)
+    async with ChunkService(None, FetchLimits(), journal) as service:
         reader = service.add_layer(layer, [source], "layer")
         began = trio.current_time()
         with pytest.raises(expected, match="registry one"):
             await reader.read(*chunk_span(layer, 7, 7))
         assert trio.current_time() - began < 2
+    await journal.written()
     (failure,) = read_journal(tmp_path / FILE_NAME)
     assert failure.chunk == layer.table.refs[7].digest.hex()
     assert {answer.source for answer in failure.answers} == {"registry one"}

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 import stat
+from functools import partial
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 
 from cafs.core.backoff import Answer
 from cafs.core.chunk import ChunkRef, Codec
@@ -22,7 +27,7 @@ from cafs.fetch.explain import (
     group_failures,
 )
 from cafs.fetch.flights import Flight, Origin
-from cafs.fetch.journal import FILE_NAME, FULL_BYTES, Journal, read_journal
+from cafs.fetch.journal import FILE_NAME, FULL_BYTES, MOST_UNWRITTEN, Journal, read_journal
 from cafs.fetch.limits import Priority
 from cafs.index.header import ChunkingOptions
 from cafs.index.layer_index import LayerIndex
@@ -90,14 +95,16 @@ def test_files_and_chunks_find_each_other(index: LayerIndex) -> None:
     assert chunks_of_file(index, tiny) == set()
 
 
-def test_the_words_name_chunk_files_sources_and_answers(tmp_path: Path, expected_logs: ExpectedLogs) -> None:
+async def test_the_words_name_chunk_files_sources_and_answers(
+    tmp_path: Path, expected_logs: ExpectedLogs
+) -> None:
     expected_logs.expect("read failed")
     journal, failed = Journal(tmp_path / "journal"), flight()
     failed.answers += [Answer(0, "docker://registry.example/app", RemoteError("503 busy"), 1.0)] * 3
     told = RemoteError("docker://registry.example/app: blob 1 bytes 0-9: gone away")
     failed.answers.append(Answer(0, "docker://registry.example/app", told, 1.0))
-    journal.record(failed, at=1_800_000_000.0, waited_s=60.0, reason="it did not come")
-    journal.record(failed, at=1_800_000_060.0, waited_s=60.0, reason="it did not come")
+    await journal.record(failed, at=1_800_000_000.0, waited_s=60.0, reason="it did not come")
+    await journal.record(failed, at=1_800_000_060.0, waited_s=60.0, reason="it did not come")
     groups = group_failures(read_journal(tmp_path / "journal"))
     chunks = [FailedChunk(tuple(group), ("/d/a", "/d/b"), 3) for group in groups.values()]
     text = describe_all(chunks)
@@ -109,13 +116,20 @@ def test_the_words_name_chunk_files_sources_and_answers(tmp_path: Path, expected
     assert describe_all([]) == "no read has failed"
 
 
-def test_the_journal_is_a_ring_and_survives_a_torn_line(tmp_path: Path, expected_logs: ExpectedLogs) -> None:
+def held_bytes(folder: Path) -> int:
+    """What the files in a folder take."""
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+async def test_the_journal_is_a_ring_and_survives_a_torn_line(
+    tmp_path: Path, expected_logs: ExpectedLogs
+) -> None:
     expected_logs.expect("read failed")
     path = tmp_path / "journal"
     journal = Journal(path)
     for number in range(3000):
-        journal.record(flight(), at=float(number), waited_s=0.0, reason="x" * 200)
-    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 2 * FULL_BYTES + 4096
+        await journal.record(flight(), at=float(number), waited_s=0.0, reason="x" * 200)
+    assert held_bytes(tmp_path) < 2 * FULL_BYTES + 4096
     with path.open("a") as file:
         file.write('{"at": 3000.0, "lay')
     assert read_journal(path)[-1].at == 2999.0
@@ -124,12 +138,28 @@ def test_the_journal_is_a_ring_and_survives_a_torn_line(tmp_path: Path, expected
         read_journal(path)
 
 
-def test_a_full_disk_ends_the_journal_with_one_warning(tmp_path: Path, expected_logs: ExpectedLogs) -> None:
+async def test_a_full_disk_ends_the_journal_with_one_warning(
+    tmp_path: Path, expected_logs: ExpectedLogs
+) -> None:
     expected_logs.expect("read failed")
     expected_logs.expect("no longer written")
     journal = Journal(tmp_path / "missing" / "journal")
-    journal.record(flight(), at=0.0, waited_s=0.0, reason="x")
-    journal.record(flight(), at=100.0, waited_s=0.0, reason="x")
+    await journal.record(flight(), at=0.0, waited_s=0.0, reason="x")
+    await journal.record(flight(), at=100.0, waited_s=0.0, reason="x")
+
+
+async def test_a_disk_that_hangs_holds_up_nobody(
+    tmp_path: Path, expected_logs: ExpectedLogs, autojump_clock: trio.testing.MockClock
+) -> None:
+    expected_logs.expect("read failed")
+    path = tmp_path / "journal"
+    os.mkfifo(path)  # who opens it waits until somebody reads it
+    journal = Journal(path)
+    for number in range(MOST_UNWRITTEN + 9):
+        await journal.record(flight(), at=float(number), waited_s=0.0, reason="x")
+    written = await trio.to_thread.run_sync(path.read_text)
+    assert [json.loads(line)["at"] for line in written.splitlines()] == list(range(MOST_UNWRITTEN))
+    await journal.written()
 
 
 class MountedCase:
@@ -158,7 +188,8 @@ class MountedCase:
         failed = flight()
         failed.answers.append(Answer(0, "docker://registry.example/app", RemoteError("503 busy"), 1.0))
         journal = Journal(directory.path / FILE_NAME)
-        journal.record(failed, at=1_800_000_000.0, waited_s=60.0, reason="chunk did not come")
+        tell = partial(journal.record, at=1_800_000_000.0, waited_s=60.0, reason="chunk did not come")
+        trio.run(tell, failed)
 
     def cover_with(self, index: Path) -> None:
         """Put another layer on top, none of whose chunks failed."""
