@@ -178,10 +178,10 @@ class LayerMounts:
         # And that before the new device is written down: killed in between, the next start would take the old
         # mount for one on the new device, and keep it.
         with _translated(layer):
-            await self._workers.slow(_clear_mount, point)
+            await self._workers.mounts(_clear_mount, point)
         await self._workers.ledger(self._ledger.set_device, layer.number, device)
         with _translated(layer):
-            devices = await self._workers.slow(lambda: mount_erofs(file, point, cold=True))
+            devices = await self._workers.mounts(lambda: mount_erofs(file, point, cold=True))
         self._mounted.add(layer.number, device)
         # In the loop: it sets a number in the kernel, which waits for nothing.
         asyncio.get_running_loop().call_later(START_S, set_readahead, devices, READAHEAD_KB)
@@ -230,11 +230,11 @@ class LayerMounts:
         """
         layers = {layer.number: layer for layer in await self._workers.ledger(self._ledger.used_layers)}
         device = self._mounted.current_device()
-        for point in await self._workers.slow(lambda: sorted(self._paths.mount_points.iterdir())):
+        for point in await self._workers.mounts(lambda: sorted(self._paths.mount_points.iterdir())):
             number = int(point.name) if point.name.isdecimal() else None
             layer = layers.get(number) if number is not None else None
             if layer is None:
-                await self._workers.slow(_remove_mount, point)
+                await self._workers.mounts(_remove_mount, point)
             elif layer.device == device and is_mount_point(point):
                 self._mounted.add(layer.number, device)
         return self._mounted.missing(layers)
@@ -265,7 +265,7 @@ class LayerMounts:
 
     async def _release(self, layer: Layer) -> None:
         try:
-            await self._workers.slow(_remove_mount, self._paths.mount_point(layer.number))
+            await self._workers.mounts(_remove_mount, self._paths.mount_point(layer.number))
             self._mounted.remove(layer.number)
             await self._let_server_forget(layer.name, self._mounted.file(layer))
         except (CafsError, OSError) as e:
@@ -287,7 +287,7 @@ class LayerMounts:
 
     async def _let_server_forget(self, name: str, file: Path) -> None:
         await self._server.remove_layer(name)
-        await self._workers.slow(_let_kernel_forget, file)
+        await self._workers.mounts(_let_kernel_forget, file)
 
 
 def _about(source: LayerSource) -> str:

@@ -128,7 +128,7 @@ class Snapshotter:
     async def _owner_below(self, stack: Stack) -> tuple[int, int] | None:
         if not stack.below or stack.below[0].layer is not None:
             return None
-        return await self.workers.slow(_owner, self.paths.files(stack.below[0].id))
+        return await self.workers.files(_owner, self.paths.files(stack.below[0].id))
 
     async def commit(self, name: str, key: str, parent: str, labels: Mapping[str, str]) -> None:
         """Make an active snapshot a committed one, whatever is mounted where."""
@@ -141,7 +141,7 @@ class Snapshotter:
         place = self.prepared.pop(key, None)
         if place is not None:
             with suppress(FileNotFoundError):  # it was removed
-                return place, await self.workers.slow(disk_usage, self.paths.files(place.id))
+                return place, await self.workers.files(disk_usage, self.paths.files(place.id))
         row = await self.workers.reader(self.reader.get, key)
         return row.place, await self._count(row) if row.info.kind is Kind.ACTIVE else Usage()
 
@@ -152,7 +152,7 @@ class Snapshotter:
             NotFoundError: it was removed meanwhile.
         """
         try:
-            return await self.workers.slow(disk_usage, self.paths.files(row.id))
+            return await self.workers.files(disk_usage, self.paths.files(row.id))
         except FileNotFoundError as e:
             now = await self.workers.reader(self.reader.get, row.info.name)  # noqa: ASYNC120 - who is cancelled wants neither
             if now.id == row.id:

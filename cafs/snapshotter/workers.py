@@ -1,7 +1,8 @@
 """The threads that the snapshotter's loop hands its waiting to: nothing that may block runs in the loop.
 
-One thread carries out what the ledger does, one reads the database, a few count, delete and mount. Owned by
-``program``. A call whose caller is cancelled runs to its end all the same.
+One thread carries out what the ledger does, one reads the database, some mount, and others look at the files
+of snapshots: mounts hang with the mount server, files with the disk, and neither holds up the other. Owned
+by ``program``. A call whose caller is cancelled runs to its end all the same.
 """
 
 from __future__ import annotations
@@ -16,17 +17,20 @@ from typing import Any, ParamSpec, TypeVar
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-_SLOW_THREADS = 16
+MOUNT_THREADS = 16
 """Each may be caught in a mount that a hanging mount server does not answer."""
+FILE_THREADS = 8
+"""Each may count a million files."""
 
 
 class Workers:
-    """A thread for changes, one for reading, and a pool."""
+    """A thread for changes, one for reading, and two pools."""
 
     def __init__(self) -> None:
         self._ledger = _OneThread("ledger")
         self._reader = _OneThread("reader")
-        self._slow = ThreadPoolExecutor(_SLOW_THREADS, "slow")
+        self._mounts = ThreadPoolExecutor(MOUNT_THREADS, "mounts")
+        self._files = ThreadPoolExecutor(FILE_THREADS, "files")
 
     async def ledger(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Run what changes the database."""
@@ -36,13 +40,22 @@ class Workers:
         """Run what reads the database."""
         return await self._reader.run(lambda: function(*args, **kwargs))
 
-    async def slow(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Run what may take long."""
-        return await asyncio.get_running_loop().run_in_executor(self._slow, lambda: function(*args, **kwargs))
+    async def mounts(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Run what mounts, unmounts, or asks the mount server's FUSE."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._mounts, lambda: function(*args, **kwargs)
+        )
+
+    async def files(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Run what looks at the files of snapshots."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._files, lambda: function(*args, **kwargs)
+        )
 
     def close(self) -> None:
         """Let what is under way come to its end, but not what may hang for ever."""
-        self._slow.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._mounts, self._files):
+            pool.shutdown(wait=False, cancel_futures=True)
         self._ledger.close()
         self._reader.close()
 

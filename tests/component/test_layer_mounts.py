@@ -42,12 +42,12 @@ class KilledWorkers(Workers):
         self.dead = asyncio.Event()
         self._left = steps
 
-    async def slow(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    async def mounts(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         self._left -= 1
         if self._left < 0:
             self.dead.set()
             await asyncio.Event().wait()
-        return await super().slow(function, *args, **kwargs)
+        return await super().mounts(function, *args, **kwargs)
 
 
 def test_a_dead_mount_is_not_taken_over_for_one_that_was_about_to_be_made(tmp_path: Path) -> None:

@@ -53,10 +53,10 @@ def test_it_is_not_fed_while_a_thread_hangs(stuck: str) -> None:
             await fed.more()
             await fed.more()
             hanging = asyncio.ensure_future(pools[stuck](hang))
-            await workers.slow(hangs.wait, 60)
+            await workers.files(hangs.wait, 60)
             before = fed.count
             for _turn in range(MANY):
-                await workers.slow(lambda: None)
+                await workers.files(lambda: None)
             # One turn may have been in that thread before it hung.
             assert fed.count <= before + 1
             go_on.set()

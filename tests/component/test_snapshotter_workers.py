@@ -7,14 +7,14 @@ import threading
 
 import pytest
 
-from cafs.snapshotter.workers import Workers
+from cafs.snapshotter.workers import FILE_THREADS, MOUNT_THREADS, Workers
 
 
 def test_results_and_errors_reach_their_callers() -> None:
     async def scenario() -> None:
         workers = Workers()
         try:
-            for run in (workers.ledger, workers.reader, workers.slow):
+            for run in (workers.ledger, workers.reader, workers.mounts, workers.files):
                 assert await run(divmod, 7, 2) == (3, 1)
                 with pytest.raises(ZeroDivisionError):
                     await run(divmod, 7, 0)
@@ -46,6 +46,27 @@ def test_changes_are_carried_out_in_turn_whoever_still_waits() -> None:
         return done
 
     assert asyncio.run(scenario()) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("hanging", ["mounts", "files"])
+def test_mounts_and_files_that_hang_do_not_hold_up_each_other(hanging: str) -> None:
+    async def scenario() -> None:
+        workers, go_on = Workers(), threading.Event()
+        hangs, others = workers.mounts, workers.files
+        if hanging == "files":
+            hangs, others = others, hangs
+        try:
+            calls = [asyncio.create_task(hangs(go_on.wait, 60)) for _ in range(MOUNT_THREADS + FILE_THREADS)]
+            await asyncio.sleep(0)
+            assert await others(divmod, 7, 2) == (3, 1)
+            assert not any(call.done() for call in calls)
+            go_on.set()
+            assert await asyncio.gather(*calls) == [True] * len(calls)
+        finally:
+            go_on.set()
+            workers.close()
+
+    asyncio.run(scenario())
 
 
 def test_closing_waits_for_changes_under_way() -> None:
