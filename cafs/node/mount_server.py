@@ -33,6 +33,7 @@ from cafs.fetch.resident import allocate_from_one_arena, release_mapped_pages
 from cafs.fetch.service import ChunkService
 from cafs.fuse.session import Session
 from cafs.fuse.supervisor import GONE, Turn, claim_unanswered
+from cafs.http11.lookups import use_own_lookups
 from cafs.node.mount_state import MountDirectory, MountRequest, write_json
 from cafs.node.opening import ReadyImage, find_image_profile
 from cafs.node.served_tree import served_tree
@@ -83,6 +84,7 @@ async def _serve(  # noqa: PLR0917 - trio.run hands arguments over by position
     announce: Callable[[dict[str, Any]], None],
     channel: socket.socket | None,
 ) -> None:
+    use_own_lookups()
     journal = Journal(directory.path / FILE_NAME)
     limits = FetchLimits.from_settings(request.settings)
     peer = LocalPeer.of(request.settings)

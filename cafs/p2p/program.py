@@ -29,6 +29,7 @@ from cafs.fetch.resident import (
     keep_freed_memory,
     release_mapped_pages,
 )
+from cafs.http11.lookups import use_own_lookups
 from cafs.http11.metrics_port import metrics_served
 from cafs.http11.server import serve_http
 from cafs.p2p import node_server, upload_server
@@ -74,6 +75,7 @@ async def run(settings: Settings, options: Options) -> None:
         CafsError: it cannot start.
     """
     allocate_from_one_arena()
+    use_own_lookups()
     systemd = ServiceManager(os.environ)
     keep_freed_memory()
     with (

@@ -18,6 +18,7 @@ from cafs.core.settings import Settings
 from cafs.core.statistics.ledger import Ledger
 from cafs.daemon.service_manager import ServiceManager
 from cafs.errors import ProtocolError, StateError, UsageError
+from cafs.http11.lookups import use_own_lookups
 from cafs.http11.metrics_port import metrics_served
 from cafs.p2p.manager import manager_attached
 from cafs.p2p.node_client import NodeDistributor, usual_node_socket
@@ -61,6 +62,7 @@ async def run(settings: Settings, options: Options, say: Callable[[str], None]) 
         UsageError: the settings say what cannot be.
         StateError: it cannot be listened there.
     """
+    use_own_lookups()
     peer = NodeDistributor(usual_node_socket(settings.run_dir), most_kept=_KEPT) if options.p2p else None
     proxy = Proxy(ProxyConfig.from_settings(settings), Patience.from_settings(settings), peer)
     listeners = await listen(options.host, options.port)

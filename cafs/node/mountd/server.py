@@ -32,6 +32,7 @@ from cafs.fuse.flat import FIRST_LAYER_NODE
 from cafs.fuse.holdings import Holdings
 from cafs.fuse.session import Session
 from cafs.fuse.supervisor import GONE, Turn, claim_unanswered
+from cafs.http11.lookups import use_own_lookups
 from cafs.node.mount_state import write_json
 from cafs.node.mountd.announced import Announced
 from cafs.node.mountd.control import Control
@@ -71,6 +72,7 @@ def serve_layers(parts: ServerParts, turn: Turn) -> int:
 
 
 async def _serve(parts: ServerParts, turn: Turn) -> None:
+    use_own_lookups()
     request = parts.directory.read_request()
     secrets = PullSecrets()
     secrets.restore(parts.vault.read())
