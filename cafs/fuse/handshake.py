@@ -10,8 +10,9 @@ from cafs.fuse import abi
 MAX_READAHEAD_BYTES = 4 << 20
 MAX_PAGES = 256
 """1 MiB a request: the kernel's default ceiling (fs.fuse.max_pages_limit)."""
-MAX_BACKGROUND = 256
-"""Reads the kernel keeps in flight by itself (readahead, asynchronous direct reads)."""
+MAX_BACKGROUND = 8192
+"""Reads the kernel keeps in flight by itself (readahead; asynchronous direct reads, as an EROFS mount's are).
+All files share them: with few, those of one image that hangs would keep out all others."""
 MAX_WRITE_BYTES = 4096
 """Nothing is ever written; the kernel takes no less."""
 

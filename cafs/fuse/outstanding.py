@@ -19,7 +19,7 @@ from cafs.fuse import abi
 
 BUFFER_BYTES = 64 << 10
 """At least FUSE_MIN_READ_BUFFER (8 KiB); a larger one only takes more forgets at once."""
-SLOTS = 2048
+SLOTS = 10_240
 """More than a session lets wait."""
 _TOTAL_BYTES = BUFFER_BYTES + 8 * SLOTS
 
@@ -34,6 +34,7 @@ class Outstanding:
         """
         if descriptor is None:
             descriptor = os.memfd_create("cafs-outstanding", os.MFD_CLOEXEC)
+        if os.fstat(descriptor).st_size < _TOTAL_BYTES:  # new, or of a supervisor that had fewer slots
             os.ftruncate(descriptor, _TOTAL_BYTES)
         self.descriptor = descriptor
         self._memory = mmap.mmap(descriptor, _TOTAL_BYTES)

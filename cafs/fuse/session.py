@@ -4,9 +4,10 @@ Owns the loop on one FUSE descriptor and the tasks of reads that wait for bytes.
 (``cafs.node``). Knows nothing of what the tree shows, nor of mounting and supervision.
 
 Tasks and cancellation: the loop runs in the caller's task and answers everything that is in memory at
-once, many requests for one wake-up. A read that has to wait becomes a task in the session's own
-nursery. Cancelling ``run`` cancels these tasks without an answer: the kernel keeps their requests, and
-sends them to the next server (see docs/takeover.md). ``run`` returns when the mount is gone.
+once, many requests for one wake-up. A read that has to wait becomes a task in the session's own nursery
+when it is its turn (``turns``). Cancelling ``run`` cancels these tasks without an answer: the kernel keeps
+their requests, and sends them to the next server (see docs/takeover.md). ``run`` returns when the mount is
+gone.
 
 Interrupts: a read is given up only when its reader is being killed. A reader that merely handles a
 signal must not see EINTR from a regular file, and kernel EROFS on top would make an I/O error of it.
@@ -28,6 +29,7 @@ from cafs.fuse.answers import answer, errno_of, read_reply
 from cafs.fuse.dying import is_being_killed
 from cafs.fuse.outstanding import Outstanding
 from cafs.fuse.tree import Buffer, FileTree
+from cafs.fuse.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +39,10 @@ LINGER = 20
 """Looks for the next request, some 30 us in all, before going to sleep. A lone reader that sends one
 request after the other is served three times as fast as with an epoll round for each. Not while reads wait:
 their worker threads need the interpreter then."""
-MAX_WAITING = 1024
-"""Reads that wait at the same time; above it the kernel keeps further requests queued."""
+MAX_UNDER_WAY = 1024
+"""Reads that have a task at the same time."""
+MAX_WAITING = 8192
+"""Those and the ones that wait for their turn; above it the kernel keeps further requests queued."""
 MAX_PIECES = 1000
 """Below IOV_MAX (1024), which bounds one ``writev``."""
 RECHECK_INTERRUPTED_S = 0.2
@@ -50,8 +54,9 @@ _GONE = frozenset({errno.ENODEV, errno.ECONNABORTED, errno.ENOTCONN})
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
-    """A read in its own task."""
+    """A read that is not answered yet."""
 
+    node: int
     pid: int
     scope: trio.CancelScope
 
@@ -71,6 +76,7 @@ class Session:
         self._tree = tree
         self._outstanding = outstanding
         self._waiting: dict[int, _Waiting] = {}
+        self._turns = Turns(MAX_UNDER_WAY)
         self._interrupted: set[int] = set()
         self._interrupt_seen = trio.Event()
         self._room = trio.Event()
@@ -142,12 +148,16 @@ class Session:
             self._interrupt_seen.set()
 
     def _start_read(self, request: protocol.Read, nursery: trio.Nursery) -> None:
-        waiting = _Waiting(request.pid, trio.CancelScope())
-        self._waiting[request.unique] = waiting
+        self._waiting[request.unique] = _Waiting(request.nodeid, request.pid, trio.CancelScope())
         self._outstanding.add(request.unique)
-        nursery.start_soon(self._read, request, waiting)
+        self._turns.park(request)
+        self._start_parked(nursery)
 
-    async def _read(self, request: protocol.Read, waiting: _Waiting) -> None:
+    def _start_parked(self, nursery: trio.Nursery) -> None:
+        while (request := self._turns.take()) is not None:
+            nursery.start_soon(self._read, request, self._waiting[request.unique], nursery)
+
+    async def _read(self, request: protocol.Read, waiting: _Waiting, nursery: trio.Nursery) -> None:
         pieces: Sequence[Buffer] = (replies.encode_error(request.unique, errno.EINTR),)
         try:
             with waiting.scope:
@@ -156,11 +166,27 @@ class Session:
         except Exception as e:
             pieces = self._failure(request, e)
         finally:
-            del self._waiting[request.unique]
-            self._interrupted.discard(request.unique)
-            self._room.set()
+            self._turns.end(request)
+            self._forget(request.unique)
         self._send(request.unique, pieces)
         self._outstanding.remove(request.unique)
+        self._start_parked(nursery)
+
+    def _forget(self, unique: int) -> None:
+        del self._waiting[unique]
+        self._interrupted.discard(unique)
+        self._room.set()
+
+    def _give_up(self, unique: int) -> None:
+        """Its reader is being killed."""
+        waiting = self._waiting[unique]
+        self._interrupted.discard(unique)
+        if not self._turns.drop(waiting.node, unique):
+            waiting.scope.cancel()
+            return
+        self._forget(unique)
+        self._send(unique, (replies.encode_error(unique, errno.EINTR),))
+        self._outstanding.remove(unique)
 
     async def _watch_interrupted(self) -> None:
         """Give up reads whose readers are being killed."""
@@ -169,10 +195,8 @@ class Session:
                 self._interrupt_seen = trio.Event()
                 await self._interrupt_seen.wait()
             for unique in tuple(self._interrupted):
-                waiting = self._waiting[unique]
-                if is_being_killed(waiting.pid):
-                    self._interrupted.discard(unique)
-                    waiting.scope.cancel()
+                if is_being_killed(self._waiting[unique].pid):
+                    self._give_up(unique)
             with trio.move_on_after(RECHECK_INTERRUPTED_S):
                 await self._next_interrupt()
 

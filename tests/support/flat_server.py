@@ -3,7 +3,8 @@
 Run as ``python -m tests.support.flat_server TARGET RESEND FILE...``: mounts, prints ``ready`` and serves
 each FILE as ``layers/<position>`` until unmounted. Every other read is answered from memory at once, the
 others wait in a task, so both paths are used. ``TARGET.pids`` gets the process ids, newest last. While
-the fifo ``TARGET.hold`` exists, reads are never answered; the first one says so by writing to it.
+the fifo ``TARGET.hold`` exists, reads are never answered; the first one says so by writing to it. While
+``FILE.hangs`` exists, those of that file wait.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class PlainFile:
     def __init__(self, path: Path, hold: Path) -> None:
         self.about = f"file={path}"
         self._hold = hold
+        self._hangs = path.with_name(f"{path.name}.hangs")
         self._content = path.read_bytes()
         self._reads = 0
 
@@ -37,12 +39,15 @@ class PlainFile:
 
     def try_read(self, offset: int, size: int) -> Sequence[bytes] | None:
         self._reads += 1
-        return None if self._reads % 2 or self._hold.exists() else [self._content[offset : offset + size]]
+        waits = self._reads % 2 or self._hold.exists() or self._hangs.exists()
+        return None if waits else [self._content[offset : offset + size]]
 
     async def read(self, offset: int, size: int) -> Sequence[bytes]:
         if self._hold.exists():
             self._hold.write_bytes(b"a read is held\n")
             await trio.sleep_forever()
+        while self._hangs.exists():  # noqa: ASYNC110 - of a file there is no event
+            await trio.sleep(0.1)
         await trio.lowlevel.checkpoint()
         return [self._content[offset : offset + size // 2], self._content[offset + size // 2 : offset + size]]
 
