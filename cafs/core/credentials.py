@@ -12,7 +12,7 @@ from urllib.parse import unquote_plus
 
 _WORDS = frozenset(("auth", "oauth", "key", "sig", "sign", "jwt", "sas", "pat", "pwd", "hmac"))
 _PARTS = re.compile(
-    "token|secret|passw|credential|signature|cookie|authoriz|authent|(?:api|access)key|accessid"
+    "token|secret|passw|credential|signature|cookie|session|authoriz|authent|(?:api|access)key|accessid"
 )
 _FIELDS = frozenset(("x-jfrog-art-api",))
 _PARAMETERS = frozenset(("policy", "expires", "verify"))

@@ -6,14 +6,10 @@ kept or logged anywhere, and its task is no seed's any more.
 
 from __future__ import annotations
 
-import re
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 
-_SECRET_KEY = re.compile(
-    r"sig|signature|token|secret|password|passwd|credential|api-?_?key|auth|jwt|session|policy|key-pair-id"
-    r"|awsaccesskeyid|googleaccessid|x-(amz|goog|oss|cos|obs)-\S*",
-    re.IGNORECASE,
-)
+from cafs.core.swarm.ids import url_has_credentials
+
 _MOST = 8192
 
 
@@ -22,17 +18,14 @@ def is_clean(url: str) -> bool:
     if not url:
         return True
     try:
-        parts = urlsplit(url)
-        keys = [key for key, _ in parse_qsl(parts.query, keep_blank_values=True, max_num_fields=256)]
+        return (
+            len(url) <= _MOST
+            and url.isprintable()
+            and not urlsplit(url).fragment
+            and not url_has_credentials(url)
+        )
     except ValueError:
         return False
-    return (
-        len(url) <= _MOST
-        and url.isprintable()
-        and not parts.fragment
-        and "@" not in parts.netloc
-        and not any(_SECRET_KEY.search(key) for key in keys)
-    )
 
 
 def cut(url: str) -> str:
