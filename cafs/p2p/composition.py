@@ -21,6 +21,7 @@ from cafs.core.swarm.ids import HostId
 from cafs.core.tracing import Tracer
 from cafs.errors import StateError, UsageError
 from cafs.fetch.local_peer import peer_socket
+from cafs.oci.registry.address import is_loopback
 from cafs.oci.registry.exchange import Patience
 from cafs.oci.registry.pull_secrets import PullSecrets
 from cafs.oci.repositories import Repositories
@@ -90,7 +91,8 @@ async def composed(settings: Settings, *, seed: bool) -> AsyncIterator[Composed]
         tracer = await stack.enter_async_context(tracing("cafs-seed" if seed else "cafs-peer"))
         node = stack.enter_context(listen_unix(path))
         others = stack.enter_context(listen_tcp(settings.peer_listen))
-        host = ScheduledHost(settings, host_id, _reached_at(settings, others), limits, uploads, seed=seed)
+        address = _reached_at(settings, others)
+        host = ScheduledHost(settings, host_id, address, limits, uploads, seed=seed)
         schedulers = _schedulers(settings, host)
         tasks = await stack.enter_async_context(
             open_task_store(settings.cache_dir / "peer" / "tasks", settings.task_quota_bytes)
@@ -99,6 +101,7 @@ async def composed(settings: Settings, *, seed: bool) -> AsyncIterator[Composed]
             _means(
                 settings,
                 host_id=host_id,
+                address=address,
                 tasks=tasks,
                 schedulers=schedulers,
                 limits=limits,
@@ -153,6 +156,7 @@ async def _means(
     settings: Settings,
     *,
     host_id: HostId,
+    address: str,
     tasks: TaskStore,
     schedulers: Schedulers,
     limits: LiveLimits,
@@ -162,7 +166,15 @@ async def _means(
     drivers = Drivers(tuple(map(Path, settings.shared_directories)))
     patience = Patience.from_settings(settings)
     guard = parse_guard(settings.proxy_allow)
-    sources = Sources(patience, Limits(), limits.source, tracer=tracer, drivers=drivers, guard=guard)
+    sources = Sources(
+        patience,
+        Limits(),
+        limits.source,
+        tracer=tracer,
+        drivers=drivers,
+        guard=guard,
+        others_are_here=is_loopback(address),
+    )
     parents = ParentClient(tls.client if tls else None, tracer)
     try:
         yield Means(

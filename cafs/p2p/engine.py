@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from http import HTTPStatus
 
 import trio
@@ -24,7 +25,7 @@ from cafs.errors import CafsError, RemoteError, StateError, UsageError
 from cafs.p2p.content import OriginError, Wish
 from cafs.p2p.download import Download
 from cafs.p2p.means import Means
-from cafs.p2p.source import ChangedError, Guard
+from cafs.p2p.source import ChangedError, ForbiddenAddressError, Guard
 from cafs.p2p.source_runs import Origin
 from cafs.p2p.stored_task import StoredTask
 from cafs.p2p.task_content import TaskContent
@@ -60,18 +61,19 @@ class Engine:
         held = await self.hold(wish)
         return TaskContent(held, self._means.readers.reader(held.task.spec, held.had, began))
 
-    async def hold(self, wish: Wish, *, waits: bool = True) -> Hold:
+    async def hold(self, wish: Wish, *, waits: bool = True, of_others: bool = False) -> Hold:
         """Have a wish fulfilled until it is released; returns when it is known what the content is like.
 
         Args:
             wish: What is wanted.
             waits: Somebody reads it in order; else all of it is wanted, whenever it comes.
+            of_others: It is no wish of this machine's: its loopback is not asked.
 
         Raises:
             CafsError: as ``Distributor.open``.
         """
         wish = self._means.policy.judge(wish)
-        origin = Origin(url=wish.url, headers=wish.headers)
+        origin = Origin(url=wish.url, headers=wish.headers, of_others=of_others)
         spec = await self._accepted(wish, spec_of(wish), origin)
         task = await self._means.tasks.take(spec)
         demand = Demand(
@@ -122,14 +124,14 @@ class Engine:
 
     async def _ask_first(self, origin: Origin, guard: Guard | None) -> Guard:
         """Whether this client may have it, and whether it is what it was."""
-        sources = self._means.sources
+        ask = partial(self._means.sources.open, origin.url, origin.headers, for_others=origin.of_others)
         try:
-            async with sources.open(origin.url, origin.headers, 0, 0, guard) as answer:
+            async with ask(0, 0, guard) as answer:
                 return answer.guard
         except OriginError as e:
             if e.status != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 raise
-        async with sources.open(origin.url, origin.headers, None, None, guard) as answer:
+        async with ask(None, None, guard) as answer:
             return answer.guard
 
     async def _changed(self, wish: Wish, spec: TaskSpec, origin: Origin) -> TaskSpec:
@@ -202,12 +204,12 @@ class Engine:
         try:
             task = await self._means.tasks.take(spec)
             demand = Demand(waits=False, priority=spec.priority)
-            held = Hold(self, task, demand, Origin(url=spec.url), seeds=True)
+            held = Hold(self, task, demand, Origin(url=spec.url, of_others=True), seeds=True)
             try:
                 await held.all_here()
             finally:
                 held.release()
-        except OriginError as e:
+        except (OriginError, ForbiddenAddressError) as e:
             log.info("task %s cannot be seeded: %s", spec.task_id, e)
         except CafsError as e:
             log.warning("task %s cannot be seeded: %s", spec.task_id, e)

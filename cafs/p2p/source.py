@@ -182,6 +182,7 @@ class Sources:
         tracer: Tracer = UNTRACED,
         drivers: Drivers | None = None,
         guard: AddressGuard | None = None,
+        others_are_here: bool = False,
     ) -> None:
         """
         Args:
@@ -193,8 +194,10 @@ class Sources:
             drivers: The way to what is not HTTP's.
             guard: What a host has to itself, and may be asked all the same. Wishes and redirects are hostile;
                 loopback is asked where an address names it, and nobody is sent on to it.
+            others_are_here: All other hosts are on this machine, too, and its loopback is theirs.
         """
         self._guard = guard or AddressGuard()
+        self._others_are_here = others_are_here
         self._drivers = drivers or Drivers()
         self._tracer = tracer
         self._pace = pace
@@ -216,18 +219,28 @@ class Sources:
 
     @asynccontextmanager
     async def open(
-        self, url: str, headers: Headers, first: int | None, last: int | None, guard: Guard | None
+        self,
+        url: str,
+        headers: Headers,
+        first: int | None,
+        last: int | None,
+        guard: Guard | None,
+        *,
+        for_others: bool = False,
     ) -> AsyncIterator[SourceAnswer]:
         """Ask for the bytes [first, last] of a content (first None: for all of it, without a range).
 
         Args:
             guard: What earlier answers said; None: this is the first one.
+            for_others: Another host named the address: this machine's loopback is not for it.
 
         Raises:
             OriginError: the answer is no.
             ChangedError: the content is another one by now.
             RemoteError, UnavailableError: there is no answer, or none of use.
         """
+        if for_others:
+            self._check_loopback(origin_of(url))
         state = self._state_of(url)
         with self._traced(url, first):
             async with _taken(state.room):
@@ -250,6 +263,15 @@ class Sources:
         _, host, port = origin
         if not _names_loopback(origin) and (why := self._guard.refusal(Authority(host, port or 80), address)):
             raise ForbiddenAddressError(why)
+
+    def _check_loopback(self, origin: Origin) -> None:
+        """Names that lead there are for ``_check_address``."""
+        if self._others_are_here or not _names_loopback(origin):
+            return
+        _, host, port = origin
+        address = "127.0.0.1" if host == "localhost" else host
+        if why := self._guard.refusal(Authority(host, port or 80), address):
+            raise ForbiddenAddressError(f"another host wants it, and {why}")
 
     @contextmanager
     def _traced(self, url: str, first: int | None) -> Iterator[None]:

@@ -32,6 +32,8 @@ class Origin:
 
     url: str
     headers: Headers = ()
+    of_others: bool = False
+    """Another host named it, or a manager: see ``Sources.open``."""
 
 
 class SourceRuns:
@@ -109,8 +111,9 @@ class SourceRuns:
         guard = self._guard or _guard_of(self._task.meta)
         self.running += 1
         try:
+            origin = self._origin
             async with self._sources.open(
-                self._origin.url, self._origin.headers, first, last, guard
+                origin.url, origin.headers, first, last, guard, for_others=origin.of_others
             ) as answer:
                 self._guard = self._guard or answer.guard
                 if answer.content_bytes is None or (first is not None and not answer.takes_ranges):

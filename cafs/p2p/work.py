@@ -41,12 +41,12 @@ class Work:
 
 
 async def preheat_file(work: Work, wish: Wish, tell: Tell) -> Result:
-    """Have all of a content here.
+    """Have all of a content here. A manager names it: this machine's loopback is not for that.
 
     Raises:
         CafsError: it cannot be had.
     """
-    held = await work.engine.hold(wish, waits=False)
+    held = await work.engine.hold(wish, waits=False, of_others=True)
     try:
         await held.all_here(tell)
     finally:

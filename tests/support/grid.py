@@ -194,6 +194,8 @@ class Grid:
     """Of hosts that are made later."""
     drivers: Drivers | None = None
     """The same."""
+    apart: bool = False
+    """The same: they are told that other hosts are on other machines."""
 
     async def host(
         self, *, seed: bool = False, limits: PeerLimits | None = None, quota_bytes: int = _QUOTA_BYTES
@@ -226,7 +228,10 @@ class Grid:
             settings = Settings(cache_dir=self.folder, run_dir=self.folder)
             host = ScheduledHost(settings, host_id, address, live, uploads, seed=seed)
             schedulers = self._schedulers(host)
-            sources = Sources(PATIENCE, SourceLimits(), live.source, tracer=self.tracer, drivers=self.drivers)
+            sources = Sources(
+                PATIENCE, SourceLimits(), live.source, tracer=self.tracer, drivers=self.drivers,
+                others_are_here=not self.apart,
+            )  # fmt: skip
             stack.push_async_callback(_closed, sources)
             parents = ParentClient(tracer=self.tracer)
             stack.callback(parents.close)

@@ -531,6 +531,16 @@ async def test_an_origin_that_sends_less_than_it_says(
         assert len(origin.asked) <= 6
 
 
+async def test_a_seed_does_not_ask_its_own_machine_for_others(tmp_path: Path, origin: Origin) -> None:
+    """The peer, which wants it itself, goes there."""
+    async with grid(tmp_path) as swarm:
+        swarm.apart = True
+        seed, peer = await swarm.host(seed=True), await swarm.host()
+        assert await peer.get(wish(origin)) == BODY
+        await until(lambda: seed.figures.failed + seed.figures.succeeded == 1)  # by what the peer gives it
+        assert (seed.figures.source_bytes, peer.figures.source_bytes) == (0, len(BODY))
+
+
 async def test_a_seed_fetches_only_what_a_task_is_called_after(
     tmp_path: Path, origin: Origin, expected_logs: ExpectedLogs
 ) -> None:

@@ -107,6 +107,19 @@ async def test_another_attempt_is_begun_anew(
         assert (await told.ended(1, attempt=2)).progress == manager_pb2.DONE
 
 
+async def test_what_only_this_machine_reaches_is_not_for_a_manager(
+    tmp_path: Path, origin: Origin, expected_logs: ExpectedLogs
+) -> None:
+    expected_logs.expect("job 1 wants cannot be done: another host wants it")
+    async with grid(tmp_path, scheduled=False) as swarm:
+        swarm.apart = True
+        told = Told(await swarm.host(), tmp_path)
+        told.tell(preheat(origin))
+        word = await told.ended(1)
+        assert (word.progress, "proxy_allow" in word.why) == (manager_pb2.FAILED, True)
+        assert not origin.asked
+
+
 async def test_what_is_held_is_told_and_deleted(tmp_path: Path, origin: Origin) -> None:
     async with grid(tmp_path, scheduled=False) as swarm:
         host = await swarm.host()

@@ -62,8 +62,10 @@ async def read(
     last: int | None = 4,
     guard: Guard | None = None,
     headers: Headers = (),
+    *,
+    for_others: bool = False,
 ) -> tuple[SourceAnswer, bytes]:
-    async with sources.open(url, headers, first, last, guard) as answer:
+    async with sources.open(url, headers, first, last, guard, for_others=for_others) as answer:
         body = b""
         while data := await answer.receive():
             body += data
@@ -197,6 +199,26 @@ async def test_nobody_is_sent_on_to_this_machine() -> None:
         assert len(outside.heads) == 1
         assert inside.heads == []
     assert is_lasting(error.value)
+
+
+async def test_what_only_this_machine_reaches_is_for_its_own_wishes() -> None:
+    async with answering(PART) as server:
+        port = server.host.partition(":")[2]
+        names = [f"127.0.0.1:{port}", f"localhost:{port}"]
+        for allowed, is_here in ((), False), (("127.0.0.0/8",), False), ((), True):
+            sources = Sources(
+                PATIENCE, Limits(), Unpaced(), guard=parse_guard(allowed), others_are_here=is_here
+            )
+            for name in names:
+                asked = len(server.heads)
+                await read(sources, f"http://{name}/")  # and its connection is kept
+                if allowed or is_here:
+                    await read(sources, f"http://{name}/", for_others=True)
+                else:
+                    with pytest.raises(ForbiddenAddressError, match="proxy_allow"):
+                        await read(sources, f"http://{name}/", for_others=True)
+                assert len(server.heads) - asked == 1 + bool(allowed or is_here)
+            await sources.aclose()
 
 
 @pytest.mark.parametrize(
