@@ -74,7 +74,8 @@ class Connection:
         self._is_asked, self.answered, self._left, self._early = True, False, None, b""
         if self._queue_bytes is not None:
             narrow_window(self._socket, self._queue_bytes)
-        request = h11.Request(method=method, target=target, headers=list(headers))
+        fields = [(name.encode(), value.encode("latin-1")) for name, value in headers]
+        request = h11.Request(method=method, target=target, headers=fields)
         message = self._state.send(request)
         if body:
             message += self._state.send(h11.Data(data=body))

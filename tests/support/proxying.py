@@ -93,7 +93,7 @@ async def serve_origin() -> AsyncIterator[Origin]:
 
 
 async def _converse(origin: Origin, stream: trio.SocketStream) -> None:
-    connection = h11.Connection(h11.SERVER)
+    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=256 << 10)
     while True:
         head = await _next(connection, stream)
         if not isinstance(head, h11.Request):

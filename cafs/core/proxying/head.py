@@ -20,7 +20,7 @@ MAX_HEAD_BYTES = 64 << 10
 MAX_TARGET_BYTES = 16 << 10
 MAX_FIELDS = 200
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _TARGET = re.compile(r"[\x21-\x7e]+")
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _END = b"\r\n\r\n"
@@ -112,7 +112,7 @@ def _parse_field(line: str) -> Field:
     name, colon, value = line.partition(":")
     if not colon or not _TOKEN.fullmatch(name):
         raise bad_request("a header field must be NAME: VALUE, without a space before the colon")
-    if not _VALUE.fullmatch(value):
+    if not FIELD_VALUE.fullmatch(value):
         raise bad_request("a header field must not hold control characters")
     return name.lower(), value.strip(" \t")
 

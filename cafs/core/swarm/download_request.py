@@ -1,4 +1,7 @@
-"""``POST /v1/download`` on the node socket: what somebody on this machine wants. Pure; docs/peer.md."""
+"""``POST /v1/download`` on the node socket: what somebody on this machine wants. Pure; docs/peer.md.
+
+Whatever address and header fields a proxy takes from its clients, it may pass on: the bounds are the same.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cafs.core.digest import Digest, parse_digest
+from cafs.core.proxying.head import FIELD_VALUE, MAX_FIELDS, MAX_HEAD_BYTES, MAX_TARGET_BYTES
 from cafs.core.swarm.priorities import HIGHEST, USUAL
 from cafs.errors import UsageError
 
@@ -15,7 +19,9 @@ DOWNLOAD_PATH = "/v1/download"
 _MEMBERS = frozenset(
     ["url", "digest", "tag", "application", "headers", "priority", "bytes_per_s", "range", "filtered_query"]
 )
-_MAX_URL, _MAX_WORD, _MAX_HEADERS = 16 << 10, 1024, 128
+_MAX_WORD = 1024
+_MAX_URL = MAX_TARGET_BYTES + _MAX_WORD
+"""A target, with scheme and host before it."""
 _LARGEST = (1 << 63) - 1
 
 
@@ -47,7 +53,8 @@ class DownloadRequest:
             document["headers"] = [list(header) for header in self.headers]
         if self.first_byte or self.last_byte is not None:
             document["range"] = [self.first_byte, self.last_byte]
-        return json.dumps(document).encode()
+        # Not in ASCII: six bytes for one would make too much of a head that is just not too long.
+        return json.dumps(document, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
 def parse_download(body: bytes) -> DownloadRequest:
@@ -69,7 +76,7 @@ def parse_download(body: bytes) -> DownloadRequest:
             tag=_text(document, "tag", _MAX_WORD),
             application=_text(document, "application", _MAX_WORD),
             filtered_query=tuple(_word(name) for name in _list(document, "filtered_query")),
-            headers=tuple((_word(n), _word(v, _MAX_URL)) for n, v in _list(document, "headers")),
+            headers=tuple((_word(n, MAX_HEAD_BYTES), _value(v)) for n, v in _list(document, "headers")),
             priority=_number(document.get("priority", USUAL), HIGHEST),
             bytes_per_s=_number(document.get("bytes_per_s", 0), _LARGEST),
             first_byte=first,
@@ -95,14 +102,20 @@ def _text(document: Mapping[str, Any], name: str, most: int, least: int = 0) -> 
 
 def _list(document: Mapping[str, Any], name: str) -> list[Any]:
     value = document.get(name, [])
-    if not isinstance(value, list) or len(value) > _MAX_HEADERS:
-        raise TypeError(f"{name} must be a list of at most {_MAX_HEADERS}")
+    if not isinstance(value, list) or len(value) > MAX_FIELDS:
+        raise TypeError(f"{name} must be a list of at most {MAX_FIELDS}")
     return value
 
 
 def _word(value: Any, most: int = _MAX_WORD) -> str:
     if not isinstance(value, str) or len(value) > most or not value.isprintable():
         raise TypeError("not a printable text, or too long")
+    return value
+
+
+def _value(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > MAX_HEAD_BYTES or not FIELD_VALUE.fullmatch(value):
+        raise TypeError("not the value of a header field, or too long")
     return value
 
 

@@ -1,0 +1,93 @@
+"""The proxy before a real node socket: what it takes from clients its peer takes, too."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import trio
+
+from cafs.core.proxying.head import MAX_FIELDS, MAX_HEAD_BYTES, MAX_TARGET_BYTES
+from cafs.http11.server import serve_http
+from cafs.p2p.node_client import NodeDistributor
+from cafs.p2p.node_server import LIMITS, NodeParts, NodeServer
+from cafs.p2p.profile_relay import ProfileRelay
+from tests.support.grid import GridHost, grid
+from tests.support.patience import PATIENCE_S
+from tests.support.proxying import Origin, RunningProxy, run_proxy, serve_origin
+
+BODY = os.urandom(1000)
+_ROOM_BYTES = 1000
+"""For what is in a head beside what is meant."""
+
+
+@asynccontextmanager
+async def proxied(folder: Path) -> AsyncIterator[tuple[RunningProxy, GridHost]]:
+    """A proxy, and the peer behind it."""
+    unused = cast(Any, None)  # nobody asks for chunks
+    path = folder / "peer.sock"
+    async with grid(folder, scheduled=False) as swarm, trio.open_nursery() as nursery:
+        host = await swarm.host()
+        parts = NodeParts(
+            tasks=host.store, exchange=unused, limits=host.limits, store=None, distributor=host.engine,
+            profiles=ProfileRelay(has_manager=False, is_on=False), status=dict, metrics=bytes,
+        )  # fmt: skip
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+            listener.listen()
+            nursery.start_soon(serve_http, listener, NodeServer(parts).handle, LIMITS)
+            async with run_proxy(distributor=NodeDistributor(path)) as proxy:
+                yield proxy, host
+            nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+async def origin() -> AsyncIterator[Origin]:
+    async with serve_origin() as served:
+        for path in ("/f", "/v2/app/f"):
+            served.page(path, BODY, etag='"1"')
+        yield served
+
+
+async def get(proxy: RunningProxy, url: str, *fields: tuple[str, bytes]) -> bytes:
+    """The whole answer to a request as it stands here."""
+    lines = [f"GET {url} HTTP/1.1\r\nHost: x\r\nX-Cafs-Use: p2p\r\nConnection: close\r\n".encode()]
+    lines += [name.encode() + b": " + value + b"\r\n" for name, value in fields]
+    with trio.fail_after(PATIENCE_S):
+        return await proxy.say(b"".join(lines) + b"\r\n")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [(f"X-{number}", b"x") for number in range(MAX_FIELDS - 3)],
+        [("X-Long", b"x" * (MAX_HEAD_BYTES - _ROOM_BYTES))],
+        [("X-Quoted", b'"' * (MAX_HEAD_BYTES - _ROOM_BYTES))],
+        [("X-Latin", b"\xe9" * (MAX_HEAD_BYTES - _ROOM_BYTES))],
+        [("X-Odd", bytes([9, *range(0x20, 0x7F), *range(0x80, 0x100)]).strip())],
+        [("X" * (MAX_HEAD_BYTES // 2), b"x")],
+        [("Cookie", b"c=" + b"x" * (MAX_HEAD_BYTES - _ROOM_BYTES))],
+    ],
+    ids=lambda fields: fields[0][0][:8],
+)
+async def test_header_fields(short_tmp_path: Path, origin: Origin, fields: list[tuple[str, bytes]]) -> None:
+    async with proxied(short_tmp_path) as (proxy, host):
+        answer = await get(proxy, f"{origin.url}/f", *fields)
+        assert (answer[:12], answer[-len(BODY) :]) == (b"HTTP/1.1 200", BODY)
+        assert host.figures.source_bytes == len(BODY)
+    for name, value in fields:
+        assert origin.asked[-1].headers[name.lower()] == value.decode("latin-1")
+
+
+async def test_an_address(short_tmp_path: Path, origin: Origin) -> None:
+    async with proxied(short_tmp_path) as (proxy, host):
+        target = "/v2/app/f?".ljust(MAX_TARGET_BYTES, "x")  # the registry's name comes before it
+        answer = await get(proxy, target, ("X-Cafs-Registry", origin.host.encode()))
+        assert (answer[:12], answer[-len(BODY) :]) == (b"HTTP/1.1 200", BODY)
+        assert host.figures.source_bytes == len(BODY)
+    assert origin.asked[-1].target == target
