@@ -137,12 +137,15 @@ class UploadServer:
             if not served:
                 await reply.send(_busy())
                 return
-            async with self._uploads.room(layout.size(number)):
+            async with self._uploads.room(request.client, layout.size(number)) as has_room:
+                if not has_room:
+                    await reply.send(_busy())
+                    return
                 piece = await task.read_piece(number)
                 digest = task.digest(number) or b""
                 headers = (("X-Cafs-Digest", digest.hex()),)
                 async with reply.stream(HTTPStatus.OK, len(piece), BYTES_TYPE, headers) as send:
-                    await self._uploads.send(send, memoryview(piece), task.id)
+                    await self._uploads.send(self._uploads.sending(send), memoryview(piece), task.id)
 
     async def _follow(self, task: StoredTask, reply: Reply) -> None:
         if self._followers >= _MAX_FOLLOWERS:
@@ -162,13 +165,17 @@ class UploadServer:
             if not served:
                 await reply.send(_busy())
                 return
-            async with self._uploads.room(wish.frame_bytes):
+            async with self._uploads.room(request.client, wish.frame_bytes) as has_room:
+                if not has_room:
+                    await reply.send(_busy())
+                    return
                 frames = await self._chunks.serve(wish)
                 here = [frame for frame in frames if frame is not None]
                 headers = ((HAVE_HEADER, encode_have(frames)),)
                 async with reply.stream(HTTPStatus.OK, sum(map(len, here)), BYTES_TYPE, headers) as send:
+                    sending = self._uploads.sending(send)
                     for frame in here:
-                        await self._uploads.send(send, frame)
+                        await self._uploads.send(sending, frame)
 
 
 async def _announce(task: StoredTask, send: Send) -> None:

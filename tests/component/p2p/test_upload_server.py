@@ -6,7 +6,7 @@ import base64
 import json
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import blake3
@@ -23,12 +23,13 @@ from cafs.core.swarm.layout import Layout
 from cafs.core.swarm.peer_limits import PeerLimits
 from cafs.core.swarm.task import TaskMeta, TaskSpec
 from cafs.http11.server import serve_http
+from cafs.p2p import uploads
 from cafs.p2p.live_limits import LiveLimits
 from cafs.p2p.stored_task import StoredTask
 from cafs.p2p.task_files import NewPiece
 from cafs.p2p.task_store import TaskStore, open_task_store
 from cafs.p2p.upload_server import LIMITS, UploadServer
-from cafs.p2p.uploads import Uploads
+from cafs.p2p.uploads import Pace, Uploads
 from tests.support.http import Answered, ask, open_to, read_answer, read_head
 from tests.support.logs import ExpectedLogs
 from tests.support.patience import PATIENCE_S
@@ -42,10 +43,10 @@ TASK = task_id(URL)
 class Serving:
     """A peer's upload server with one task."""
 
-    def __init__(self, store: TaskStore, limits: LiveLimits) -> None:
+    def __init__(self, store: TaskStore, limits: LiveLimits, pace: Pace | None) -> None:
         self.store = store
         self.limits = limits
-        self.uploads = Uploads(limits)
+        self.uploads = Uploads(limits, pace)
         self.chunks = FakeChunks()
         self.port = 0
         self.brought: list[int] = []
@@ -85,10 +86,12 @@ def piece(number: int) -> bytes:
 
 
 @asynccontextmanager
-async def serving(path: Path, limits: PeerLimits | None = None) -> AsyncIterator[Serving]:
+async def serving(
+    path: Path, limits: PeerLimits | None = None, pace: Pace | None = None
+) -> AsyncIterator[Serving]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         async with open_task_store(path / "tasks", 1 << 30) as store, trio.open_nursery() as nursery:
-            peer = Serving(store, LiveLimits(limits or PeerLimits()))
+            peer = Serving(store, LiveLimits(limits or PeerLimits()), pace)
             peer.port = listener.getsockname()[1]
             server = UploadServer(store, peer.uploads, peer.chunks, peer)
             nursery.start_soon(serve_http, listener, server.handle, LIMITS)
@@ -232,6 +235,54 @@ async def test_a_client_that_leaves_frees_its_place(tmp_path: Path) -> None:
         with trio.fail_after(PATIENCE_S):
             while peer.uploads.active:
                 await trio.testing.wait_all_tasks_blocked(0.01)
+
+
+async def test_a_client_that_takes_its_answer_too_slowly_frees_its_place(tmp_path: Path) -> None:
+    """It takes something all the time, and no frame of many takes it long."""
+    pace = Pace(grace_s=0.5, least_bytes_per_s=64 * MIB)
+    async with serving(tmp_path, PeerLimits(concurrent_uploads=1), pace) as peer:
+        await peer.put(0)
+        async with asking_for_much(peer) as stream:
+            with trio.fail_after(PATIENCE_S):
+                _, headers, rest = await read_head(stream)
+                received = len(rest)
+                with suppress(trio.BrokenResourceError):  # reset, with what is on its way
+                    while data := await stream.receive_some(256):
+                        received += len(data)
+                        await trio.sleep(0.02)
+            assert received < int(headers["content-length"])
+            with trio.fail_after(PATIENCE_S):
+                while peer.uploads.active:
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+            assert (await get(peer, f"/v1/tasks/{TASK}/pieces/0")).body == piece(0)
+
+
+async def test_nobody_has_all_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "ROOM_S", 0.1)
+    async with serving(tmp_path) as peer, AsyncExitStack() as idle:
+        await peer.put(0)
+        for _ in range(2):
+            stream = await idle.enter_async_context(asking_for_much(peer, "127.0.0.2"))
+            assert (await read_head(stream))[0] == 200
+        third = await idle.enter_async_context(asking_for_much(peer, "127.0.0.2"))
+        assert (await read_head(third))[0] == 503
+        assert (await get(peer, f"/v1/tasks/{TASK}/pieces/0")).body == piece(0)
+
+
+@asynccontextmanager
+async def asking_for_much(peer: Serving, address: str = "127.0.0.1") -> AsyncIterator[trio.SocketStream]:
+    """Half of 16 MiB in 128 frames, to a client that has no room for them."""
+    kib = 128 << 10
+    refs = tuple(ChunkRef(bytes([n]) * 32, kib, 0, n * kib, kib, Codec.RAW) for n in range(128))
+    wish = ChunkWish(BlobRef(sha256_digest(b""), 16 * MIB), "r.example/app", refs, False).encode()
+    with trio.socket.socket() as plain:
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        await plain.bind((address, 0))
+        await plain.connect(("127.0.0.1", peer.port))
+        stream = trio.SocketStream(plain)
+        head = b"POST /v1/chunks HTTP/1.1\r\nHost: p\r\nContent-Length: %d\r\n\r\n" % len(wish)
+        await stream.send_all(head + wish)
+        yield stream
 
 
 async def test_the_bandwidth_is_kept_and_changed_at_once(tmp_path: Path) -> None:
