@@ -24,7 +24,7 @@ import hashlib
 import json
 import logging
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -223,12 +223,24 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def settings_from_json(document: dict[str, Any]) -> Settings:
-    """From ``asdict(settings)`` as ``write_json`` writes it."""
-    values = dict(document)
+    """From ``asdict(settings)`` as ``write_json`` writes it, also as another version of CAFS wrote it.
+
+    A mount outlives an upgrade, and a step back: what that version did not know is as by default, and what
+    only it knew is nothing to us.
+
+    Raises:
+        StateError: it lacks what has no default.
+    """
+    values = {}
     for setting in fields(Settings):
-        kind = setting.metadata["kind"]
+        if setting.name not in document:
+            if setting.default is MISSING:
+                raise StateError(f"the state of a mount is damaged: it does not say {setting.name}")
+            continue
+        value, kind = document[setting.name], setting.metadata["kind"]
         if kind is Kind.PATH:
-            values[setting.name] = Path(values[setting.name])
+            value = Path(value)
         elif kind is Kind.NAMES:
-            values[setting.name] = tuple(values[setting.name])
+            value = tuple(value)
+        values[setting.name] = value
     return Settings(**values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from cafs.core.digest import sha256_digest
 from cafs.core.settings import Settings
+from cafs.errors import StateError
 from cafs.node.mount_state import write_json, write_pid
 from cafs.node.mountd.state import LayerRecord, MountdRequest, RunDirectory
 
@@ -66,3 +68,32 @@ def test_a_cache_that_cannot_be_used_changes_nothing(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="new"):
         directory.write_request(request(tmp_path / "new", directory.path))
     assert directory.index_of(record.name).read_text() == "an index"
+
+
+def test_a_server_of_another_version_goes_on_with_the_session(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "run")
+    record = session_with_a_layer(directory, tmp_path / "cache")
+    written = directory.path / "mountd.json"
+    document = json.loads(written.read_text())
+    del document["settings"]["trusted_keys"], document["settings"]["retries"]  # it knew less
+    document["settings"]["of_yesterday"] = 1  # and something else
+    written.write_text(json.dumps(document))
+    told = directory.read_request().settings
+    assert (told.trusted_keys, told.retries, told.cache_dir) == (
+        (),
+        request(tmp_path, tmp_path).settings.retries,
+        tmp_path / "cache",
+    )
+    directory.write_request(request(tmp_path / "cache", directory.path))
+    assert directory.read_layers() == [record]
+
+
+def test_settings_without_a_cache_are_damaged(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "run")
+    session_with_a_layer(directory, tmp_path / "cache")
+    written = directory.path / "mountd.json"
+    document = json.loads(written.read_text())
+    del document["settings"]["cache_dir"]
+    written.write_text(json.dumps(document))
+    with pytest.raises(StateError, match="cache_dir"):
+        directory.read_request()
