@@ -13,10 +13,14 @@ import pytest
 import trio
 
 from cafs.certificates.authority import Authority
+from cafs.core.digest import sha256_digest
+from cafs.core.settings import Settings
+from cafs.core.source import BlobRef
 from cafs.errors import CafsError, DeadlineError, ProtocolError, RemoteError
 from cafs.oci.registry.direct import DirectTransport
 from cafs.oci.registry.exchange import Exchange, Patience
 from cafs.oci.registry.library import needs_proxy
+from cafs.oci.registry.repository import RegistryRepository
 from tests.support.patience import PATIENCE_S
 from tests.support.scripted_server import ScriptedServer, serve_script
 
@@ -302,3 +306,21 @@ async def test_what_was_opened_early_is_used_also_in_tls(
         exchange.abort()
         assert server.connections == 1
     await transport.aclose()
+
+
+async def test_a_repository_behind_a_proxy_is_read_also_after_it_was_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mount server closes those that nobody needs; one that is needed again must not be dead for good."""
+    settings = Settings(cache_dir=tmp_path, run_dir=tmp_path, insecure_registries=("registry.example",))
+    async with serve_script(answer_all) as proxy:
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("http_proxy", f"http://{proxy.host}")
+        repository = RegistryRepository("registry.example", "app", settings)
+        blob = BlobRef(sha256_digest(b"hello"), 5)
+        assert await repository.read_range(blob, 0, 5) == b"hello"
+        await repository.aclose()
+        assert await repository.read_range(blob, 0, 5) == b"hello"
+        await repository.aclose()
+        assert proxy.connections == 2

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from weakref import WeakValueDictionary
 
 import trio
@@ -127,7 +127,7 @@ class Images:
         """
         if (known := self._known.get(name)) is not None:
             self._known.move_to_end(name)
-            return known
+            return self._with_open_way(known)
         until, failure = self._failed.get(name, (0.0, None))
         if failure is not None and trio.current_time() < until:
             raise copy_error(failure) from failure
@@ -217,6 +217,13 @@ class Images:
         except CafsError as e:
             raise self._remember_failure(name, e)  # noqa: B904 - it is the same error
         return self._learn(FoundImage(name, repository, known))
+
+    def _with_open_way(self, image: FoundImage) -> FoundImage:
+        """The repository that it was found in is closed by now, if nobody needed it for long."""
+        repository = self._repositories.get(registry_reference(image.name))
+        if repository is not image.repository:
+            image = self._known[image.name] = replace(image, repository=repository)
+        return image
 
     def _learn(self, image: FoundImage) -> FoundImage:
         self._known[image.name] = image

@@ -91,9 +91,10 @@ class LibraryTransport:
         return LibraryExchange(response, what, self._patience)
 
     async def aclose(self) -> None:
-        """Close all connections."""
-        if self._made is not None:
-            await self._made.aclose()
+        """Close all connections. Whoever asks after that has new ones made."""
+        made, self._made = self._made, None
+        if made is not None:
+            await made.aclose()
 
     def _client(self) -> httpx.AsyncClient:
         if self._made is None:

@@ -14,10 +14,12 @@ import trio.testing
 from cafs.core.settings import Settings
 from cafs.errors import CafsError
 from cafs.fetch.known_images import KnownImage
-from cafs.node.mountd.images import FoundImage, Images
+from cafs.fetch.open_image import remember_converted
+from cafs.node.mountd.images import FoundImage, Images, registry_reference
 from cafs.node.mountd.state import ImageName
+from cafs.oci.artifact import IndexArtifact
 from cafs.oci.descriptor import AnyBlob
-from cafs.oci.repositories import Repositories
+from cafs.oci.repositories import IDLE_S, Repositories
 from cafs.oci.repository import Repository
 from tests.support.converted import make_layer
 from tests.support.oci import descriptor_of
@@ -97,3 +99,26 @@ async def test_a_registry_that_sends_nothing_is_given_up(
             await open_one(known, image, 0)
         assert slow.asked == 2
         nursery.cancel_scope.cancel()
+
+
+async def test_an_image_is_not_asked_for_on_a_way_that_was_closed(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    autojump_clock.autojump_threshold = 0.2
+    settings = Settings(cache_dir=tmp_path / "cache", run_dir=tmp_path / "run")
+    repositories = Repositories(settings, lambda _host, _repository: ())
+    name = ImageName("registry.test/app:v1", descriptor_of(b"an image").digest)
+    reference = registry_reference(name)
+    image = KnownImage(descriptor_of(b"an image"), IndexArtifact(None, ()))
+    await remember_converted(repositories.get(reference), reference, settings, image)
+    async with trio.open_nursery() as nursery:
+        known = Images(settings, repositories, nursery, profiles=False)
+        before = (await known.find(name)).repository
+        assert (await known.find(name)).repository is before
+        await trio.sleep(IDLE_S + 1)
+        await repositories.close_idle(())
+        after = (await known.find(name)).repository
+        assert after is repositories.get(reference)
+        assert after is not before
+        nursery.cancel_scope.cancel()
+    await repositories.aclose()
