@@ -205,7 +205,7 @@ def set_up_log(path: Path | None) -> None:
         filename=path,
         format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s",
     )
-    for name in ("httpx", "httpcore"):  # their records name every request, with its headers when debugging
+    for name in ("httpx2", "httpcore2"):  # their records name every request with all of its address
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

@@ -6,6 +6,7 @@ import datetime
 import os
 import socket
 import ssl
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -324,3 +325,39 @@ async def test_a_repository_behind_a_proxy_is_read_also_after_it_was_closed(
         assert await repository.read_range(blob, 0, 5) == b"hello"
         await repository.aclose()
         assert proxy.connections == 2
+
+
+READ_AS_A_MOUNT_SERVER = """
+import sys, trio
+from pathlib import Path
+from cafs.core.settings import Settings
+from cafs.core.source import BlobRef
+from cafs.node.keeper import set_up_log
+from cafs.oci.registry.repository import RegistryRepository
+
+async def main():
+    settings = Settings(cache_dir=Path("/c"), run_dir=Path("/r"), insecure_registries=("registry.example",))
+    repository = RegistryRepository("registry.example", "app", settings)
+    print(await repository.read_range(BlobRef("sha256:" + "0" * 64, 5), 0, 5))
+
+set_up_log(None)
+trio.run(main)
+"""
+
+
+async def test_no_signed_address_is_in_the_log_of_a_mount() -> None:
+    async def answer(server: ScriptedServer, stream: trio.SocketStream) -> None:
+        while head := await server.read_request(stream):
+            moved = b"HTTP/1.1 307 Moved\r\nLocation: http://storage.example/x?Signature=secret\r\n"
+            await stream.send_all(OK if b"Signature" in head else moved + b"Content-Length: 0\r\n\r\n")
+
+    async with serve_script(answer) as proxy:
+        environment = {name: value for name, value in os.environ.items() if name.lower() != "no_proxy"}
+        done = await trio.run_process(
+            [sys.executable, "-c", READ_AS_A_MOUNT_SERVER],
+            env={**environment, "http_proxy": f"http://{proxy.host}"},
+            capture_stdout=True,
+            capture_stderr=True,
+        )
+    assert done.stdout == b"b'hello'\n"
+    assert b"secret" not in done.stderr, done.stderr
