@@ -39,6 +39,6 @@ _TAR_LAYERS = frozenset(
 def is_layer(media_type: str) -> bool:
     """Whether a blob of this type is a tar layer of an image, compressed or not."""
     base, plus, suffix = media_type.partition("+")
-    if not plus and base.endswith(".gzip"):  # Docker writes ….diff.tar.gzip
-        base, suffix = base.removesuffix(".gzip"), "gzip"
+    if not plus and base.endswith((".gzip", ".zstd")):  # Docker writes ….diff.tar.gzip, BuildKit ….zstd too
+        base, _, suffix = base.rpartition(".")
     return base in _TAR_LAYERS and suffix in {"", "gzip", "zstd"}

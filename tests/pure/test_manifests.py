@@ -174,6 +174,8 @@ def test_layer_media_types() -> None:
     assert is_layer(OCI_LAYER + "+gzip")
     assert is_layer(OCI_LAYER + "+zstd")
     assert is_layer("application/vnd.docker.image.rootfs.diff.tar.gzip")
+    assert is_layer("application/vnd.docker.image.rootfs.diff.tar.zstd")
+    assert not is_layer("application/vnd.docker.image.rootfs.diff.tar.zstd+gzip")
     assert not is_layer(OCI_LAYER + "+encrypted")
     assert not is_layer("application/octet-stream")
 
