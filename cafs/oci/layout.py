@@ -22,8 +22,8 @@ from cafs.oci.descriptor import AnyBlob, Descriptor
 from cafs.oci.durable import adopt_file, replace_file
 from cafs.oci.image import Manifest, parse_manifest
 from cafs.oci.in_thread import in_thread
-from cafs.oci.layout_reader import LayoutReader, blob_name, read_entries
-from cafs.oci.referrers import encode_index, referrer_entry
+from cafs.oci.layout_reader import LayoutReader, blob_name, parse_entries, read_index
+from cafs.oci.referrers import change_index, referrer_entry
 from cafs.oci.repository import Repository
 from cafs.oci.spans import DirectoryTree
 
@@ -82,8 +82,9 @@ class LayoutRepository(LayoutReader):
     ) -> None:
         self._store(content, descriptor)
         with _storage_errors(self.root), _locked(self.root, self._lock_deadline_s):
-            known = read_entries(self._tree) if self._tree.find("index.json") else ()
-            replace_file(self.root / "index.json", encode_index(change(known)))
+            document = read_index(self._tree) if self._tree.find("index.json") else None
+            known = parse_entries(document, self.name) if document else ()
+            replace_file(self.root / "index.json", change_index(document, known, change(known)))
 
     def _store(self, content: Path | bytes, blob: AnyBlob, *, hashed: bool = False) -> None:
         """Write one blob, verified, whole or not at all."""

@@ -5,7 +5,7 @@ Source: OCI image-spec, image-layout.md. Disk access happens in worker threads, 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
@@ -126,7 +126,7 @@ class LayoutReader:
         return check_whole(self._span(descriptor).read(0, descriptor.size), descriptor, what)
 
     def _entries(self) -> tuple[Descriptor, ...]:
-        return read_entries(self._tree)
+        return parse_entries(read_index(self._tree), self.name)
 
     def _resolve(self, selector: str) -> Descriptor:
         entries = self._entries()
@@ -157,11 +157,19 @@ class LayoutReader:
         if len(entries) == 1:
             return entries[0]
         roots = {e.digest: e for e in entries if not self._is_referrer(e)}
-        if len(roots) == 1:
-            return next(iter(roots.values()))
-        if not roots:
+        parts = self._parts_of(roots.values())
+        named = {e.digest for e in entries if e.annotations.get(REF_NAME)}
+        whole = [e for digest, e in roots.items() if digest in named or digest not in parts]
+        if len(whole) == 1:
+            return whole[0]
+        if not whole:
             raise NotFoundError(f"{self.name} has no image")
-        raise UsageError(f"{self.name} holds several images, name one of them: {_names(entries)}")
+        raise UsageError(f"{self.name} holds several images, name one of them: {_names(whole)}")
+
+    def _parts_of(self, entries: Iterable[Descriptor]) -> set[Digest]:
+        """The images of those that are for several platforms."""
+        documents = [self._document(entry) for entry in entries]
+        return {part.digest for one in documents if isinstance(one, ImageIndex) for part in one.manifests}
 
     def _is_referrer(self, entry: Descriptor) -> bool:
         if entry.annotations.get(REF_NAME, "").startswith("sha256-"):
@@ -193,21 +201,28 @@ class LayoutReader:
         return parse_manifest(self._manifest(entry), entry.media_type, what)
 
 
-def read_entries(tree: FileTree) -> tuple[Descriptor, ...]:
-    """What index.json names.
+def read_index(tree: FileTree) -> bytes:
+    """The layout's index.json.
 
     Raises:
         NotFoundError: there is no layout.
-        IntegrityError: index.json is not an image index.
+        IntegrityError: it is too large.
     """
     if tree.find("index.json") is None:
         raise NotFoundError(f"{tree.name} is not an OCI image layout: it has no index.json")
-    fields = parse_json_object(
-        read_file(tree, "index.json", MAX_MANIFEST_BYTES), f"index.json of {tree.name}", MAX_MANIFEST_BYTES
-    )
+    return read_file(tree, "index.json", MAX_MANIFEST_BYTES)
+
+
+def parse_entries(document: bytes, name: str) -> tuple[Descriptor, ...]:
+    """What the index.json of a layout called ``name`` names.
+
+    Raises:
+        IntegrityError: it is not an image index.
+    """
+    fields = parse_json_object(document, f"index.json of {name}", MAX_MANIFEST_BYTES)
     return tuple(parse_descriptor(entry) for entry in fields.objects("manifests"))
 
 
-def _names(entries: tuple[Descriptor, ...]) -> str:
+def _names(entries: Sequence[Descriptor]) -> str:
     names = [e.annotations.get(REF_NAME) or e.digest for e in entries]
     return ", ".join(names[:10]) + (", …" if len(names) > 10 else "") if names else "none"

@@ -46,9 +46,20 @@ def merge_referrers(known: Sequence[Descriptor], added: Iterable[Descriptor]) ->
 
 def encode_index(entries: Sequence[Descriptor]) -> bytes:
     """An image index of ``entries``, the same bytes for the same entries."""
-    value = {
-        "schemaVersion": 2,
-        "mediaType": OCI_INDEX,
-        "manifests": [encode_descriptor(entry) for entry in entries],
-    }
+    return change_index(None, (), entries)
+
+
+def change_index(document: bytes | None, known: Sequence[Descriptor], entries: Sequence[Descriptor]) -> bytes:
+    """An image index with other entries. All else that it says, and what it says of entries that stay, stays.
+
+    Args:
+        document: As it is stored; None: there is none yet.
+        known: Its entries, in their order.
+        entries: Those that it is to have; the very same objects where they stay.
+    """
+    value = json.loads(document) if document else {}
+    written = value.get("manifests") or []
+    as_it_is = {id(entry): said for entry, said in zip(known, written, strict=True)}
+    value |= {"schemaVersion": 2, "mediaType": OCI_INDEX}
+    value["manifests"] = [as_it_is.get(id(entry)) or encode_descriptor(entry) for entry in entries]
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()

@@ -25,7 +25,7 @@ from cafs.core.settings import Settings
 from cafs.core.source import BlobRef, Span
 from cafs.errors import AuthError, CafsError, DeadlineError, IntegrityError, ProtocolError, RemoteError
 from cafs.oci.descriptor import Descriptor
-from cafs.oci.media_types import OCI_MANIFEST
+from cafs.oci.media_types import OCI_INDEX, OCI_MANIFEST
 from cafs.oci.referrers import referrers_tag
 from cafs.oci.registry.repository import RegistryRepository
 from cafs.oci.repository import copy_blob, read_blob
@@ -388,6 +388,21 @@ async def test_two_writers_do_not_lose_each_others_referrers(
     assert found == {first.digest, second.digest}
     tag = await there.resolve(referrers_tag(image.digest))
     assert len(json.loads(await there.manifest(tag))["manifests"]) == 2
+
+
+async def test_what_others_wrote_under_a_referrers_tag_stays(there: RegistryRepository) -> None:
+    image = await push_image(there, [b"x"], "v1")
+    await attach_artifact(there, image, "kind/x", b"one")
+    tag = referrers_tag(image.digest)
+    index = json.loads(await there.manifest(await there.resolve(tag)))
+    index["annotations"] = {"com.example": "theirs"}
+    index["manifests"][0] |= {"data": "eA==", "com.example": "theirs"}
+    await there.push_manifest(json.dumps(index).encode(), OCI_INDEX, tag)
+    await attach_artifact(there, image, "kind/x", b"two")
+    changed = json.loads(await there.manifest(await there.resolve(tag)))
+    assert changed["annotations"] == index["annotations"]
+    assert changed["manifests"][0] == index["manifests"][0]
+    assert len(changed["manifests"]) == 2
 
 
 async def test_redirects_carry_no_credentials_to_another_host(

@@ -21,7 +21,7 @@ from cafs.errors import CafsError, IntegrityError, NotFoundError, ProtocolError,
 from cafs.oci.descriptor import Descriptor
 from cafs.oci.image import MAX_MANIFEST_BYTES, ImageIndex, Manifest, parse_manifest
 from cafs.oci.media_types import OCI_INDEX
-from cafs.oci.referrers import encode_index, merge_referrers, referrer_entry, referrers_tag
+from cafs.oci.referrers import change_index, merge_referrers, referrer_entry, referrers_tag
 from cafs.oci.registry.answers import parse_next_link, resolve_location
 from cafs.oci.registry.client import RegistryClient, Request
 
@@ -148,16 +148,20 @@ class ReferrersOfRegistry:
         return document.manifests if isinstance(document, ImageIndex) else ()
 
     async def _by_tag(self, subject: Digest) -> list[Descriptor]:
+        return (await self._read_tag(subject))[1]
+
+    async def _read_tag(self, subject: Digest) -> tuple[bytes | None, list[Descriptor]]:
+        """What lies under the tag, if anything does, and the entries of that."""
         tag = referrers_tag(subject)
         what = f"{self._repository.name}: referrers tag {tag}"
         try:
             content, media_type = await self._repository.get_manifest(tag)
         except NotFoundError:
-            return []
+            return None, []
         document = parse_manifest(content, media_type, what)
         if not isinstance(document, ImageIndex):
             raise ProtocolError(f"{what} holds no image index")
-        return list(document.manifests)
+        return content, list(document.manifests)
 
     async def list_by_tag(self, content: bytes, descriptor: Descriptor, subject: Digest) -> None:
         """Name a pushed manifest under the referrers tag of its subject.
@@ -171,10 +175,10 @@ class ReferrersOfRegistry:
         entry = referrer_entry(descriptor, document)
         async with self._lock:
             for _ in range(_TRIES):
-                known = await self._by_tag(subject)
+                listed, known = await self._read_tag(subject)
                 if any(e.digest == entry.digest for e in known):
                     return
-                merged = encode_index(merge_referrers(known, [entry]))
+                merged = change_index(listed, known, merge_referrers(known, [entry]))
                 await self._repository.put_manifest(merged, OCI_INDEX, referrers_tag(subject))
         raise RemoteError(
             f"{self._repository.name}: the referrers tag of {subject} is overwritten by others"
