@@ -390,6 +390,25 @@ async def test_two_writers_do_not_lose_each_others_referrers(
     assert len(json.loads(await there.manifest(tag))["manifests"]) == 2
 
 
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405])
+async def test_a_blob_that_may_not_be_mounted_is_sent(
+    there: RegistryRepository, faulty_registry: FaultyRegistry, opened: Opener, tmp_path: Path, status: int
+) -> None:
+    blob = await push_bytes(there, CONTENT)
+    target = opened(there.host)
+    faulty_registry.fail(Status(status), method="POST", path=r"/blobs/uploads/\?mount=")
+    await copy_blob(there, target, blob, tmp_path)
+    assert await target.has_blob(blob)
+
+
+async def test_mounting_a_blob_is_tried_again(
+    there: RegistryRepository, faulty_registry: FaultyRegistry, opened: Opener
+) -> None:
+    blob = await push_bytes(there, CONTENT)
+    faulty_registry.fail(Status(503), method="POST", path=r"/blobs/uploads/\?mount=", times=1)
+    assert await opened(there.host, retries=1).mount_blob(blob, there)
+
+
 async def test_what_others_wrote_under_a_referrers_tag_stays(there: RegistryRepository) -> None:
     image = await push_image(there, [b"x"], "v1")
     await attach_artifact(there, image, "kind/x", b"one")

@@ -21,12 +21,20 @@ import trio
 from cafs.core.digest import Digest, parse_digest, sha256_digest
 from cafs.core.settings import Settings
 from cafs.core.source import Span
-from cafs.errors import DeadlineError, IntegrityError, NotFoundError, ProtocolError, RemoteError, UsageError
+from cafs.errors import (
+    AuthError,
+    DeadlineError,
+    IntegrityError,
+    NotFoundError,
+    ProtocolError,
+    RemoteError,
+    UsageError,
+)
 from cafs.oci.blob_check import BlobCheck, check_whole
 from cafs.oci.descriptor import AnyBlob, Descriptor
 from cafs.oci.image import MAX_MANIFEST_BYTES
 from cafs.oci.media_types import ACCEPTED, INDEXES, MANIFESTS
-from cafs.oci.registry.answers import check_content_range, plan_retry
+from cafs.oci.registry.answers import LastingError, check_content_range, plan_retry
 from cafs.oci.registry.byteranges import MOST_RANGES, boundary_of, cut_parts, most_bytes, range_header
 from cafs.oci.registry.client import RegistryClient, Request
 from cafs.oci.registry.exchange import Exchange
@@ -328,9 +336,16 @@ class RegistryRepository:
         await self.patiently(attempt)
 
     async def mount_blob(self, blob: AnyBlob, origin: Repository) -> bool:
-        """See ``Repository``. Within one registry only."""
+        """See ``Repository``. Within one registry only, and where that lets it be."""
         if not isinstance(origin, RegistryRepository) or origin.host != self.host:
             return False
+        try:
+            return await self.patiently(lambda: self._mount_blob(blob, origin))
+        except (AuthError, LastingError, NotFoundError) as e:
+            log.info("a blob is sent, as it cannot be mounted: %s", e)
+            return False
+
+    async def _mount_blob(self, blob: AnyBlob, origin: RegistryRepository) -> bool:
         query = urlencode({"mount": blob.digest, "from": origin.repository})
         what = f"{self.name}: mounting blob {blob.digest} from {origin.repository}"
         scopes = (*self.push_scopes, *(s for s in origin.pull_scopes if origin.repository != self.repository))
