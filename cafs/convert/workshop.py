@@ -25,15 +25,24 @@ def work_folder(parent: Path) -> Iterator[Path]:
     try:
         parent.mkdir(parents=True, exist_ok=True)
         _sweep(parent)
-        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        folder, lock = _make(parent)
     except OSError as e:
         raise StorageError(f"cannot work in {parent}: {e.strerror}") from e
-    lock = _lock(folder)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _make(parent: Path) -> tuple[Path, int]:
+    """A directory and its lock. Until it is locked, another conversion that begins may sweep it away."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        lock = _lock(folder)
         if lock is not None:
+            if folder.exists():
+                return folder, lock
             os.close(lock)
 
 
