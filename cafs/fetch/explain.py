@@ -14,7 +14,7 @@ from stat import S_ISDIR, S_ISREG
 
 from cafs.core.backoff import attribute
 from cafs.fetch.journal import Failure
-from cafs.index.browse import walk
+from cafs.index.browse import show_name, walk
 from cafs.index.layer_index import LayerIndex
 from cafs.index.merge import MergedTree, Stack
 from cafs.index.reader import ErofsReader
@@ -139,7 +139,7 @@ def describe_all(chunks: Sequence[FailedChunk]) -> str:
 
 
 def _file_runs(reader: ErofsReader) -> Iterator[tuple[str, int, int]]:
-    """(path, begin, end in the virtual image) of all runs of all regular files."""
+    """(path for people, begin, end in the virtual image) of all runs of all regular files."""
     pending, seen = [(b"", reader.root_nid)], {reader.root_nid}
     while pending:
         parent, nid = pending.pop()
@@ -152,7 +152,7 @@ def _file_runs(reader: ErofsReader) -> Iterator[tuple[str, int, int]]:
                 runs = reader.extents(child)
                 if not isinstance(runs, bytes):
                     for _, begin, length in runs:
-                        yield path.decode(errors="backslashreplace"), begin, begin + length
+                        yield show_name(path), begin, begin + length
 
 
 def _files(chunk: FailedChunk) -> str:

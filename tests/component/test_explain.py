@@ -46,12 +46,13 @@ DIGESTS = [bytes([n]) * 32 for n in range(3)]
 
 @pytest.fixture
 def index(tmp_path: Path) -> LayerIndex:
-    """Chunk 0 holds a and the first half of b, chunk 1 the second half, chunk 2 file c."""
+    """Chunk 0 holds a and the first half of b, chunk 1 the second half, chunk 2 c and an evil name."""
     tree = LayerTree()
     tree.add_directory(b"d", DIRECTORY)
     tree.add_file(b"d/a", FILE, 4096, [Extent(0, 0, 4096)])
     tree.add_file(b"d/b", FILE, 8192, [Extent(0, 4096, 8192)])
     tree.add_file(b"c", FILE, 4000, [Extent(0, 12288, 4000)])
+    tree.add_file(b"\x1b[2J", FILE, 4000, [Extent(0, 12288, 4000)])
     tree.add_file(b"tiny", FILE, 4, content=b"tiny")
     ends, start, rows = (8192, 12288, 16384), 0, []
     for digest, end in zip(DIGESTS, ends, strict=True):
@@ -82,7 +83,7 @@ def test_files_and_chunks_find_each_other(index: LayerIndex) -> None:
     assert {chunk[:2]: sorted(files) for chunk, files in names.items()} == {
         "00": ["/d/a", "/d/b"],
         "01": ["/d/b"],
-        "02": ["/c"],
+        "02": ["/\\x1b[2J", "/c"],
     }
     reader = ErofsReader(index.metadata, index.virtual_bytes)
     directory = reader.lookup(reader.root_nid, b"d")
