@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import resource
 import shutil
 import stat
@@ -21,6 +22,9 @@ from cafs.index.metadata import MetadataEncoder
 from cafs.index.tree import LayerTree
 from cafs.node.machine_facts import CacheFacts, Facts, FuseFacts, KernelFacts, Support, kernel_version
 from cafs.node.service_survey import survey_containerd
+
+_ESCAPED = re.compile(r"\\([0-7]{3})")
+"""Blanks, tabs, newlines and backslashes in mountinfo."""
 
 
 def survey(settings: Settings, containerd_config: Path | None = None) -> Facts:
@@ -104,15 +108,31 @@ def _fuse() -> FuseFacts:
 
 
 def _cache(path: Path) -> CacheFacts:
-    existing = next(parent for parent in (path, *path.parents) if parent.exists())
+    existing, problem = _nearest(path)
     status = os.statvfs(existing)
-    problem = _why_not_writable(existing) if existing.is_dir() else f"{existing} is not a directory"
+    if not problem:
+        problem = _why_not_writable(existing) if existing.is_dir() else f"{existing} is not a directory"
     used = (
         sum(file.stat().st_blocks * 512 for file in path.glob("**/*.mdb") if file.is_file())
         if not problem
         else 0
     )
     return CacheFacts(str(path), filesystem_of(existing), status.f_bavail * status.f_frsize, used, problem)
+
+
+def _nearest(path: Path) -> tuple[Path, str]:
+    """What there is of a path, and why one may not look at the rest."""
+    problem = ""
+    for parent in (path, *path.parents):
+        try:
+            parent.stat()
+        except PermissionError as e:
+            problem = e.strerror or str(e)
+        except OSError:
+            continue  # it is not there, or no directory is where one would be
+        else:
+            break
+    return parent, problem
 
 
 def _why_not_writable(directory: Path) -> str:
@@ -136,7 +156,7 @@ def filesystem_of(path: Path) -> str:
     best, kind = "", "unknown"
     for line in _text("/proc/self/mountinfo").splitlines():
         fields, _, tail = line.partition(" - ")
-        point = fields.split()[4].encode().decode("unicode_escape")
+        point = _ESCAPED.sub(lambda found: chr(int(found[1], 8)), fields.split()[4])
         # Of two mounts on one point the later one is seen.
         if point in above and len(point) >= len(best):
             best, kind = point, tail.split()[0]

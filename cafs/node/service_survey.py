@@ -39,7 +39,7 @@ def survey_containerd(named: Path | None, settings: Settings) -> ContainerdFacts
         settings: Ours.
     """
     program, path = shutil.which("containerd"), named or USUAL_CONFIG
-    is_there = path.exists()
+    is_there = _is_there(path)
     if program is None and not is_there:
         return None
     problem, config = "", None
@@ -51,6 +51,14 @@ def survey_containerd(named: Path | None, settings: Settings) -> ContainerdFacts
     return ContainerdFacts(
         installed_release(), str(path), is_there, config, problem, _table(settings), services
     )
+
+
+def _is_there(path: Path) -> bool:
+    """True also where one may not look: who reads it hears why it cannot be."""
+    try:
+        return path.exists()
+    except OSError:
+        return True
 
 
 def _table(settings: Settings) -> ProxyTable:
@@ -77,7 +85,7 @@ def _services(config: ContainerdConfig, settings: Settings) -> ServiceFacts | No
     return ServiceFacts(
         snapshotter=silent,
         answers_at=str(usual) if silent and not _why_silent(usual) else "",
-        has_root=bool(plugin.root) and Path(plugin.root).is_dir(),
+        has_root=bool(plugin.root) and _is_there(Path(plugin.root)),
         mountd_socket=str(mountd),
         mountd=_why_mountd_is_silent(mountd),
         descriptor_store=_descriptor_store(),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cafs.fuse.syscalls import MountFlag, mount, unmount
 from cafs.node.machine_survey import filesystem_of
 from tests.support.program import ROOT, run_cafs
 
@@ -38,22 +39,44 @@ def test_a_named_configuration_that_is_missing_is_a_mistake(tmp_path: Path) -> N
     assert "nope.toml" in run_cafs("doctor", "--containerd-config", tmp_path / "nope.toml", code=2).err
 
 
-def test_a_user_hears_of_the_fuse_driver() -> None:
+def ask_as_root_and_as_nobody(cache_dir: Path) -> tuple[str, str]:
     # nobody may perhaps read neither this checkout nor Python's own modules: a first run as root loads them.
     script = (
         "import os, sys; from cafs.cli.main import run;"
-        "line = ['doctor', '--set', 'cache_dir=/tmp/cafs-of-nobody'];"
+        f"line = ['doctor', '--set', 'cache_dir={cache_dir}'];"
         "run(line); print('as nobody:'); os.setgid(65534); os.setuid(65534); sys.exit(run(line))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False
     )
     as_root, _, as_nobody = done.stdout.partition("as nobody:")
-    assert "not used: only root can mount it" in as_nobody, done.stderr
+    return as_root, as_nobody + done.stderr
+
+
+def test_a_user_hears_of_the_fuse_driver() -> None:
+    as_root, as_nobody = ask_as_root_and_as_nobody(Path("/tmp/cafs-of-nobody"))
+    assert "not used: only root can mount it" in as_nobody
     assert "not used" not in as_root
+
+
+def test_a_user_hears_of_a_directory_that_only_others_may_enter(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o700)
+    _, as_nobody = ask_as_root_and_as_nobody(tmp_path / "closed" / "in" / "cache")
+    assert "closed/in/cache cannot be written: Permission denied" in as_nobody
+    assert "open files" in as_nobody, "all else is told too"
 
 
 def test_filesystems_are_told_apart(tmp_path: Path) -> None:
     assert filesystem_of(Path("/proc/self")) == "proc"
     assert filesystem_of(Path("/sys")) == "sysfs"
     assert filesystem_of(tmp_path) in Path("/proc/filesystems").read_text()
+
+
+def test_a_filesystem_is_told_also_where_its_place_has_an_odd_name(tmp_path: Path) -> None:
+    place = tmp_path / "Bücher und\tmehr"
+    place.mkdir()
+    mount("ramfs", place, "ramfs", MountFlag.NODEV, "")
+    try:
+        assert filesystem_of(place / "cache") == "ramfs"
+    finally:
+        unmount(place)
