@@ -6,10 +6,13 @@ made by skopeo, docker and podman, and hold plain files. (Layers are another mat
 
 from __future__ import annotations
 
+import io
 import tarfile
 import threading
 from pathlib import Path, PurePosixPath
 
+from cafs.core.tar import MAX_EXTENSION_BYTES
+from cafs.core.tar_header import BLOCK_BYTES
 from cafs.errors import IntegrityError, NotFoundError, StorageError, UsageError
 from cafs.oci.layout_reader import LayoutReader
 from cafs.oci.spans import Span
@@ -45,11 +48,25 @@ class TarTree:
         raise IntegrityError(f"{self._name}: {name} is a link to a link to a link")
 
 
+class _Archive(io.BufferedReader):
+    """A file for tarfile, which would read an extension header of any length that it states."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        super().__init__(io.FileIO(path))
+        self._name_of_archive = name
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """At most so many bytes; IntegrityError: nobody's header is so long."""
+        if size is not None and size > MAX_EXTENSION_BYTES + BLOCK_BYTES:
+            raise IntegrityError(f"{self._name_of_archive} states a header of {size} bytes: it is damaged")
+        return super().read(size)
+
+
 def _list_members(path: Path, name: str) -> dict[str, Span | str]:
     members: dict[str, Span | str] = {}
     try:
         size = path.stat().st_size
-        with path.open("rb") as file:
+        with _Archive(path, name) as file:
             if file.read(6).startswith(_COMPRESSED):
                 raise UsageError(f"{name} is compressed: decompress it first, it is read in place")
             file.seek(0)
@@ -60,7 +77,12 @@ def _list_members(path: Path, name: str) -> dict[str, Span | str]:
         raise NotFoundError(f"{name}: no such file") from e
     except OSError as e:
         raise StorageError(f"cannot read {path}: {e.strerror}") from e
-    except (tarfile.TarError, ValueError, EOFError) as e:
+    except (
+        tarfile.TarError,
+        ValueError,
+        EOFError,
+        RecursionError,
+    ) as e:  # it follows long names by recursion
         raise IntegrityError(f"{name} is not a readable tar archive: {str(e)[:100]}") from e
     return members
 

@@ -25,6 +25,15 @@ from cafs.oci.repository import read_blob
 from tests.support.oci import attach_artifact, push_image
 
 Files = list[tuple[str, bytes | str]]
+LONG_NAME = tarfile.TarInfo("x" * 200).tobuf(tarfile.GNU_FORMAT)[:1024]
+"""The header that says the next one's name."""
+
+
+def endless_header(size: int) -> bytes:
+    """A PAX header that states so many bytes."""
+    member = tarfile.TarInfo("x")
+    member.type, member.size = tarfile.XHDTYPE, size
+    return member.tobuf(tarfile.GNU_FORMAT) + bytes(2048)
 
 
 def write_tar(path: Path, files: Files) -> Path:
@@ -132,6 +141,9 @@ async def test_compressed_layers_and_links(tmp_path: Path) -> None:
     [
         (lambda p: p.write_bytes(b""), "no index.json|no manifest.json|not a readable"),
         (lambda p: p.write_bytes(b"x" * 5000), "not a readable tar"),
+        (lambda p: p.write_bytes(LONG_NAME * 3000 + bytes(1024)), "not a readable tar"),
+        (lambda p: p.write_bytes(endless_header(1 << 40)), "states a header of"),
+        (lambda p: p.write_bytes(endless_header(1 << 70)), "states a header of"),
         (lambda p: p.write_bytes(gzip.compress(b"x")), "is compressed: decompress it first"),
         (lambda p: write_tar(p, [("a", b"b")]), "no index.json|no manifest.json"),
         (lambda p: write_tar(p, [("index.json", b"[]"), ("manifest.json", b"{}")]), "not"),
