@@ -2,7 +2,8 @@
 
 Lets ``open_image`` open a pinned image without asking anybody, and any image while its registry cannot be
 reached. One file for each repository, tag or digest, and platform. It only saves questions: the artifact's
-manifest is verified against its digest when it is read back, and a file that makes no sense is no file.
+manifest is verified against its digest when it is read back, and a file that makes no sense is no file. Of
+many files those that were used last are kept.
 What is remembered was believed once; whether it still is, ``open_image`` asks the policy of now.
 """
 
@@ -11,6 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +28,10 @@ from cafs.oci.media_types import OCI_MANIFEST
 
 log = logging.getLogger(__name__)
 
+KEPT = 4096
+"""Images, of some kilobytes each."""
+_SUFFIX = ".json"
+
 
 class KnownImage(NamedTuple):
     """An image and the index artifact that was believed for it."""
@@ -38,12 +45,14 @@ class KnownImage(NamedTuple):
 class KnownImages:
     """A directory of such files. Synchronous."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kept: int = KEPT) -> None:
+        """``kept``: so many images stay, and a few more until somebody tidies up."""
         self._folder = folder
+        self._kept = kept
 
     def _path(self, repository: str, selector: str, platform: str) -> Path:
         key = json.dumps([repository, selector, platform])
-        return self._folder / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
+        return self._folder / f"{hashlib.sha256(key.encode()).hexdigest()}{_SUFFIX}"
 
     def recall(self, repository: str, selector: str, platform: str) -> KnownImage | None:
         """What was remembered; None when nothing was, or it cannot be read."""
@@ -62,10 +71,13 @@ class KnownImages:
             if not isinstance(document, Manifest):
                 raise fields.wrong("artifact", "is an index")
             image = parse_descriptor(fields.object("image"))
-            return KnownImage(image, parse_artifact(document, str(path)), "bound" in fields)
+            known = KnownImage(image, parse_artifact(document, str(path)), "bound" in fields)
         except IntegrityError as e:
             log.info("forgetting what was known of %s: %s", repository, e)
             return None
+        with suppress(OSError):  # a cache that may only be read is as good
+            os.utime(path)
+        return known
 
     def forget(self, repository: str, selector: str, platform: str) -> None:
         """What was remembered is no longer so."""
@@ -90,5 +102,18 @@ class KnownImages:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             replace_file(self._path(repository, selector, platform), json.dumps(value).encode())
+            self._tidy()
         except OSError as e:
             raise StorageError(f"cannot write into {self._folder}: {e.strerror}") from e
+
+    def _tidy(self) -> None:
+        """Many at once, so that it is seldom."""
+        paths = [path for path in self._folder.iterdir() if path.suffix == _SUFFIX]
+        if len(paths) <= self._kept + self._kept // 8:
+            return
+        used = []
+        for path in paths:
+            with suppress(FileNotFoundError):  # somebody else is at it too
+                used.append((path.stat().st_mtime_ns, path))
+        for _, path in sorted(used)[: -self._kept]:
+            path.unlink(missing_ok=True)
