@@ -47,8 +47,12 @@ from cafs.manager.users.passwords import Passwords
 
 log = logging.getLogger(__name__)
 
-_SWITCH_S = 0.001
-"""A thread that writes statistics holds the interpreter for no longer while the loop has something to do."""
+_SWITCH_S = 0.0002
+"""A thread that writes statistics holds the interpreter for no longer while another one has something to do.
+
+An answer of REST asks for the interpreter some dozens of times, after each row of the database too, and
+whenever another thread computes it waits for so long.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,7 +31,7 @@ from cafs.errors import ProtocolError
 from cafs.manager.statistics.incoming import parse_figures, rest_of
 from cafs.manager.statistics.keeping import GRAINS, Of, grain_for
 from cafs.manager.statistics.metrics import Metric, columns_of
-from cafs.manager.statistics.rows import Arrived, sums_of
+from cafs.manager.statistics.rows import COLUMNS, Arrived, sums_of
 from cafs.proto import manager_pb2
 from tests.support.fuzzing import fuzzed, mutated
 
@@ -63,7 +63,7 @@ class Service:
         told = parse_figures(encode_report(report).report)
         if told.life == self.known[0] and told.number <= self.known[1]:
             return
-        self.heard.update(told.all)
+        self.heard.update({name: count for name, count in zip(AMOUNTS, told.all, strict=True) if count})
         self.known = told.life, told.number
 
 
@@ -191,7 +191,8 @@ def test_a_report_is_heard_as_it_was_said(amounts: dict[str, int], names: list[s
     heard = parse_figures(
         manager_pb2.FromService.FromString(encode_report(report).SerializeToString()).report
     )
-    assert (heard.all, heard.tasks, heard.levels) == (amounts, parts, levels)
+    said = tuple(amounts.get(name, 0) for name in AMOUNTS)
+    assert (heard.all, heard.tasks, heard.levels) == (said, dict.fromkeys(parts, said), (3,) * len(LEVELS))
 
 
 REPORT = Report(
@@ -209,14 +210,18 @@ REPORT = Report(
 def test_damaged_reports_are_refused_or_can_be_kept(data: bytes) -> None:
     with suppress(DecodeError, ProtocolError):
         told = parse_figures(manager_pb2.FromService.FromString(data).report)
-        rows = sums_of([Arrived("a" * 32, 1, told)], 10**9).rows()
+        rows = [
+            dict(zip(COLUMNS, row, strict=True))
+            for row in sums_of([Arrived("a" * 32, 1, told)], 10**9).rows()
+        ]
         assert all(0 <= row[name] <= MOST_AMOUNT for row in rows for name in AMOUNTS)
         assert all(len(row["subject"]) <= 255 and row["subject"].isprintable() for row in rows)
 
 
 def test_the_rest_is_what_parts_leave_over() -> None:
-    assert rest_of({"a": 5, "b": 1}, [{"a": 2}, {"a": 1, "c": 4}]) == {"a": 2, "b": 1}
-    assert rest_of({"a": 5}, [{"a": 9}]) == {}
+    assert rest_of((5, 1, 0), [(2, 0, 0), (1, 0, 4)]) == (2, 1, 0)
+    assert rest_of((5,), [(9,)]) == (0,)
+    assert rest_of((5,), []) == (5,)
 
 
 def test_every_name_is_a_field_and_every_amount_can_be_asked_for() -> None:

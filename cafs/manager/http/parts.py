@@ -43,7 +43,8 @@ def link_to(site: str, secret: str) -> str:
     return f"{site}/setup?link={secret}"
 
 
-def _parts(request: Request) -> Parts:
+# A coroutine, as are all dependencies that wait for nothing: others cost a turn in a thread each.
+async def _parts(request: Request) -> Parts:
     parts: Parts = request.app.state.parts
     return parts
 

@@ -67,7 +67,7 @@ class CountTold(Told):
     hosts: int
 
 
-def _wanted(  # noqa: PLR0917 - FastAPI calls it, by keyword
+async def _wanted(  # noqa: PLR0917 - FastAPI calls it, by keyword
     caller: Seer,
     cluster_id: Annotated[int | None, Query(ge=1, le=MOST_ID)] = None,
     kind: Kind | None = None,

@@ -84,7 +84,7 @@ class _Whose:
         return frozenset({self.cluster_id}) if seen is None else seen & {self.cluster_id}
 
 
-def _whose(
+async def _whose(
     cluster_id: ClusterId = None,
     host_id: Annotated[str | None, Query(pattern="^[0-9a-f]{32}$")] = None,
     application: Annotated[str | None, Query(min_length=1, max_length=255, pattern=r"^[^\x00]*$")] = None,

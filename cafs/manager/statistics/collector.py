@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from random import Random
 
+from cafs.core.statistics.amounts import AMOUNTS
 from cafs.errors import CafsError
 from cafs.manager.database import Database
 from cafs.manager.in_thread import in_thread
@@ -87,7 +88,7 @@ class Collector:
             self._tally.reports_dropped += len(batch)
             return
         for arrived in new:
-            self._tally.note_report(arrived.cluster_id, arrived.told.all)
+            self._tally.note_report(arrived.cluster_id, dict(zip(AMOUNTS, arrived.told.all, strict=True)))
         next_in_s = max(self._pace.report_every_s, self._hosts() / REPORTS_PER_S)
         for number, (_, answer) in enumerate(batch.values(), 1):
             answer(next_in_s * self._random.uniform(*_SPREAD))

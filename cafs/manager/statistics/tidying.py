@@ -6,7 +6,6 @@ for the other one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import and_, delete, func, select
@@ -16,6 +15,7 @@ from cafs.core.statistics.amounts import AMOUNTS, LEVELS, SOURCES
 from cafs.manager.clusters.hosts import FORGOTTEN_AFTER
 from cafs.manager.database import Database
 from cafs.manager.statistics.keeping import GRAINS, Grain, Of
+from cafs.manager.statistics.rows import Row
 from cafs.manager.statistics.writing import add_rows
 from cafs.manager.tables import STATISTIC, Host, Reporter
 
@@ -63,14 +63,13 @@ def levels_now(session: Session) -> dict[int, dict[str, int]]:
 
 
 def _note_levels(session: Session, now: int) -> None:
-    nothing = dict.fromkeys(AMOUNTS, 0)
-    rows: list[Mapping[str, Any]] = []
+    nothing = (0,) * len(AMOUNTS)
+    rows: list[Row] = []
     for cluster_id, levels in sorted(levels_now(session).items()):
         for grain in GRAINS[Of.CLUSTER]:
             if grain.resolution_s >= _LEVELS_FROM_S:
-                key = {"kind": Of.CLUSTER.value, "resolution_s": grain.resolution_s, "subject": ""}
-                at = now - now % grain.resolution_s
-                rows.append({**key, "cluster_id": cluster_id, "at": at, **nothing, **levels})
+                key = Of.CLUSTER.value, grain.resolution_s, now - now % grain.resolution_s, "", cluster_id
+                rows.append((*key, *nothing, *(levels[name] for name in LEVELS)))
     add_rows(session, rows)
 
 
@@ -90,9 +89,8 @@ def _sum_up_small(session: Session, of: Of, grain: Grain, at: int) -> None:
 def _sum_up(session: Session, of: Of, grain: Grain, cluster_id: int, at: int, which: Any) -> None:  # noqa: PLR0917
     gone = delete(STATISTIC).where(which).returning(*(STATISTIC.c[name] for name in AMOUNTS))
     rows = session.execute(gone).all()
-    sums = {name: sum(row[place] for row in rows) for place, name in enumerate(AMOUNTS)}
-    key = {"kind": of.value, "resolution_s": grain.resolution_s, "cluster_id": cluster_id, "subject": ""}
-    add_rows(session, [{**key, "at": at, **sums, **dict.fromkeys(LEVELS)}])
+    sums = [sum(column) for column in zip(*rows, strict=True)] or [0] * len(AMOUNTS)
+    add_rows(session, [(of.value, grain.resolution_s, at, "", cluster_id, *sums, *(None for _ in LEVELS))])
 
 
 def _rows(of: Of, grain: Grain) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Dialect, bindparam, func, select
@@ -10,7 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from cafs.core.statistics.amounts import AMOUNTS, LEVELS
-from cafs.manager.statistics.rows import Arrived, sums_of
+from cafs.manager.statistics.rows import COLUMNS, Arrived, Row, sums_of
 from cafs.manager.tables import STATISTIC, Reporter
 
 _AT_ONCE = 500
@@ -36,12 +37,12 @@ def write_reports(session: Session, reports: Sequence[Arrived], at: int) -> list
     return new
 
 
-def add_rows(session: Session, rows: Sequence[Mapping[str, Any]]) -> None:
+def add_rows(session: Session, rows: Sequence[Row]) -> None:
     """Add amounts to what is there, and set levels, where they are known."""
     if not rows:
         return
     statement = _insert(session.get_bind().dialect)(STATISTIC).values(
-        {column.name: bindparam(column.name) for column in STATISTIC.columns}
+        {name: bindparam(name) for name in COLUMNS}
     )
     changes = {name: STATISTIC.c[name] + statement.excluded[name] for name in AMOUNTS}
     changes |= {name: func.coalesce(statement.excluded[name], STATISTIC.c[name]) for name in LEVELS}
@@ -51,10 +52,14 @@ def add_rows(session: Session, rows: Sequence[Mapping[str, Any]]) -> None:
     compiled = statement.on_conflict_do_update(index_elements=list(_KEY), set_=changes).compile(
         dialect=connection.dialect
     )
-    names = compiled.positiontup
-    connection.exec_driver_sql(
-        compiled.string, [tuple(row[name] for name in names) for row in rows] if names else [*map(dict, rows)]
-    )
+    connection.exec_driver_sql(compiled.string, _as_taken(rows, compiled.positiontup))
+
+
+def _as_taken(rows: Sequence[Row], names: Sequence[str] | None) -> list[Any]:
+    """By place, as the driver wants them, or else by name."""
+    if names is None:
+        return [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+    return [*map(itemgetter(*map(COLUMNS.index, names)), rows)]
 
 
 def _is_counted(known: tuple[str, int], arrived: Arrived) -> bool:
@@ -94,7 +99,7 @@ def _note_counted(session: Session, reports: Sequence[Arrived], at: int) -> None
             "life": arrived.told.life,
             "number": arrived.told.number,
             "at": at,
-            **arrived.told.levels,
+            **dict(zip(LEVELS, arrived.told.levels, strict=True)),
         }
         for arrived in reports
     ]

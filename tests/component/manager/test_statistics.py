@@ -25,7 +25,7 @@ from cafs.manager.migrate import upgrade
 from cafs.manager.replica import Pace
 from cafs.manager.statistics.incoming import Told
 from cafs.manager.statistics.keeping import GRAINS, Of
-from cafs.manager.statistics.rows import MOST_PARTS, Arrived, sums_of
+from cafs.manager.statistics.rows import COLUMNS, MOST_PARTS, Arrived, sums_of
 from cafs.manager.statistics.tidying import tidy
 from cafs.manager.statistics.writing import add_rows, write_reports
 from cafs.manager.tables import STATISTIC
@@ -227,7 +227,12 @@ def database_of(address: str, folder: Path) -> Iterator[Database]:
 
 
 def arrived(host_id: str, number: int, tasks: dict[str, dict[str, int]], **amounts: int) -> Arrived:
-    return Arrived(host_id, 1, Told(LIFE, number, amounts, tasks, {}, dict.fromkeys(LEVELS, 0)))
+    parts = {name: in_order(part) for name, part in tasks.items()}
+    return Arrived(host_id, 1, Told(LIFE, number, in_order(amounts), parts, {}, (0,) * len(LEVELS)))
+
+
+def in_order(amounts: dict[str, int]) -> tuple[int, ...]:
+    return tuple(amounts.get(name, 0) for name in AMOUNTS)
 
 
 def count_rows(database: Database, of: Of, resolution_s: int) -> int:
@@ -272,7 +277,7 @@ def test_a_batch_has_so_many_tasks_at_most() -> None:
         )
         for host in range(MOST_PARTS // 16 + 10)
     ]
-    rows = [row for row in sums_of(reports, 10**9).rows() if row["kind"] == "task"]
+    rows = [dict(zip(COLUMNS, row, strict=True)) for row in sums_of(reports, 10**9).rows() if "task" in row]
     assert len(rows) == 2 * (MOST_PARTS + 1)
     assert sum(row["peer_bytes"] for row in rows) == 2 * 20 * len(reports)
 
@@ -299,10 +304,10 @@ def test_levels_of_clusters_are_those_of_hosts_that_are_here(manager: Manager, t
 
 
 def test_sums_are_added_and_levels_set(database_address: str, tmp_path: Path) -> None:
-    row = {"kind": "host", "resolution_s": 60, "cluster_id": 1, "subject": A, "at": 60}
+    key = ("host", 60, 60, A, 1)
     with database_of(database_address, tmp_path) as database, database.writing() as session:
         for tasks in (1, 2, None):
-            add_rows(session, [{**row, **dict.fromkeys(AMOUNTS, 5), **dict.fromkeys(LEVELS, tasks)}])
+            add_rows(session, [(*key, *(5 for _ in AMOUNTS), *(tasks for _ in LEVELS))])
         found = session.execute(select(STATISTIC)).mappings().one()
         assert {found[name] for name in AMOUNTS} == {15}
         assert {found[name] for name in LEVELS} == {2}
