@@ -31,7 +31,7 @@ async def proxied(folder: Path) -> AsyncIterator[tuple[RunningProxy, GridHost]]:
     """A proxy, and the peer behind it."""
     unused = cast(Any, None)  # nobody asks for chunks
     path = folder / "peer.sock"
-    async with grid(folder, scheduled=False) as swarm, trio.open_nursery() as nursery:
+    async with grid(folder, scheduled=False) as swarm:
         host = await swarm.host()
         parts = NodeParts(
             tasks=host.store, exchange=unused, limits=host.limits, store=None, distributor=host.engine,
@@ -40,10 +40,11 @@ async def proxied(folder: Path) -> AsyncIterator[tuple[RunningProxy, GridHost]]:
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(path))
             listener.listen()
-            nursery.start_soon(serve_http, listener, NodeServer(parts).handle, LIMITS)
-            async with run_proxy(distributor=NodeDistributor(path)) as proxy:
-                yield proxy, host
-            nursery.cancel_scope.cancel()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(serve_http, listener, NodeServer(parts).handle, LIMITS)
+                async with run_proxy(distributor=NodeDistributor(path)) as proxy:
+                    yield proxy, host
+                nursery.cancel_scope.cancel()
 
 
 @pytest.fixture
