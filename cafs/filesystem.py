@@ -27,6 +27,7 @@ from cafs.p2p.content import Content, Distributor, OriginError, Wish
 from cafs.p2p.drivers import is_driven
 from cafs.p2p.node_client import NodeDistributor, usual_node_socket
 from cafs.proxy.direct import DirectDistributor
+from cafs.proxy.fallback import PeerOrDirect
 from cafs.proxy.origin import Origins, Patience
 
 T = TypeVar("T")
@@ -126,12 +127,15 @@ class CafsFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no
         peer = node if await node.is_there() else None
         if is_driven(path):
             return await _use(SourceDistributor(peer, anonymous=self._anonymous), wish, use)
-        return await (self._ask_straight(wish, use) if peer is None else _use(peer, wish, use))
+        return await self._ask_http(peer, wish, use)
 
-    async def _ask_straight(self, wish: Wish, use: Callable[[Content], Awaitable[T]]) -> T:
+    async def _ask_http(
+        self, peer: Distributor | None, wish: Wish, use: Callable[[Content], Awaitable[T]]
+    ) -> T:
         origins = Origins(parse_guard(ANYWHERE), Patience.from_settings(self._settings))
         try:
-            return await _use(DirectDistributor(origins), wish, use)
+            direct = DirectDistributor(origins)
+            return await _use(direct if peer is None else PeerOrDirect(peer, direct), wish, use)
         finally:
             origins.close()
 

@@ -13,7 +13,7 @@ from typing import Protocol, Self
 
 from cafs.core.digest import Digest
 from cafs.core.swarm.priorities import USUAL
-from cafs.errors import RemoteError
+from cafs.errors import RemoteError, UnavailableError
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -45,6 +45,14 @@ class OriginError(RemoteError):
         self.status = status
         self.headers = headers
         self.body = body
+
+
+class NotSharedError(UnavailableError):
+    """The origin lets nobody share it: whoever wants it asks there himself."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(f"its origin does not let hosts share it ({why})")
 
 
 class Content(Protocol):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 
 import trio
 
@@ -23,7 +24,7 @@ from cafs.core.swarm.picker import Ask, Turns, View, pick
 from cafs.core.swarm.priorities import USUAL, policy_of
 from cafs.core.swarm.self_help import SelfHelp
 from cafs.errors import CafsError, IntegrityError, NotFoundError, StateError
-from cafs.p2p.content import OriginError
+from cafs.p2p.content import NotSharedError, OriginError
 from cafs.p2p.download_pace import DownloadPace
 from cafs.p2p.followers import Followers
 from cafs.p2p.means import Means
@@ -138,6 +139,8 @@ class Download:
             self.error, reason, status = e, str(e), e.status
         except CafsError as e:
             self.error, reason = e, str(e)
+            if isinstance(e, NotSharedError):
+                status = HTTPStatus.FORBIDDEN  # for this host: others are not spared asking for themselves
             if isinstance(e, _WrongContentError):
                 outcome = Outcome.BAD_CONTENT
         except Exception as e:

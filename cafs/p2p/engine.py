@@ -22,9 +22,10 @@ from cafs.core.swarm.ids import TaskId, is_private, task_id, tellable_url
 from cafs.core.swarm.messages import ForgetReason
 from cafs.core.swarm.task import TaskSpec
 from cafs.errors import CafsError, RemoteError, StateError, UsageError
-from cafs.p2p.content import OriginError, Wish
+from cafs.p2p.content import NotSharedError, OriginError, Wish
 from cafs.p2p.download import Download
 from cafs.p2p.means import Means
+from cafs.p2p.sharing import NotShared, check_shared
 from cafs.p2p.source import ChangedError, ForbiddenAddressError, Guard
 from cafs.p2p.source_runs import Origin
 from cafs.p2p.stored_task import StoredTask
@@ -44,6 +45,7 @@ class Engine:
         self._means = means
         self._nursery = nursery
         self._downloads: dict[TaskId, Download] = {}
+        self._not_shared = NotShared()
         self._versions: Recent[TaskId, str] = Recent(_VERSIONS)
         """Of contents that changed at their origin: what tells the new one from the old one. Of one that is
         forgotten the origin says it again, as to a host that never knew."""
@@ -74,8 +76,19 @@ class Engine:
         """
         wish = self._means.policy.judge(wish)
         origin = Origin(url=wish.url, headers=wish.headers, of_others=of_others)
-        spec = await self._accepted(wish, spec_of(wish), origin)
+        spec = spec_of(wish)
+        self._not_shared.check(spec)
+        try:
+            return await self._hold(wish, spec, origin, waits=waits)
+        except NotSharedError as e:
+            self._not_shared.note(spec, e)
+            raise
+
+    async def _hold(self, wish: Wish, spec: TaskSpec, origin: Origin, *, waits: bool) -> Hold:
+        spec = await self._accepted(wish, spec, origin)
         task = await self._means.tasks.take(spec)
+        if task.meta is not None:
+            check_shared(spec, task.meta.headers, wish.headers)
         demand = Demand(
             wish.first_byte,
             wish.last_byte,
@@ -87,6 +100,8 @@ class Engine:
         held = Hold(self, task, demand, origin)
         try:
             await held.known()
+            assert task.meta is not None
+            check_shared(spec, task.meta.headers, wish.headers)
             self._means.tasks.check_room(_missing_bytes(task, demand))
         except BaseException:
             held.release()
@@ -111,7 +126,7 @@ class Engine:
         guard = None if meta is None else Guard(meta.header("etag"), meta.header("last-modified"))
         try:
             with trio.fail_after(ORIGIN_S if not spec.private else float("inf")):
-                await self._ask_first(origin, guard)
+                await self._ask_first(spec, origin, guard)
         except ChangedError:
             return await self._changed(wish, spec, origin)
         except OriginError:
@@ -122,20 +137,22 @@ class Engine:
             log.info("what is here of task %s is given without the origin's word: %s", spec.task_id, e)
         return spec
 
-    async def _ask_first(self, origin: Origin, guard: Guard | None) -> Guard:
+    async def _ask_first(self, spec: TaskSpec, origin: Origin, guard: Guard | None) -> Guard:
         """Whether this client may have it, and whether it is what it was."""
         ask = partial(self._means.sources.open, origin.url, origin.headers, for_others=origin.of_others)
         try:
             async with ask(0, 0, guard) as answer:
+                check_shared(spec, answer.headers, origin.headers)
                 return answer.guard
         except OriginError as e:
             if e.status != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 raise
         async with ask(None, None, guard) as answer:
+            check_shared(spec, answer.headers, origin.headers)
             return answer.guard
 
     async def _changed(self, wish: Wish, spec: TaskSpec, origin: Origin) -> TaskSpec:
-        guard = await self._ask_first(origin, None)
+        guard = await self._ask_first(spec, origin, None)
         version = guard.etag or guard.last_modified or str(guard.content_bytes)
         log.info("what task %s is about has changed at its origin", spec.task_id)
         self._versions.put(spec_of(wish).task_id, version)
@@ -209,7 +226,7 @@ class Engine:
                 await held.all_here()
             finally:
                 held.release()
-        except (OriginError, ForbiddenAddressError) as e:
+        except (OriginError, ForbiddenAddressError, NotSharedError) as e:
             log.info("task %s cannot be seeded: %s", spec.task_id, e)
         except CafsError as e:
             log.warning("task %s cannot be seeded: %s", spec.task_id, e)

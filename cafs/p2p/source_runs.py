@@ -16,7 +16,8 @@ import trio
 from cafs.core.swarm.layout import MIN_PIECE_BYTES, Bitmap, Layout, piece_bytes_for
 from cafs.core.swarm.task import TaskMeta, replayed
 from cafs.errors import CafsError, ProtocolError, RemoteError
-from cafs.p2p.content import Headers, OriginError
+from cafs.p2p.content import Headers, NotSharedError, OriginError
+from cafs.p2p.sharing import check_shared
 from cafs.p2p.source import ChangedError, ForbiddenAddressError, Guard, SourceAnswer, Sources
 from cafs.p2p.stored_task import StoredTask
 
@@ -115,6 +116,7 @@ class SourceRuns:
             async with self._sources.open(
                 origin.url, origin.headers, first, last, guard, for_others=origin.of_others
             ) as answer:
+                check_shared(self._task.spec, answer.headers, origin.headers)
                 self._guard = self._guard or answer.guard
                 if answer.content_bytes is None or (first is not None and not answer.takes_ranges):
                     self.streams = True
@@ -211,4 +213,4 @@ def is_lasting(error: CafsError) -> bool:
     """Asking again will not help."""
     if isinstance(error, OriginError):
         return error.status < 500 and error.status not in {408, 425, 429}
-    return isinstance(error, ChangedError | ForbiddenAddressError)
+    return isinstance(error, ChangedError | ForbiddenAddressError | NotSharedError)

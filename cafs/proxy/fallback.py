@@ -1,6 +1,7 @@
 """``PeerOrDirect``: through this node's peer while one runs, straight from the origin otherwise (trio).
 
-Straight also what the peer has no room for: a full disk there costs nobody his content.
+Straight also what the peer has no room for, as a full disk there costs nobody his content, and what an origin
+lets nobody share.
 """
 
 from __future__ import annotations

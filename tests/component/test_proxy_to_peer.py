@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from cafs.core.proxying.head import MAX_FIELDS, MAX_HEAD_BYTES, MAX_TARGET_BYTES
+from cafs.filesystem import CafsFileSystem
 from cafs.http11.server import serve_http
 from cafs.p2p.node_client import NodeDistributor
 from cafs.p2p.node_server import LIMITS, NodeParts, NodeServer
@@ -83,6 +84,17 @@ async def test_header_fields(short_tmp_path: Path, origin: Origin, fields: list[
         assert host.figures.source_bytes == len(BODY)
     for name, value in fields:
         assert origin.asked[-1].headers[name.lower()] == value.decode("latin-1")
+
+
+async def test_what_its_origin_lets_nobody_share(short_tmp_path: Path, origin: Origin) -> None:
+    origin.page("/own", BODY, cache_control="private")
+    async with proxied(short_tmp_path) as (proxy, host):
+        for _ in range(2):
+            answer = await get(proxy, f"{origin.url}/own")
+            assert (answer[:12], answer[-len(BODY) :]) == (b"HTTP/1.1 200", BODY)
+        filesystem = CafsFileSystem(peer=str(short_tmp_path / "peer.sock"), skip_instance_cache=True)
+        assert await trio.to_thread.run_sync(filesystem.cat_file, f"{origin.url}/own") == BODY
+        assert not any(task.have.bits for task in host.store.tasks())
 
 
 async def test_an_address(short_tmp_path: Path, origin: Origin) -> None:

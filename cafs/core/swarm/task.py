@@ -20,6 +20,7 @@ REPLAYED = frozenset(
         "cache-control",
         "expires",
         "date",
+        "vary",
         "accept-ranges",
         "docker-content-digest",
         "docker-distribution-api-version",

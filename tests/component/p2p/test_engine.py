@@ -18,7 +18,7 @@ from cafs.core.swarm.peer_limits import PeerLimits
 from cafs.core.swarm.self_help import LONG_STALL_S
 from cafs.errors import CafsError, IntegrityError, NotFoundError, RemoteError, StateError
 from cafs.p2p import engine, source_share, task_store
-from cafs.p2p.content import OriginError, Wish
+from cafs.p2p.content import NotSharedError, OriginError, Wish
 from cafs.p2p.engine import spec_of
 from tests.support.grid import GridHost, grid, until
 from tests.support.logs import ExpectedLogs
@@ -274,6 +274,58 @@ async def test_private_content_is_for_those_whom_the_origin_accepts(tmp_path: Pa
         assert other.figures.peer_bytes > 0
         assert seed.figures.source_bytes == 0
         assert "right" not in repr(vars(swarm.scheduler.core))
+
+
+@pytest.mark.parametrize("told", [{"cache_control": "max-age=60, private"}, {"vary": "*"}])
+async def test_what_its_origin_lets_nobody_share(
+    tmp_path: Path, origin: Origin, told: dict[str, str]
+) -> None:
+    """Of many who want it at once, each hears it, and none that the origin fails."""
+    origin.page("/own", BODY, etag='"1"', **told)
+    async with grid(tmp_path) as swarm:
+        await swarm.host(seed=True)
+        hosts = [await swarm.host() for _ in range(10)]
+
+        async def ask(host: GridHost) -> None:
+            with pytest.raises(NotSharedError):
+                await host.get(wish(origin, "/own"))
+
+        async with trio.open_nursery() as nursery:
+            for host in hosts:
+                nursery.start_soon(ask, host)
+        assert not any(task.have.bits for host in hosts for task in host.store.tasks())
+        asked = len(origin.asked)
+        await ask(hosts[0])  # it is remembered
+        assert len(origin.asked) == asked
+        assert await hosts[0].get(wish(origin, "/own", digest=DIGEST)) == BODY  # which says what it is
+        assert await hosts[1].get(wish(origin, "/own", digest=DIGEST)) == BODY
+        assert hosts[1].figures.peer_bytes == len(BODY)
+
+
+async def test_what_is_held_and_shared_no_more(tmp_path: Path, origin: Origin) -> None:
+    async with grid(tmp_path, scheduled=False) as swarm:
+        host = await swarm.host()
+        assert await host.get(wish(origin)) == BODY
+        origin.page("/f", BODY, etag='"1"', cache_control="no-store")
+        with pytest.raises(NotSharedError):
+            await host.get(wish(origin))
+
+
+async def test_what_varies_is_for_those_who_ask_alike(tmp_path: Path, origin: Origin) -> None:
+    def answer(asked: Asked) -> Told:
+        language = asked.headers.get("accept-language", "none")
+        return Told(200, {"vary": "Accept-Language", "cache-control": "max-age=60"}, language.encode())
+
+    origin.pages["/page"] = answer
+    async with grid(tmp_path) as swarm:
+        await swarm.host(seed=True)
+        host, other = await swarm.host(), await swarm.host()
+        german = wish(origin, "/page", headers=(("accept-language", "de"),))
+        for _ in range(2):  # before anybody has it, and after
+            with pytest.raises(NotSharedError, match="Vary"):
+                await host.get(german)
+            assert await host.get(wish(origin, "/page")) == b"none"
+            assert await other.get(wish(origin, "/page")) == b"none"
 
 
 async def test_a_liar_is_found_out_and_asked_no_more(
