@@ -42,6 +42,8 @@ LOOK_S, GATHER_S = 120.0, 1.0
 _USED_S = 3600
 """How exactly it is written down when a blob was used last: the file need not change all the time."""
 _MAX_FILE_BYTES = 8 << 20
+_GRAIN_BYTES = 16 << 10
+"""What the file is filled up to: on a full disk there is room in it for some eighty more."""
 _VERSION = 1
 
 
@@ -93,6 +95,8 @@ class SharedBlobs:
         self._path = path
         self._blobs: dict[Digest, SharedBlob] = {}
         self._news = trio.Event()
+        self._told = False
+        """That they cannot be written down just now."""
 
     def join(self, blob: BlobRef, repository: str) -> SharedBlob:
         """This host wants something of it."""
@@ -129,15 +133,28 @@ class SharedBlobs:
         if self._path is not None:
             written = await trio.to_thread.run_sync(read_blobs, self._path)
             await self._take_up(written)
+            await self._write(self._path, written)  # from now on it has room
         while True:
             with trio.move_on_after(LOOK_S):
                 await self._news.wait()
                 await trio.sleep(GATHER_S)
             self._news = trio.Event()
             await self._leave_unused()
-            before, written = written, self._written()
-            if self._path is not None and written != before:
-                await trio.to_thread.run_sync(write_blobs, self._path, written)
+            now = self._written()
+            if self._path is not None and now != written and await self._write(self._path, now):
+                written = now
+
+    async def _write(self, path: Path, blobs: Sequence[WrittenBlob]) -> bool:
+        """Whether it worked; else it is tried again at the next look, and told once."""
+        try:
+            await trio.to_thread.run_sync(write_blobs, path, blobs)
+        except OSError as e:
+            if not self._told:
+                log.warning("%s cannot be written: %s", path, e.strerror)
+            self._told = True
+            return False
+        self._told = False
+        return True
 
     async def _take_up(self, written: Iterable[WrittenBlob]) -> None:
         for one in written:
@@ -202,7 +219,11 @@ def _parse(row: dict[str, Any]) -> WrittenBlob:
 
 
 def write_blobs(path: Path, blobs: Sequence[WrittenBlob]) -> None:
-    """Replace the file. One that cannot be written costs no more than a place in some swarms."""
+    """Replace the file; on a full disk, write over it. One that is torn then is as none.
+
+    Raises:
+        OSError: neither can be done. That costs no more than a place in some swarms.
+    """
     rows = [
         {
             "digest": one.blob.digest,
@@ -212,9 +233,22 @@ def write_blobs(path: Path, blobs: Sequence[WrittenBlob]) -> None:
         }
         for one in blobs
     ]
+    text = json.dumps({"version": _VERSION, "blobs": rows}).encode()
     new = path.with_suffix(".new")
     try:
-        new.write_text(json.dumps({"version": _VERSION, "blobs": rows}))
+        new.write_bytes(text.ljust(-(-len(text) // _GRAIN_BYTES) * _GRAIN_BYTES))
         new.replace(path)
-    except OSError as e:
-        log.warning("%s cannot be written: %s", path, e.strerror)
+    except OSError:
+        new.unlink(missing_ok=True)
+        if not _write_over(path, text):
+            raise
+
+
+def _write_over(path: Path, text: bytes) -> bool:
+    """Whether there was room in the blocks that the file has."""
+    try:
+        with path.open("r+b", buffering=0) as file:
+            room = path.stat().st_size
+            return len(text) <= room and file.write(text.ljust(room)) == room
+    except OSError:
+        return False

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,53 @@ async def test_a_host_is_back_in_its_swarms_after_a_restart(tmp_path: Path) -> N
     async with running(much_later, path) as shared:
         await until(lambda: much_later.here)
         assert much_later.here == {blob(2)}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "cafs-test-disk", disk], check=True)
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def fill(disk: Path) -> None:
+    with (disk / "ballast").open("ab", buffering=0) as file, suppress(OSError):  # that no space is left
+        while file.write(bytes(4096)):
+            pass
+
+
+async def test_on_a_full_disk_a_host_is_back_all_the_same(small_disk: Path) -> None:
+    path = small_disk / "shared.json"
+    before, after = Swarms(), Swarms()
+    async with running(before, path) as shared:
+        await shared.swarm(shared.join(blob(1), REPOSITORY))
+        await until(lambda: len(read_blobs(path)) == 1)
+        fill(small_disk)
+        await shared.swarm(shared.join(blob(2), REPOSITORY))
+        await until(lambda: len(read_blobs(path)) == 2)
+    async with running(after, path):
+        await until(lambda: after.here == {blob(1), blob(2)})
+
+
+async def test_what_cannot_be_written_down_is_later(
+    small_disk: Path,
+    expected_logs: ExpectedLogs,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    expected_logs.expect("cannot be written: No space left")
+    monkeypatch.setattr(shared_blobs, "LOOK_S", 0.05)
+    path = small_disk / "shared.json"
+    async with running(Swarms(), path) as shared:
+        await until(path.exists)
+        fill(small_disk)
+        for number in range(300):
+            await shared.swarm(shared.join(blob(number), REPOSITORY))
+        await until(lambda: "cannot be written" in caplog.text)
+        (small_disk / "ballast").unlink()
+        await until(lambda: len(read_blobs(path)) == 300)
 
 
 @pytest.mark.parametrize(
