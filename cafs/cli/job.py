@@ -133,4 +133,6 @@ def _part_line(part: dict[str, Any]) -> str:
         for name, value in (part["result"] or {}).items()
         if isinstance(value, int)
     )
-    return f"       {part['hostname']}  {part['state']}  {format_size(part['done_bytes'])}{total}{told}{why}"
+    note = f"; {part['result']['note']}" if part["result"] and "note" in part["result"] else ""
+    done = format_size(part["done_bytes"])
+    return f"       {part['hostname']}  {part['state']}  {done}{total}{told}{why}{note}"

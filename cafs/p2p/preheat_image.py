@@ -8,6 +8,7 @@ that this node's proxy serves pulls from.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ from functools import partial
 import trio
 
 from cafs.core.chunk_ref import ChunkRef
+from cafs.core.learning import choose_profile
 from cafs.core.profile import Profile, locate
 from cafs.core.proxying.routing import private_scope
 from cafs.core.source import BlobRef
@@ -22,13 +24,15 @@ from cafs.core.swarm.chunk_request import LEAST_URGENT, MAX_ANSWER_BYTES, ChunkW
 from cafs.errors import IntegrityError, NotFoundError, RemoteError, UntrustedError
 from cafs.fetch.known_images import KnownImage
 from cafs.fetch.open_image import OpenLayer, find_converted, open_layers
-from cafs.fetch.profile_search import look_for_profile
+from cafs.fetch.profile_artifact import find_profile
 from cafs.oci.descriptor import Descriptor, Platform
 from cafs.oci.image import find_image
 from cafs.oci.reference import RegistryReference
 from cafs.oci.registry.repository import RegistryRepository
 from cafs.p2p.content import Wish
 from cafs.p2p.work import Result, Tell, Work
+
+log = logging.getLogger(__name__)
 
 _BATCH_CHUNKS, _BATCH_BYTES = 256, MAX_ANSWER_BYTES // 2
 _BATCHES_AT_ONCE, _BLOBS_AT_ONCE = 4, 3
@@ -41,7 +45,7 @@ class ImageWish:
 
     image: RegistryReference
     start_only: bool
-    """What a start reads; fails where the image is not converted."""
+    """What a start reads, by its profile: attached, or learned. Fails where the image is not converted."""
     platforms: tuple[Platform, ...]
     """Empty: this host's."""
     priority: int
@@ -53,7 +57,7 @@ async def preheat_image(work: Work, wish: ImageWish, tell: Tell) -> Result:
     Raises:
         CafsError: not all of it can be had.
     """
-    account = _Account(tell)
+    account, result = _Account(tell), Result()
     for platform in wish.platforms or (None,):
         repository = _repository(work, wish)
         try:
@@ -63,8 +67,8 @@ async def preheat_image(work: Work, wish: ImageWish, tell: Tell) -> Result:
                 raise
             await _bring_blobs(work, wish, platform, account)
         else:
-            await _bring_converted(work, wish, known, account)
-    return {}
+            await _bring_converted(work, wish, known, account, result)
+    return result
 
 
 def _repository(work: Work, wish: ImageWish) -> RegistryRepository:
@@ -101,11 +105,18 @@ class _Account:
         return tell
 
 
-async def _bring_converted(work: Work, wish: ImageWish, known: KnownImage, account: _Account) -> None:
+async def _bring_converted(
+    work: Work, wish: ImageWish, known: KnownImage, account: _Account, result: Result
+) -> None:
     repository = _repository(work, wish)
-    profile = await look_for_profile(repository, known.image) if wish.start_only else None
+    attached = await _attached(repository, known) if wish.start_only else None
     layers = await open_layers(repository, work.settings, known)
     try:
+        profile = None
+        if wish.start_only:
+            learned = await work.profiles.find(known.image.digest)
+            profile = choose_profile(attached, learned, {layer.diff_id for layer in layers})
+            _say(result, profile)
         name = f"{wish.image.host}/{wish.image.repository}"
         async with trio.open_nursery() as nursery:
             chunks = _Chunks(work, name, account, nursery)
@@ -120,6 +131,22 @@ async def _bring_converted(work: Work, wish: ImageWish, known: KnownImage, accou
     finally:
         for layer in layers:
             layer.index.close()
+
+
+async def _attached(repository: RegistryRepository, known: KnownImage) -> Profile | None:
+    """As mounts find it; but a registry that fails is no image without one: the job may be tried again."""
+    try:
+        return await find_profile(repository, known.image)
+    except IntegrityError as e:
+        log.warning("the profile of %s is of no use: %s", known.image.digest, e)
+        return None
+
+
+def _say(result: Result, profile: Profile | None) -> None:
+    """How many chunks a start reads, of all platforms; or that nobody knows."""
+    result["chunks"] = result.get("chunks", 0) + len(profile.chunks if profile else ())
+    if not profile:
+        result["note"] = "no start profile is attached or was learned: only the layer indexes are here"
 
 
 def _profile_rows(layer: OpenLayer, profile: Profile | None) -> Sequence[int]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from cafs.core.digest import parse_digest
+from cafs.core.digest import Digest, parse_digest
 from cafs.core.learning import (
     FRAME_BYTES_HEADER,
     IMAGE_HEADER,
@@ -23,7 +23,8 @@ from cafs.core.learning import (
     PROFILES_PATH,
     parse_bounded,
 )
-from cafs.errors import DeadlineError, IntegrityError, NotFoundError, UnavailableError, UsageError
+from cafs.core.profile import Profile
+from cafs.errors import CafsError, DeadlineError, IntegrityError, NotFoundError, UnavailableError, UsageError
 from cafs.http11.messages import Answer, Reply, Request
 
 if TYPE_CHECKING:
@@ -123,6 +124,17 @@ class ProfileRelay:
         self.figures.offered += 1
         await reply.send(Answer(HTTPStatus.ACCEPTED, b""))
 
+    async def find(self, image: Digest) -> Profile | None:
+        """What was learned of an image, for this peer itself; nobody who could tell is nothing learned."""
+        if not self._is_learning:
+            return None
+        try:
+            answer = await self._ask(self._linked(), _image_bytes(image), b"")
+            return parse_bounded(answer.profile) if answer.profile else None
+        except CafsError as e:
+            log.info("what was learned of %s is not known: %s", image, e)
+            return None
+
     def hear_learned(self, told: Any) -> None:
         """The manager answers a wish: a ``LearnedProfile``."""
         asked = self._asked.get((told.image, told.held))
@@ -166,7 +178,11 @@ class ProfileRelay:
 
 
 def _image(request: Request) -> bytes:
-    kind, _, digits = parse_digest(request.path.removeprefix(PROFILES_PATH)).partition(":")
+    return _image_bytes(parse_digest(request.path.removeprefix(PROFILES_PATH)))
+
+
+def _image_bytes(image: Digest) -> bytes:
+    kind, _, digits = image.partition(":")
     if kind != "sha256":
         raise UsageError("only images that are named by SHA-256 are learned of")
     return bytes.fromhex(digits)

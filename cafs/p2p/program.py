@@ -163,6 +163,7 @@ def _attached(settings: Settings, peer: Composed, obedience: Obedience) -> Abstr
             exchange=peer.exchange,
             chunks=peer.chunks,
             repositories=peer.repositories,
+            profiles=peer.profiles,
             nursery=peer.nursery,
         ),
     )

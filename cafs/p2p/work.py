@@ -17,6 +17,7 @@ from cafs.oci.repositories import Repositories
 from cafs.p2p.chunk_exchange import ChunkExchange
 from cafs.p2p.content import Wish
 from cafs.p2p.engine import Engine
+from cafs.p2p.profile_relay import ProfileRelay
 from cafs.p2p.task_store import TaskStore
 from cafs.store.chunk_store import ChunkStore
 
@@ -36,6 +37,7 @@ class Work:
     exchange: ChunkExchange
     chunks: ChunkStore
     repositories: Repositories
+    profiles: ProfileRelay
     nursery: trio.Nursery
     """In which it is done."""
 

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
+from cafs.core.digest import Digest
+from cafs.core.learning import encode_bounded
+from cafs.core.profile import PREFIX_BYTES, Profile
+from cafs.index.layer_index import LayerIndex
 from tests.support.container_images import PushedImage, content_of, data_layer, push_container_image
 from tests.support.faults import FaultyRegistry
+from tests.support.http import ask
 from tests.support.manager_process import ManagerProcess, manager_process
 from tests.support.mounts import unmounted_after
 from tests.support.peers import Peer, Swarm, wait_for
@@ -107,9 +114,44 @@ def of_a_start_only_what_it_reads_is_here(
 ) -> None:
     image = pushed(faulty_registry, "jobs/start", 2, converted=True)
     came, indexes = source_bytes(peers), [len(indexes_of(peer)) for peer in peers]
-    assert preheat(manager, image, content="start")["state"] == "succeeded"
+    assert (
+        results(manager, image)
+        == [
+            {
+                "chunks": 0,
+                "note": "no start profile is attached or was learned: only the layer indexes are here",
+            }
+        ]
+        * 2
+    )
     assert source_bytes(peers) - came < SIZE
     assert [len(indexes_of(peer)) for peer in peers] == [count + 2 for count in indexes]
+    before = source_bytes(peers)
+    learn_of_a_start(peers[0], image)
+    wait_for(lambda: manager.call("GET", "/profiles")["items"], "the start to be learned of")
+    assert results(manager, image) == [{"chunks": 2}] * 2
+    assert 0 < source_bytes(peers) - before < SIZE
+
+
+def results(manager: ManagerProcess, image: PushedImage) -> list[Any]:
+    """What the hosts answered to a job that has the image's start here."""
+    job = preheat(manager, image, content="start")
+    assert job["state"] == "succeeded", job
+    return [part["result"] for part in manager.call("GET", f"/jobs/{job['id']}/hosts")["items"]]
+
+
+def learn_of_a_start(peer: Peer, image: PushedImage) -> None:
+    """As the mount server tells it: it has read the first two chunks of a layer."""
+    diff_id = Digest(image.diff_ids[0])
+    for path in indexes_of(peer):
+        if not path.read_bytes().startswith(b"CAFSIDX1"):
+            continue  # one for the kernel's EROFS, of a mounted image
+        with closing(LayerIndex.open(path)) as index:
+            if index.header.diff_id.hex() == diff_id.partition(":")[2]:
+                refs = [index.table.row(row) for row in range(2)]
+    start = Profile((diff_id,), tuple((0, ref.digest[:PREFIX_BYTES]) for ref in refs))
+    path = f"/v1/profiles/{image.manifest.digest}"
+    assert trio.run(ask, peer.socket, "POST", path, encode_bounded(start)).status == 202
 
 
 def indexes_of(peer: Peer) -> list[Path]:

@@ -34,6 +34,7 @@ class Told:
             exchange=unused,
             chunks=unused,
             repositories=unused,
+            profiles=unused,
             nursery=host.nursery,
         )
         self._orders = Orders(work, self._hear)

@@ -46,6 +46,7 @@ async def test_what_comes_into_use_while_others_are_deleted_stays(
                     exchange=unused,
                     chunks=chunks,
                     repositories=unused,
+                    profiles=unused,
                     nursery=nursery,
                 ),
             )
