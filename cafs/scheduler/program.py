@@ -20,6 +20,7 @@ from cafs.core.scheduling.limits import Limits
 from cafs.daemon.garbage import collect_rarely
 from cafs.daemon.grpc_health import HealthService
 from cafs.daemon.grpc_server import Tls, listen, new_server
+from cafs.daemon.grpc_words import tls_words
 from cafs.daemon.metrics_server import metrics_served
 from cafs.daemon.service_manager import ServiceManager
 from cafs.scheduler.manager import Managers, manager_attached
@@ -61,7 +62,10 @@ async def run(options: Options) -> None:
         loop.add_signal_handler(number, stop.set)
     collect_rarely()
     systemd = ServiceManager(os.environ)
-    async with served(options) as port:
+    async with AsyncExitStack() as stack:
+        if options.tls is not None:
+            stack.enter_context(tls_words())
+        port = await stack.enter_async_context(served(options))
         systemd.tell("READY=1")
         log.info("scheduling on %s:%d", options.host, port)
         await stop.wait()
