@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import trio
 
+from cafs.core.recent import Recent
 from cafs.core.swarm.ids import TaskId
 from cafs.core.swarm.sharing import why_not_shared
 from cafs.core.swarm.task import TaskSpec
@@ -27,14 +28,14 @@ class NotShared:
     """Contents that nobody need be asked for: who wants one asks its origin."""
 
     def __init__(self) -> None:
-        self._known: dict[TaskId, tuple[str, float]] = {}
+        self._known: Recent[TaskId, tuple[str, float]] = Recent(MOST_OWN)
 
     def check(self, spec: TaskSpec) -> None:
         """
         Raises:
             NotSharedError: it is one, as far as is known.
         """
-        why, until = self._known.get(spec.task_id, ("", 0.0))
+        why, until = self._known.get(spec.task_id) or ("", 0.0)
         if trio.current_time() < until:
             raise NotSharedError(why)
 
@@ -42,7 +43,4 @@ class NotShared:
         """Remember it for a while; but not what others, who ask otherwise, may share."""
         if error.why.startswith("Vary: ") and error.why != "Vary: *":
             return
-        self._known.pop(spec.task_id, None)
-        self._known[spec.task_id] = error.why, trio.current_time() + OWN_S
-        if len(self._known) > MOST_OWN:
-            del self._known[next(iter(self._known))]
+        self._known.put(spec.task_id, (error.why, trio.current_time() + OWN_S))
