@@ -177,8 +177,8 @@ class Settings:
         default=(),
         metadata=_about(
             Kind.NAMES,
-            "loopback, link-local and metadata addresses that clients of the proxy, and peers, may reach all"
-            " the same: networks, HOST or HOST:PORT",
+            "loopback, link-local and metadata addresses that clients of the proxy, peers, and seeds for"
+            " others, may reach all the same: networks, HOST or HOST:PORT",
         ),
     )
     proxy_mirrors: tuple[str, ...] = field(
