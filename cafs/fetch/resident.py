@@ -5,16 +5,21 @@ Used by the servers and by ``StoreReader``. Everything here concerns the whole p
 The chunk store and the layer indexes are read through memory maps. Pages that were read once stay in the
 process's tables, and count as its resident memory, long after anybody needs them; in a container with a
 memory limit they are also the last to be given back. Letting go of the maps' pages costs nothing but
-page faults on the next reads: the bytes stay in the page cache.
+page faults on the next reads, also of whoever reads them at that moment: the bytes stay in the page cache, as
+the maps are shared, and what was written to such a map is the file's.
+
+Only the owner of a map may do so, who knows that it is still there: an address that was read from
+/proc/self/maps may have become somebody else's private memory, which is lost by it.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
-_MADV_DONTNEED = 4
+from cafs.index.mapped_file import release_index_pages
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _KEPT_BYTES, _LARGEST_KEPT_BYTES = 128 << 20, 32 << 20
 MAPPED_LIMIT_BYTES = 24 << 20
@@ -53,8 +58,16 @@ def give_back_memory() -> None:
         trim(0)
 
 
-def release_mapped_pages(limit_bytes: int = MAPPED_LIMIT_BYTES) -> bool:
-    """Let go of the pages of shared file maps if more than ``limit_bytes`` of files are resident.
+class MappedStore(Protocol):
+    """A chunk store with a map."""
+
+    def release_pages(self) -> None:
+        """Let go of the map's pages."""
+        ...
+
+
+def release_mapped_pages(store: MappedStore | None, limit_bytes: int = MAPPED_LIMIT_BYTES) -> bool:
+    """Let go of the pages of store and indexes if more than ``limit_bytes`` of files are resident.
 
     Returns:
         Whether there was something to do.
@@ -62,20 +75,7 @@ def release_mapped_pages(limit_bytes: int = MAPPED_LIMIT_BYTES) -> bool:
     # Third field of proc(5) "statm": resident pages that belong to files.
     if int(Path("/proc/self/statm").read_bytes().split()[2]) * _PAGE_BYTES <= limit_bytes:
         return False
-    libc = ctypes.CDLL(None)
-    for start, length in _shared_file_maps():
-        libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), _MADV_DONTNEED)
+    if store is not None:
+        store.release_pages()
+    release_index_pages()
     return True
-
-
-def _shared_file_maps() -> Iterator[tuple[int, int]]:
-    """(address, length) of maps of files that are shared with the page cache.
-
-    Only of such may pages be dropped: of a private map, changes would be lost.
-    """
-    for line in Path("/proc/self/maps").read_bytes().splitlines():
-        fields = line.split(maxsplit=5)
-        if len(fields) == 6 and fields[1].endswith(b"s") and fields[5].startswith(b"/"):
-            start, _, end = fields[0].partition(b"-")
-            if not fields[5].startswith((b"/memfd:", b"/dev/")):
-                yield int(start, 16), int(end, 16) - int(start, 16)

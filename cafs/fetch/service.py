@@ -427,6 +427,10 @@ class ChunkService:
             self._ahead.note_ahead(layer, row, ref, rides=True)
         return flights
 
+    def release_pages(self) -> None:
+        """Let go of mapped pages, when there are many. In a worker thread."""
+        self._kept.release_pages()
+
     def _distance(self, layer: LayerReader) -> float:
         """Of the source that is asked first; 1 where there is none."""
         return self._fetcher.distance(layer.sources[0]) if layer.sources else 1.0

@@ -48,8 +48,12 @@ class StoreReader:
         """In a worker thread."""
         assert self._store is not None
         if release:
-            release_mapped_pages()
+            self.release_pages()
         return self._guard(self._store.get, wanted, None)
+
+    def release_pages(self) -> None:
+        """Let go of mapped pages, when there are many. In a worker thread."""
+        release_mapped_pages(self._store)
 
     async def has(self, digests: Sequence[bytes]) -> Sequence[bool]:
         """Which of these the store has."""

@@ -31,6 +31,10 @@ class FrameStore(Protocol):
         """Which of these it holds."""
         ...
 
+    def release_pages(self) -> None:
+        """Let go of the resident pages of its map, if it has one."""
+        ...
+
     def flush(self) -> None:
         """Write down what it knows of reads; called now and then, may wait for the disk.
 

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
+from contextlib import suppress
 from pathlib import Path
+from weakref import WeakSet
 
 from cafs.errors import IntegrityError, NotFoundError, StorageError
+
+_lock = threading.Lock()
+_maps: WeakSet[mmap.mmap] = WeakSet()
+"""All there are: resident memory is the process's, whoever opened the index."""
 
 
 def map_file(path: Path, what: str) -> mmap.mmap:
@@ -30,8 +37,20 @@ def map_file(path: Path, what: str) -> mmap.mmap:
     try:
         if not os.fstat(descriptor).st_size:
             raise IntegrityError(f"{path} is no {what}: it is empty")
-        return mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
+        mapping = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
     except OSError as e:
         raise StorageError(f"cannot read {what} {path}: {e.strerror}") from e
     finally:
         os.close(descriptor)
+    with _lock:
+        _maps.add(mapping)
+    return mapping
+
+
+def release_index_pages() -> None:
+    """Let go of the resident pages of all maps; whoever reads them has them back. Any thread."""
+    with _lock:
+        maps = list(_maps)
+    for mapping in maps:
+        with suppress(ValueError):  # closed meanwhile
+            mapping.madvise(mmap.MADV_DONTNEED)

@@ -29,7 +29,7 @@ from cafs.fetch.local_peer import LocalPeer
 from cafs.fetch.open_image import Watcher
 from cafs.fetch.prefetch import Prefetch
 from cafs.fetch.reader import LayerReader
-from cafs.fetch.resident import allocate_from_one_arena, release_mapped_pages
+from cafs.fetch.resident import allocate_from_one_arena
 from cafs.fetch.service import ChunkService
 from cafs.fuse.session import Session
 from cafs.fuse.supervisor import GONE, Turn, claim_unanswered
@@ -154,7 +154,7 @@ async def _keep_house(directory: MountDirectory, service: ChunkService) -> None:
 
 def _tidy(directory: MountDirectory, service: ChunkService) -> None:
     _save_stats(directory, service)
-    release_mapped_pages()
+    service.release_pages()
     with suppress(OSError):
         # Written with O_APPEND, so that it can be emptied under its writers; it lies in memory (/run).
         if directory.log.stat().st_size > MAX_LOG_BYTES:

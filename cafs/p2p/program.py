@@ -187,5 +187,5 @@ async def _keep_house(chunks: ChunkStore, figures: PeerFigures) -> None:
         except StorageError as e:
             log.debug("the chunk store cannot be read: %s", e)
         await trio.sleep(_HOUSEKEEPING_S)
-        await trio.to_thread.run_sync(release_mapped_pages)
+        await trio.to_thread.run_sync(release_mapped_pages, chunks)
         await trio.to_thread.run_sync(give_back_memory)

@@ -29,6 +29,7 @@ import lmdb.verify
 
 from cafs.errors import StateError, StorageError
 from cafs.store.gate import Gate
+from cafs.store.mapped_pages import release_file_pages
 
 Txn: TypeAlias = "lmdb.Transaction[memoryview]"
 Table: TypeAlias = "lmdb._Database"
@@ -185,6 +186,15 @@ class Environment:
         """Write the environment without its free pages to ``target``, an empty directory."""
         with _translated(self._path):
             self._env.copy(str(target), compact=True)
+
+    def release_pages(self) -> None:
+        """Let go of the map's resident pages; whoever reads them, also just now, has them back."""
+        self.check_process()
+        self._gate.enter()  # LMDB moves its map only while it is alone
+        try:
+            release_file_pages(self._path.resolve() / "data.mdb")
+        finally:
+            self._gate.leave()
 
     def file_bytes(self) -> int:
         """Length of the data file."""

@@ -135,6 +135,10 @@ class Session:
             except IntegrityError as e:
                 raise DamagedError(f"chunk store {self.directory}: {e}") from e
 
+    def release_pages(self) -> None:
+        """See ``ChunkStore.release_pages``."""
+        self._env.release_pages()
+
     def file_bytes(self) -> int:
         """Length of the data file."""
         return self._env.file_bytes()

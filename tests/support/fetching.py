@@ -120,6 +120,9 @@ class MemoryStore:
     def has(self, digests: Sequence[bytes]) -> list[bool]:
         return [digest in self.chunks for digest in digests]
 
+    def release_pages(self) -> None:
+        """It has no map."""
+
     def flush(self) -> None:
         pass
 

@@ -26,7 +26,7 @@ from cafs.fetch.learned_profiles import LearnedProfiles
 from cafs.fetch.limits import FetchLimits
 from cafs.fetch.local_peer import LocalPeer
 from cafs.fetch.prefetch import Prefetch
-from cafs.fetch.resident import allocate_from_one_arena, release_mapped_pages
+from cafs.fetch.resident import allocate_from_one_arena
 from cafs.fetch.service import ChunkService
 from cafs.fuse.flat import FIRST_LAYER_NODE
 from cafs.fuse.holdings import Holdings
@@ -187,13 +187,13 @@ async def _keep_house(directory: RunDirectory, service: ChunkService) -> None:
     while True:
         now = service.stats().to_json()
         if now != before:
-            await trio.to_thread.run_sync(_tidy, directory, now)
+            await trio.to_thread.run_sync(_tidy, directory, service, now)
             before = now
         await trio.sleep(HOUSEKEEPING_S)
 
 
-def _tidy(directory: RunDirectory, stats: dict[str, object]) -> None:
-    release_mapped_pages()
+def _tidy(directory: RunDirectory, service: ChunkService, stats: dict[str, object]) -> None:
+    service.release_pages()
     try:
         write_json(directory.stats, stats)
     except OSError as e:
