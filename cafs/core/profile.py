@@ -17,6 +17,7 @@ from itertools import groupby
 from typing import Any
 
 from cafs.core.digest import Digest, parse_digest
+from cafs.core.json_bound import has_more_values
 from cafs.core.readplan import RowTable
 from cafs.errors import IntegrityError, UsageError
 
@@ -28,6 +29,8 @@ MAX_LAYERS = 1024
 MAX_STARTS = 1024
 MAX_CHUNKS = 1 << 17
 """A recording stops here: 8 GiB in chunks of 64 KiB are no start any more."""
+_MAX_VALUES = 3 * MAX_CHUNKS + MAX_LAYERS + 16
+"""Of a document with a run for each chunk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,8 @@ def parse_profile(content: bytes) -> Profile:
     """
     if len(content) > MAX_BYTES:
         raise IntegrityError(f"profile has {len(content)} bytes, more than {MAX_BYTES}")
+    if has_more_values(content, _MAX_VALUES):
+        raise IntegrityError(f"profile has more than {_MAX_VALUES} values")
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as e:

@@ -12,12 +12,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cafs.core.digest import Digest, parse_digest
+from cafs.core.json_bound import has_more_values
 from cafs.errors import IntegrityError, UsageError
 
 MAX_TEXT = 4096
 """Characters that one string of a manifest may have."""
 MAX_ITEMS = 10_000
 """Entries that one array or object may have."""
+MAX_VALUES = 250_000
+"""Of a whole document: twice what a list of ``MAX_ITEMS`` manifests has."""
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 """Half of a character that JSON escapes as two. On its own it could be neither a name nor printed."""
 _MAX_SIZE = 1 << 53
@@ -28,10 +31,12 @@ def parse_json_object(content: bytes, what: str, limit: int) -> Fields:
     """Parse ``content`` as one JSON object.
 
     Raises:
-        IntegrityError: too large, not JSON in UTF-8, not an object, a text that is none.
+        IntegrityError: too large, too many values, not JSON in UTF-8, not an object, a text that is none.
     """
     if len(content) > limit:
         raise IntegrityError(f"{what} has {len(content)} bytes, more than the {limit} allowed")
+    if has_more_values(content, MAX_VALUES):
+        raise IntegrityError(f"{what} has more than the {MAX_VALUES} values allowed")
     try:
         text = content.decode()
         value = json.loads(text)

@@ -17,6 +17,7 @@ from typing import Any
 import h11
 import trio
 
+from cafs.core.json_bound import has_more_values
 from cafs.core.swarm.ids import TaskId
 from cafs.core.swarm.layout import MAX_PIECES, Bitmap, parse_layout
 from cafs.core.swarm.messages import FailReason
@@ -43,6 +44,8 @@ MAX_LINE_BYTES = 256 << 10
 """Of an announcement: 1024 pieces of at most 80 bytes fit well."""
 MAX_META_BYTES = 512 << 10
 """Of a task's description: a bitmap of ``MAX_PIECES`` takes a third of it."""
+_MAX_VALUES = 6 * PIECES_IN_LINE
+"""Of an announcement: three for each piece, and one for each that is coming."""
 DIGEST_BYTES = 32
 
 
@@ -281,6 +284,8 @@ def _digest(text: object) -> bytes:
 
 
 def _json(text: bytes) -> dict[str, Any]:
+    if has_more_values(text, _MAX_VALUES):
+        raise ProtocolError("it says too much at once")
     try:
         return dict(_checked(json.loads(text), dict))
     except (ValueError, RecursionError) as e:

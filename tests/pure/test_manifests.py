@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cafs.errors import IntegrityError, NotFoundError, UsageError
 from cafs.oci.descriptor import Descriptor, Platform, encode_descriptor, parse_platform
-from cafs.oci.fields import parse_json_object
+from cafs.oci.fields import MAX_ITEMS, parse_json_object
 from cafs.oci.image import (
     MAX_MANIFEST_BYTES,
     ImageIndex,
@@ -88,6 +88,16 @@ def test_wrong_shapes_name_the_field(value: object, field: str) -> None:
 def test_what_is_no_json_is_refused(content: bytes) -> None:
     with pytest.raises(IntegrityError):
         parse_manifest(content, OCI_MANIFEST, "manifest X")
+
+
+def test_what_would_take_long_to_parse_is_refused_unread() -> None:
+    """It keeps the interpreter, and with it whoever reads from the mount."""
+    with pytest.raises(IntegrityError, match="more than the 250000 values"):
+        parse_manifest(b'{"layers": [' + b"[]," * (1 << 20) + b"[]]}", OCI_MANIFEST, "manifest X")
+    many = [{"mediaType": OCI_MANIFEST, "digest": D, "size": 3, "annotations": {"a": "b"}}] * MAX_ITEMS
+    listed = parse({"schemaVersion": 2, "manifests": many}, OCI_INDEX)
+    assert isinstance(listed, ImageIndex)
+    assert len(listed.manifests) == MAX_ITEMS
 
 
 def test_another_kind_of_document_is_refused() -> None:

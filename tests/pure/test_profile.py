@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cafs.core.digest import sha256_digest
 from cafs.core.profile import MAX_BYTES, MAX_CHUNKS, Profile, encode_profile, locate, parse_profile
 from cafs.errors import IntegrityError
 from tests.support.fetching import MemoryLayer
@@ -62,6 +63,14 @@ def test_what_is_no_profile_is_refused(content: bytes) -> None:
 def test_any_bytes_are_a_profile_or_an_integrity_error(content: bytes) -> None:
     with contextlib.suppress(IntegrityError):
         parse_profile(content)
+
+
+def test_a_profile_of_nothing_but_values_is_refused_unread() -> None:
+    with pytest.raises(IntegrityError, match="values"):
+        parse_profile(b'{"version": 1, "runs": [' + b"[]," * (1 << 20) + b"[]]}")
+    chunks = tuple((place % 2, place.to_bytes(8)) for place in range(MAX_CHUNKS // 4))
+    layers = (sha256_digest(b"1"), sha256_digest(b"2"))
+    assert parse_profile(encode_profile(Profile(layers, chunks))).chunks == chunks
 
 
 def test_unknown_chunks_are_not_located() -> None:

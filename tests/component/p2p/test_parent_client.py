@@ -168,6 +168,7 @@ async def test_silence_has_an_end(
         b'{"pieces": [], "coming": [99999999]}',
         b'{"pieces": [], "coming": [' + b"1," * PIECES_IN_LINE + b"1]}",
         b"[" * 100_000,
+        b'{"pieces": [], "more": [' + b"[]," * 10_000 + b"[]]}",
         b" " * (1 << 20),
     ],
 )
