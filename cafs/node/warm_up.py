@@ -34,7 +34,7 @@ _LIBRARIES = "libcrypto.so.3 libssl.so.3 libffi.so.8".split()
 _PACKAGES = (
     "cafs cafs/cli cafs/node cafs/fuse cafs/core cafs/oci cafs/index cafs/fetch click attr attrs outcome"
     " sniffio sortedcontainers trio/_core trio trio/_subprocess_platform cafs/oci/registry cafs/core/swarm"
-    " cafs/http11 h11 idna lmdb blake3 cafs/store"
+    " cafs/core/proxying cafs/http11 h11 idna lmdb blake3 cafs/store"
 ).split()
 
 
