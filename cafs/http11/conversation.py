@@ -20,6 +20,7 @@ import h11
 import trio
 
 from cafs.http11.messages import BYTES_TYPE, Answer, Handler, Headers, Request, Send, ServerLimits, refusal
+from cafs.http11.sending import send_all
 
 log = logging.getLogger(__name__)
 
@@ -252,7 +253,7 @@ class _Reply:
         view = memoryview(data)
         for begin in range(0, len(view), SLICE_BYTES):
             with trio.fail_after(self._limits.send_s):
-                await self._stream.send_all(view[begin : begin + SLICE_BYTES])
+                await send_all(self._stream, view[begin : begin + SLICE_BYTES])
 
 
 def _check_head(head: h11.Request, body_bytes: int) -> None:
