@@ -32,8 +32,9 @@ log = logging.getLogger(__name__)
 TASKS_PATH = "/v1/tasks/"
 LIMITS = ServerLimits(connections=1024, client_connections=128)
 RETRY_AFTER_S = 1
-GATHER_S = 0.02
-"""Announcements are held back for so long: a fast download would else wake each follower for each piece."""
+GATHER_S, MOST_GATHER_S = 0.02, 0.15
+"""Announcements are held back for so long for each follower, and no longer: each costs both sides a part of
+what a piece costs, and who has many followers is seldom the only one who has it."""
 SIGN_OF_LIFE_S = 15.0
 """A follower that hears nothing for three times as long may leave."""
 BRING_S = 30.0
@@ -154,9 +155,33 @@ class UploadServer:
         self._followers += 1
         try:
             async with reply.stream(HTTPStatus.OK, None, "application/jsonl") as send:
-                await _announce(task, send)
+                await self._announce(task, send)
         finally:
             self._followers -= 1
+
+    async def _announce(self, task: StoredTask, send: Send) -> None:
+        """What is here and what comes, until all is here or the task is forgotten."""
+        lines: trio.MemorySendChannel[News]
+        lines, waiting = trio.open_memory_channel(0)
+
+        async def gather() -> None:
+            async with lines, aclosing(cast(AsyncGenerator[News], task.follow())) as changes:
+                async for news in changes:
+                    await lines.send(news)
+                    await trio.sleep(min(MOST_GATHER_S, GATHER_S * self._followers))
+
+        left: Exception | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(gather)
+            try:
+                while (news := await _next_news(waiting)) is not None:
+                    for line in encode_news(news):
+                        await send(line)
+            except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as e:
+                left = e  # let out of the nursery without a group round it
+            nursery.cancel_scope.cancel()
+        if left is not None:
+            raise left
 
     async def _give_chunks(self, wish: ChunkWish, request: Request, reply: Reply) -> None:
         if self._chunks is None:
@@ -176,31 +201,6 @@ class UploadServer:
                     sending = self._uploads.sending(send)
                     for frame in here:
                         await self._uploads.send(sending, frame)
-
-
-async def _announce(task: StoredTask, send: Send) -> None:
-    """What is here and what comes, until all is here or the task is forgotten."""
-    lines: trio.MemorySendChannel[News]
-    lines, waiting = trio.open_memory_channel(0)
-
-    async def gather() -> None:
-        async with lines, aclosing(cast(AsyncGenerator[News], task.follow())) as changes:
-            async for news in changes:
-                await lines.send(news)
-                await trio.sleep(GATHER_S)
-
-    left: Exception | None = None
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(gather)
-        try:
-            while (news := await _next_news(waiting)) is not None:
-                for line in encode_news(news):
-                    await send(line)
-        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as e:
-            left = e  # let out of the nursery without a group round it
-        nursery.cancel_scope.cancel()
-    if left is not None:
-        raise left
 
 
 async def _next_news(waiting: trio.MemoryReceiveChannel[News]) -> News | None:
