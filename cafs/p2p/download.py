@@ -334,13 +334,17 @@ class Download:
                 self_at_source=to_source,
                 waiting=self._waiting,
                 room=room,
-                source_room=parts.source.room(now) if to_source and not view.awaits(now) else 0,
+                source_room=self._source_room(parts, now) if to_source else 0,
             ),
             self._turns,
             self._source_turns,
         )
         self._waiting = {number: self._waiting.get(number, now) for number in plan.waiting}
         _begin(parts, plan.asks)
+
+    def _source_room(self, parts: _Parts, now: float) -> int:
+        view = self._word.view
+        return 0 if view.awaits(now) else parts.source.room(now, view.at_source())
 
     def _missing(self, parts: _Parts, layout: Layout, *, to_source: bool) -> Bitmap:
         """Wanted, not here, not under way."""

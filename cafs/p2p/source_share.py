@@ -25,7 +25,9 @@ from cafs.p2p.task_files import NewPiece
 TRIES = 5
 PAUSE_S = 0.5
 PIECES, BYTES = 4, 32 << 20
-"""Being read from the origin at once."""
+"""Being read from the origin at once; fewer where several hosts read: others have the first the sooner."""
+SHARED_PIECES = 8
+"""By all hosts that read there, but two by each."""
 
 
 class SourceShare:
@@ -84,14 +86,14 @@ class SourceShare:
         error = self._error
         return error if error is not None and (is_lasting(error) or self._failures >= TRIES) else None
 
-    def room(self, now: float) -> int:
-        """How many more pieces may be begun with."""
+    def room(self, now: float, others: int) -> int:
+        """How many more pieces may be begun with, while so many other hosts read there, too."""
         layout = self._task.layout
         if layout is None or now < self._again_at or self.hopeless() is not None:
             return 0
         if self._runs.streams:
             return 0 if self._runs.running else 1
-        most = max(2, min(PIECES, BYTES // layout.piece_bytes))
+        most = max(2, min(PIECES, SHARED_PIECES // (others + 1), BYTES // layout.piece_bytes))
         return max(0, most - len(self._under_way))
 
     def begin(self, at_byte: int, now: float) -> None:

@@ -42,6 +42,7 @@ class Parent:
     in_flight: int = 0
     most: int = 4
     """Requests it may be busy with for us."""
+    seed: bool = False
     usable: bool = True
     """Not shunned, not away."""
     owner: bool = True
@@ -99,11 +100,12 @@ class Plan:
 
 
 class Turns:
-    """Remembers the order of owners of the pieces; it costs a hash for each of them."""
+    """Remembers the order of owners of the pieces, and one host's weights: each costs a hash."""
 
     def __init__(self) -> None:
         self._key: tuple[HostId, ...] = ()
         self._orders: dict[int, list[HostId]] = {}
+        self._weights: dict[int, bytes] = {}
 
     def order(self, task: TaskId, number: int, hosts: tuple[HostId, ...]) -> list[HostId]:
         if hosts != self._key:
@@ -111,6 +113,13 @@ class Turns:
         found = self._orders.get(number)
         if found is None:
             found = self._orders[number] = in_order(task, number, hosts)
+        return found
+
+    def own_weight(self, task: TaskId, number: int, me: HostId) -> bytes:
+        """This host's weight of a piece; one of these is used for one host."""
+        found = self._weights.get(number)
+        if found is None:
+            found = self._weights[number] = weight(task, number, me)
         return found
 
 
@@ -137,6 +146,8 @@ class _Picking:
         self._busy = {parent.host: parent.in_flight for parent in view.parents}
         self._free = {parent.host: parent for parent in view.parents if parent.has_room}
         self._by_host = {parent.host: parent for parent in view.parents}
+        mine = int(view.me[-8:], 16)
+        self._salts = {parent.host: int(parent.host[-8:], 16) ^ mine for parent in view.parents}
         self._urgent = frozenset(view.urgent)
         self._owners = _hosts(view, self_too=view.self_owner, at_source=False)
         self._sources = _hosts(view, self_too=view.self_at_source, at_source=True)
@@ -173,6 +184,12 @@ class _Picking:
         at_source = self._view.self_at_source and self._source_room > 0
         return self._room > 0 and (bool(self._free) or at_source)
 
+    def _can_bring(self) -> bool:
+        """Somebody could get what nobody has; else there is no need to look whose turn each of these is."""
+        if self._view.self_at_source:
+            return self._source_room > 0
+        return any(host in self._free for host in self._sources)
+
     def _candidates(self) -> Iterator[int]:
         view = self._view
         left = Bitmap(view.missing.bits)
@@ -182,7 +199,8 @@ class _Picking:
                 yield number
         scarce = Bitmap(left.bits & ~self._plenty)
         yield from _some(Bitmap(scarce.bits & self._held), LOOK_AT, self._salt)
-        yield from _some(Bitmap(scarce.bits & ~self._held), LOOK_AT)
+        if self._can_bring():
+            yield from _some(Bitmap(scarce.bits & ~self._held), LOOK_AT)
         yield from self._rarest(Bitmap(left.bits & self._plenty))
 
     def _rarest(self, held: Bitmap) -> list[int]:
@@ -194,17 +212,24 @@ class _Picking:
         # With the host's own weight last: equally rare pieces are taken in another order by everybody.
         return sorted(
             looked_at,
-            key=lambda n: (sum(have >> n & 1 for have in haves), weight(view.task, n, view.me)),
+            key=lambda n: (
+                sum(have >> n & 1 for have in haves),
+                self._turns.own_weight(view.task, n, view.me),
+            ),
         )
 
     def _holder(self, number: int) -> HostId | None:
         """The least busy for his score, of those who have it."""
         best = min(
             (p for p in self._free.values() if number in p.have),
-            key=lambda p: ((self._busy[p.host] + 1) / max(p.score, 0.05), p.host),
+            key=lambda p: ((self._busy[p.host] + 1) / max(p.score, 0.05), self._tie(p.host, number)),
             default=None,
         )
         return best.host if best is not None else None
+
+    def _tie(self, host: HostId, number: int) -> int:
+        """Of those who are as good, each host asks another one, and for each piece another one."""
+        return self._salts[host] * (2 * number + 1) & 0xFFFF_FFFF
 
     def _take(self, number: int, host: HostId | None) -> Ask:
         self._room -= 1
@@ -239,9 +264,20 @@ class _Picking:
             return self._take(number, host) if host is not None else None
         if view.self_at_source:
             return self._take(number, None) if self._source_room > 0 else None
-        for host in self._source_turns.order(view.task, number, self._sources):
+        return self._ask_to_bring(number)
+
+    def _ask_to_bring(self, number: int) -> Ask | None:
+        """Of who reads it already, else of whose turn it is: another one would read it, too, in the end.
+
+        Where a reader waits, of the next one who has room.
+        """
+        order = self._source_turns.order(self._view.task, number, self._sources)
+        readers = [host for host in order if number in self._by_host[host].coming]
+        for host in (*readers, *order):
             if host in self._free:
                 return self._take(number, host)
+            if number not in self._urgent:
+                return None
         return None
 
     def _is_my_turn(self, number: int, order: Sequence[HostId]) -> bool:
@@ -267,13 +303,13 @@ class _Picking:
 
 
 def _coverage(parents: Sequence[Parent]) -> tuple[int, int]:
-    """Which pieces somebody usable has, and which several have. All that are at the source count as one."""
+    """Which pieces somebody usable has, and which several have. All seeds at the source count as one."""
     held = plenty = 0
     for parent in parents:
-        if parent.usable and parent.at_source:
+        if parent.usable and parent.seed and parent.at_source:
             held |= parent.have.bits
     for parent in parents:
-        if parent.usable and not parent.at_source:
+        if parent.usable and not (parent.seed and parent.at_source):
             plenty |= held & parent.have.bits
             held |= parent.have.bits
     return held, plenty

@@ -131,6 +131,10 @@ class SwarmView:
             for known in self.members.values()
         )
 
+    def at_source(self) -> int:
+        """How many others read from there."""
+        return sum(known.member.at_source for known in self.members.values())
+
     def parents(self, now: float, count: int | None) -> list[Parent]:
         """As the picker sees them."""
         return [self._parent(known, now, count) for known in self.members.values()]
@@ -145,6 +149,7 @@ class SwarmView:
             score=member.score,
             in_flight=known.in_flight,
             most=MOST_REQUESTS,
+            seed=member.seed,
             usable=known.is_usable(now),
             owner=member.owner,
             at_source=member.at_source,

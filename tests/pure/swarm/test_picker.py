@@ -157,6 +157,34 @@ def test_what_another_reads_from_the_source_is_left_to_it_for_a_while() -> None:
     assert {ask.number for ask in late.asks if ask.host is None} & set(range(20))
 
 
+def test_who_is_at_the_source_is_asked_to_bring_what_he_reads_or_what_is_his_turn() -> None:
+    first, other = sorted(HOSTS[:2], key=lambda host: owner(TASK, 0, HOSTS[:2]) != host)
+    idle = [Parent(host, Bitmap(), owner=False, at_source=True, heard_at=100.0) for host in (first, other)]
+    assert plan(view(1, idle)).asks == (Ask(0, first),)
+    reads = [idle[0], replace(idle[1], coming=Bitmap.of([0]))]
+    assert plan(view(1, reads)).asks == (Ask(0, other),)
+    # Another one would read it a second time: it is not asked while the first has no room, but for a reader.
+    busy = [replace(idle[0], in_flight=4), idle[1]]
+    assert plan(view(1, busy)).asks == ()
+    assert plan(view(1, busy, urgent=(0,))).asks == (Ask(0, other),)
+
+
+def test_two_peers_at_the_source_are_two_who_have_a_piece_and_two_seeds_are_one() -> None:
+    number = next(n for n in range(99) if owner(TASK, n, [ME, HOSTS[2]]) == HOSTS[2])
+    have, late = Bitmap.of([number]), Parent(HOSTS[2], Bitmap(), heard_at=100.0)
+    both = [Parent(host, have, owner=False, at_source=True) for host in HOSTS[:2]]
+    wish = replace(view(0, [*both, late]), missing=have)
+    assert [ask.number for ask in plan(wish).asks] == [number]
+    seeds = [replace(parent, seed=True) for parent in both]
+    assert plan(replace(wish, parents=[*seeds, late])) == Plan((), (number,))
+
+
+def test_hosts_ask_different_ones_of_those_who_are_as_good() -> None:
+    four = [Parent(host, Bitmap.full(1), owner=False) for host in HOSTS[:4]]
+    asked = {ask.host for me in HOSTS[4:] for ask in plan(replace(view(1, four), me=me)).asks}
+    assert len(asked) > 1
+
+
 def test_readers_come_first_then_the_order_then_the_rarest() -> None:
     common, rare = Bitmap.of([0, 1, 2, 3, 5]), Bitmap.of([0, 1, 2, 3, 4])
     three = [
