@@ -42,6 +42,17 @@ class LeftOut:
 
 
 @dataclass(frozen=True, slots=True)
+class _LinkDown:
+    """A hard link to what only the layers below have, or what a later entry brings."""
+
+    target: bytes
+    before: int | None
+    """The inode that its path had in this layer then: with another one, a later entry took its place."""
+    through: bool
+    """Its target is such a link itself."""
+
+
+@dataclass(frozen=True, slots=True)
 class FinishedLayer:
     """What ``LayerBuilder.finish`` made."""
 
@@ -63,8 +74,8 @@ class LayerBuilder:
         self._known = known
         self._options = options
         self._region = DataRegion(writer, options, scratch)
-        self._links: list[tuple[bytes, bytes]] = []
-        """(path, target) of hard links to what this layer does not have, in order."""
+        self._links: dict[bytes, _LinkDown] = {}
+        """By path, in order: hard links to what this layer did not have when they came."""
         self.left_out = LeftOut()
 
     def add(self, entry: Entry, fill: Fill) -> None:
@@ -124,7 +135,13 @@ class LayerBuilder:
 
     def _link(self, path: bytes, target: bytes) -> None:
         if not self._tree.link(path, target):
-            self._links.append((path, target))
+            self._links.pop(path, None)  # the last one counts, in its turn
+            self._links[path] = _LinkDown(target, self._inode_at(path), through=target in self._links)
+
+    def _inode_at(self, path: bytes) -> int | None:
+        """What this layer itself has there."""
+        node = self._tree.lookup(path)
+        return None if node is None or node.is_whiteout else node.inode
 
     def _add(self, path: bytes, entry: Entry, meta: Meta, fill: Fill) -> None:
         kind, size = stat.S_IFMT(meta.mode), entry.size
@@ -159,21 +176,32 @@ class LayerBuilder:
         return meta if len(kept) == len(meta.xattrs) else replace(meta, xattrs=kept)
 
     def _resolve_links(self, below: Below | None) -> bool:
-        for path, target in self._links:
-            if self._tree.link(path, target):
+        taken: dict[bytes, bytes] = {}
+        """Where in this layer now is what lower layers have at a path."""
+        for path, link in self._links.items():
+            target = link.target
+            if self._inode_at(path) != link.before:
                 continue
-            found = below.file(target) if below else None
-            if found is None:
+            found = below.file(target) if below and not link.through else None
+            if target in taken:
+                self._tree.link(path, taken[target])
+            elif found is not None:
+                # What later entries removed or replaced stays so: only the link leads to what was there.
+                taken[target] = place = path if self._hides(target) else target
+                self._copy_up(place, found)
+                self._tree.link(path, place)
+                self._link_other_names(below, target, place)
+            elif not self._tree.link(path, target):
                 raise IntegrityError(
                     f"{show_path(path)}: hard link to {show_path(target)}, which is nowhere in the image"
                 )
-            self._copy_up(target, found)
-            self._tree.link(path, target)
-            # The other names of the lower file must go on being names of the same one.
-            for name in below.other_names(target) if below else ():
-                if not self._hides(name):
-                    self._tree.link(name, target)
         return bool(self._links)
+
+    def _link_other_names(self, below: Below | None, target: bytes, place: bytes) -> None:
+        """The other names of a lower file must go on being names of the same one."""
+        for name in below.other_names(target) if below else ():
+            if not self._hides(name):
+                self._tree.link(name, place)
 
     def _hides(self, path: bytes) -> bool:
         """Whether this layer shows something else at ``path`` than the layers below, or nothing."""

@@ -21,6 +21,9 @@ from cafs.convert.plain_stream import decompressed
 from cafs.core.chunking import ChunkingOptions
 from cafs.core.erofs import OPAQUE_XATTR
 from cafs.errors import IntegrityError
+from cafs.index.browse import walk
+from cafs.index.merge import MergedTree
+from cafs.index.reader import ErofsReader
 from tests.support.tars import Made, convert_tar, make_tar, member
 
 OPTIONS = ChunkingOptions()
@@ -73,7 +76,7 @@ def test_a_pinned_layer_keeps_its_bytes(tmp_path: Path) -> None:
 
 
 PINNED_BLOB = "16d3e87b48ae568db3a6e8112760b9ea0e2ed0835747ec20d6e7629fda192cf0"
-PINNED_INDEX = "67aeb8e56172ce2ab0ac4ec647eca397b1e91f208103cc6861e9810ca3f34c0e"
+PINNED_INDEX = "36f80a1c31814a0a852780c205d4afdc0f16894bc6ff42c31da386619b7157b1"
 
 
 # -- contents --------------------------------------------------------------------------------------------
@@ -233,6 +236,37 @@ def test_all_names_of_a_lower_file_stay_names_of_one_file(tmp_path: Path) -> Non
     assert made.reader.inode(made.nid(b"new")).nlink == 4
     assert made.content(b"replaced") == b"r"
     assert made.reader.inode(made.nid(b"gone")).is_whiteout
+
+
+@pytest.mark.parametrize(
+    ("later", "seen"),
+    [
+        ([member(".wh.old")], {"new": "old", "other": "old"}),
+        ([member(".wh.new")], {"new": "old", "old": "old", "other": "old"}),
+        ([member("old", content=b"later")], {"new": "old", "old": "later", "other": "old"}),
+        ([member("new", content=b"later")], {"new": "later", "old": "old", "other": "old"}),
+        ([hard_link("new", "d/old")], {"new": "in d", "old": "old", "other": "old"}),
+        ([hard_link("more", "new"), member(".wh.old")], {"new": "old", "more": "old", "other": "old"}),
+        ([hard_link("more", "old"), member(".wh.old")], {"new": "old", "more": "old", "other": "old"}),
+        ([hard_link("in_d", "d/old"), member(".wh.d")], {"in_d": "in d", "old": "old"}),
+    ],
+)
+def test_a_link_down_leads_to_what_was_there_when_it_came(
+    tmp_path: Path, later: list[tuple[tarfile.TarInfo, bytes]], seen: dict[str, str]
+) -> None:
+    files = [directory("d"), member("d/old", content=b"in d"), member("old", content=b"old")]
+    lower = convert_tar(make_tar(*files, hard_link("other", "old")), tmp_path / "lower")
+    upper_tar = make_tar(hard_link("new", "old"), *later)
+    upper = convert_tar(upper_tar, tmp_path / "upper", below=Below([lower.index]))
+    tree = MergedTree([ErofsReader(i.metadata, i.virtual_bytes) for i in (lower.index, upper.index)])
+    found = {}
+    for path, (top, *_) in walk(tree, tree.root):
+        if stat.S_ISREG(tree.reader(top.layer).mode(top.nid)):
+            content = tree.reader(top.layer).extents(top.nid)
+            assert isinstance(content, bytes)
+            found[path.decode()] = content.decode()
+    usual = {"d/old": "in d"} if found.get("in_d") is None else {"new": "old", "other": "old"}
+    assert found == usual | seen
 
 
 def content_from(made: Made, blobs: dict[str, bytes], path: bytes) -> bytes:
