@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cafs import errors
-from cafs.errors import CafsError, NotFoundError, StateError, StorageError, UsageError
+from cafs.errors import CafsError, IntegrityError, NotFoundError, StateError, StorageError, UsageError
 from cafs.fuse.device import is_mount_point, raise_readahead
 from cafs.fuse.erofs_mount import can_mount_erofs, mount_image_file
 from cafs.node.mount_state import MountDirectory, MountRequest, remove_tree
@@ -85,11 +85,12 @@ def mount_image(request: MountRequest, keeper: Keeper, *, foreground: bool) -> M
         CafsError: it cannot be; nothing is left mounted or written.
     """
     check_target(request.target)
+    recorded = _layers_recorded(request.record) if request.record is not None else None
     directory, lock = _claim_directory(request)
     try:
         keeper.begin(str(directory.path), lock, foreground=foreground)
         os.close(lock)
-        return _finish(directory, request, keeper)
+        return _finish(directory, request, keeper, recorded)
     except BaseException:
         # Closing our end tells the keeper to undo everything; what it left when it died, we do.
         keeper.channel.close()
@@ -149,11 +150,37 @@ def clear_leftovers(directory: MountDirectory) -> None:
             path.unlink()
 
 
-def _finish(directory: MountDirectory, request: MountRequest, keeper: Keeper) -> Mounted:
+def _layers_recorded(path: Path) -> tuple[str, ...] | None:
+    """The layers of the profile that a recording is to continue; None if it is to begin.
+
+    Raises:
+        UsageError: the file is there and is no profile.
+        StorageError: it cannot be read or written.
+    """
+    from cafs.core.profile import parse_profile  # noqa: PLC0415  few mounts are recorded
+
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        why = "the directory cannot be written to" if path.parent.is_dir() else "there is no such directory"
+        raise StorageError(f"{path} cannot be written: {why}")
+    try:
+        return parse_profile(path.read_bytes()).layers
+    except FileNotFoundError:
+        return None
+    except OSError as e:
+        raise StorageError(f"{path}: {e.strerror}") from e
+    except IntegrityError as e:
+        raise UsageError(f"{path} is there and is not an access profile: {e}") from e
+
+
+def _finish(
+    directory: MountDirectory, request: MountRequest, keeper: Keeper, recorded: tuple[str, ...] | None
+) -> Mounted:
     """Wait for the first server's word, then do what only this process can."""
     message = _receive(keeper.channel)
     if "error" in message:
         raise _as_error(message)
+    if recorded not in {None, tuple(dict.fromkeys(message["layers"]))}:
+        raise UsageError(f"{request.record} is there and is the access profile of another image")
     if request.driver == "erofs":
         file, cold = directory.erofs_file, message["cold"]
         mount_image_file(file, request.target, trusted=request.trusted, cold=cold)

@@ -15,6 +15,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -104,7 +105,7 @@ async def _serve(  # noqa: PLR0917 - trio.run hands arguments over by position
                 readers = _add_layers(service, image)
                 nursery.start_soon(_prefetch, service, request, image)
             if request.record is not None:
-                service.start_recording(request.record)
+                _record(service, request.record)
             session = Session(turn.descriptor, served_tree(request.driver, image, readers), turn.outstanding)
             claim_unanswered(turn)
             announce(image.announcement(is_cold=start.is_cold))
@@ -117,6 +118,14 @@ async def _serve(  # noqa: PLR0917 - trio.run hands arguments over by position
 
 def _add_layers(service: ChunkService, image: ReadyImage) -> list[LayerReader]:
     return [service.add_layer(layer.index, [layer.source], layer.diff_id) for layer in image.layers]
+
+
+def _record(service: ChunkService, path: Path) -> None:
+    """The command has looked at the file; what has become of it since must not end who answers readers."""
+    try:
+        service.start_recording(path)
+    except CafsError as e:
+        log.warning("the order of first accesses is not recorded: %s", e)
 
 
 def _open_store(request: MountRequest) -> ChunkStore | None:

@@ -21,6 +21,8 @@ from stat import S_ISREG
 import pytest
 import trio
 
+from cafs.core.digest import Digest
+from cafs.core.profile import Profile, encode_profile
 from cafs.core.settings import Settings
 from cafs.index.tree import INLINE_MAX_BYTES
 from cafs.oci.layout import LayoutRepository
@@ -194,6 +196,44 @@ def test_mount_points_that_cannot_be(place: Place) -> None:
     with mounted(place):
         assert "in use" in place.cafs("mount", place.source, place.target, code=1)
     assert "no image is mounted" in place.cafs("umount", place.target, code=2)
+
+
+def test_records_that_cannot_be(place: Place) -> None:
+    precious = place.path / "precious"
+    precious.write_text("precious")
+    other = place.path / "other.profile"
+    other.write_bytes(encode_profile(Profile((Digest(f"sha256:{0:064x}"),), ())))
+    for record, code, message in (
+        (place.path / "missing" / "x.profile", 1, "no such directory"),
+        (precious, 2, "not an access profile"),
+        (other, 2, "of another image"),
+    ):
+        said = place.cafs("mount", place.source, place.target, "--record", record, code=code)
+        assert message in said
+        place.assert_clean()
+    assert precious.read_text() == "precious"
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_a_record_that_is_spoilt_meanwhile_ends_no_server(place: Place, driver: str) -> None:
+    record = place.path / "x.profile"
+    with mounted(place, "--driver", driver, "--record", record) as tree:
+        deadline = time.monotonic() + PATIENCE_S
+        while not record.exists():  # now the server is there that reads
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(int(place.state("server.pid").read_text()), signal.SIGSTOP)  # it writes there too
+        record.write_text("spoilt")
+        pid = place.kill("server")
+        while int(place.state("server.pid").read_text()) == pid:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        while "is not recorded" not in (log := place.state("log").read_text()):
+            assert "crashed" not in log
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert observe(tree).keys() == place.image.expected().keys()
+    assert record.read_text() == "spoilt"
 
 
 def test_umount_tells_machines_too(place: Place) -> None:
