@@ -17,11 +17,12 @@ from cafs.core.scheduling.events import Event, PiecesFinished
 from cafs.core.swarm.peer_limits import PeerLimits
 from cafs.core.swarm.self_help import LONG_STALL_S
 from cafs.errors import CafsError, IntegrityError, NotFoundError, RemoteError, StateError
-from cafs.p2p import engine, source_share, task_store
+from cafs.p2p import download, engine, source_share, task_store
 from cafs.p2p.content import NotSharedError, OriginError, Wish
 from cafs.p2p.engine import spec_of
 from tests.support.grid import GridHost, grid, until
 from tests.support.logs import ExpectedLogs
+from tests.support.patience import PATIENCE_S
 from tests.support.proxying import Asked, Origin, Told, serve_origin
 
 MIB = 1 << 20
@@ -351,8 +352,9 @@ async def test_a_liar_is_found_out_and_asked_no_more(
 
 
 async def test_who_joins_those_at_the_source_reads_nothing_that_they_read(
-    tmp_path: Path, origin: Origin
+    tmp_path: Path, origin: Origin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(download, "OTHERS_S", PATIENCE_S)  # however late it hears what they have
     async with grid(tmp_path) as swarm:
         first = await swarm.host(limits=PeerLimits(source_bytes_per_s=2 * MIB))
         others = [await swarm.host() for _ in range(2)]
