@@ -55,12 +55,13 @@ def open_channel(address: str, tls: LinkTls | None) -> grpc.Channel:
     return grpc.secure_channel(address, tls.credentials(), _OPTIONS)
 
 
-def open_loop_channel(address: str, tls: LinkTls | None) -> grpc.aio.Channel:
-    """The same for an asyncio loop.
+def open_loop_channel(address: str, tls: LinkTls | grpc.ChannelCredentials | None) -> grpc.aio.Channel:
+    """The same for an asyncio loop; with credentials, what was read of ``tls`` before.
 
     Raises:
         StorageError: a file of ``tls`` cannot be read.
     """
-    if tls is None:
+    credentials = tls.credentials() if isinstance(tls, LinkTls) else tls
+    if credentials is None:
         return grpc.aio.insecure_channel(address, _OPTIONS)
-    return grpc.aio.secure_channel(address, tls.credentials(), _OPTIONS)
+    return grpc.aio.secure_channel(address, credentials, _OPTIONS)

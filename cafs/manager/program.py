@@ -39,6 +39,7 @@ from cafs.manager.migrate import upgrade
 from cafs.manager.oidc.client import ProviderClient
 from cafs.manager.oidc.provider import Provider
 from cafs.manager.replica import Pace, ThisReplica
+from cafs.manager.schedulers import PATIENCE_S, Schedulers
 from cafs.manager.services.roll import Roll
 from cafs.manager.services.serving import cancelled_at_end, services_served
 from cafs.manager.tally import Tally
@@ -75,6 +76,8 @@ class Options:
     """Serve the console, if its library is there. At most one manager of a process may."""
     converter: Converter = field(default_factory=Converter)
     pace: Pace = field(default_factory=Pace)
+    scheduler_patience_s: float = PATIENCE_S
+    """For what schedulers are asked."""
     passwords: Passwords = field(default_factory=Passwords)
     say: Callable[[str], None] = log.info
     """Tells whoever started it something."""
@@ -141,7 +144,7 @@ async def served(options: Options) -> AsyncIterator[Ports]:
             passwords=options.passwords,
             changed=services.watch.wake,
             provider=_provider(stack, options),
-            scheduler_tls=_scheduler_tls(options.tls),
+            schedulers=Schedulers(_scheduler_tls(options.tls), patience_s=options.scheduler_patience_s),
             jobs_changed=services.jobs.wake,
         )
         _, answers = make_app(parts)

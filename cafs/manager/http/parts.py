@@ -8,10 +8,10 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from cafs.daemon.grpc_client import LinkTls
 from cafs.manager.database import Database
 from cafs.manager.jobs.sums import JobSums
 from cafs.manager.oidc.client import ProviderClient
+from cafs.manager.schedulers import Schedulers
 from cafs.manager.tally import Tally
 from cafs.manager.users.passwords import Passwords
 from cafs.manager.users.throttle import Throttle
@@ -30,10 +30,9 @@ class Parts:
     """Called after clusters were changed, so that services hear of it at once. From any thread."""
     jobs_changed: Callable[[], None]
     """Called after jobs were changed, the same way."""
+    schedulers: Schedulers
     provider: ProviderClient | None = None
     """At which people sign in, if there is one."""
-    scheduler_tls: LinkTls | None = None
-    """With what schedulers are asked; None: in the clear."""
     job_sums: JobSums = field(default_factory=JobSums)
     throttle: Throttle = field(default_factory=Throttle)
 

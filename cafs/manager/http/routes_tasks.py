@@ -1,10 +1,14 @@
-"""What a cluster's schedulers know of its tasks, asked when somebody wants to know; nothing of it is kept."""
+"""What a cluster's schedulers know of its tasks, asked when somebody wants to know; nothing of it is kept.
+
+The questions wait in the event loop; in threads is what the database and long answers take.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query
+from fastapi.concurrency import run_in_threadpool
 from pydantic import Field
 from sqlalchemy.orm import Session
 
@@ -15,7 +19,7 @@ from cafs.manager.http.caller import needs
 from cafs.manager.http.models import Id, Told
 from cafs.manager.http.parts import Here, Parts
 from cafs.manager.http.problems import declared
-from cafs.manager.schedulers import MOST_ASKED, ask_all, ask_who_knows
+from cafs.manager.schedulers import MOST_ASKED, Said
 from cafs.manager.users.roles import Caller, Role, Scope, Where
 from cafs.proto import p2p_pb2
 
@@ -112,7 +116,7 @@ class Explanation(Told):
 
 
 @routes.get("", responses=declared(401, 403, 404, 422, 503))
-def list_tasks(
+async def list_tasks(
     cluster_id: Id,
     _caller: Reader,
     parts: Here,
@@ -121,7 +125,11 @@ def list_tasks(
 ) -> Tasks:
     """Tasks that the cluster's schedulers know, in the order of their ids."""
     request = p2p_pb2.ListTasksRequest(limit=limit, after=after)
-    told = ask_all(_schedulers(parts, cluster_id), parts.scheduler_tls, "ListTasks", request)
+    told = await parts.schedulers.ask_all(await _schedulers(parts, cluster_id), "ListTasks", request)
+    return await run_in_threadpool(_page, told, limit)
+
+
+def _page(told: list[Said], limit: int) -> Tasks:
     found: dict[str, TaskTold] = {}
     for task in (_task(info) for said in told if said.answer is not None for info in said.answer.tasks):
         if task.id not in found or found[task.id].hosts < task.hosts:
@@ -133,7 +141,7 @@ def list_tasks(
 
 
 @routes.get("/{task_id}/swarm", responses=declared(401, 403, 404, 422, 503))
-def show_swarm(
+async def show_swarm(
     cluster_id: Id,
     task_id: TaskId,
     _caller: Reader,
@@ -142,7 +150,11 @@ def show_swarm(
 ) -> Swarm:
     """A task's hosts, and who fed whom at what rate."""
     request = p2p_pb2.SwarmRequest(task_id=task_id, limit=limit)
-    told = ask_who_knows(_schedulers(parts, cluster_id), parts.scheduler_tls, "Swarm", request)
+    told = await parts.schedulers.ask_who_knows(await _schedulers(parts, cluster_id), "Swarm", request)
+    return await run_in_threadpool(_swarm, told)
+
+
+def _swarm(told: p2p_pb2.SwarmResponse) -> Swarm:
     hosts = [
         SwarmHostTold(
             id=host.host_id,
@@ -168,7 +180,7 @@ def show_swarm(
 
 
 @routes.get("/{task_id}/explanation", responses=declared(401, 403, 404, 422, 503))
-def explain(
+async def explain(
     cluster_id: Id,
     task_id: TaskId,
     _caller: Reader,
@@ -177,13 +189,20 @@ def explain(
 ) -> Explanation:
     """Why the scheduler chose as it did: candidates, scores, and who could not be chosen."""
     request = p2p_pb2.ExplainRequest(task_id=task_id, peer_id=peer_id)
-    told = ask_who_knows(_schedulers(parts, cluster_id), parts.scheduler_tls, "Explain", request)
+    told = await parts.schedulers.ask_who_knows(await _schedulers(parts, cluster_id), "Explain", request)
+    return await run_in_threadpool(_explanation, told)
+
+
+def _explanation(told: p2p_pb2.ExplainResponse) -> Explanation:
     return Explanation(task=_task(told.task), decisions=[_decision(one) for one in told.decisions])
 
 
-def _schedulers(parts: Parts, cluster_id: int) -> list[str]:
-    with parts.database.reading() as session:
-        found = _addresses(session, cluster_id)
+async def _schedulers(parts: Parts, cluster_id: int) -> list[str]:
+    def read() -> list[str]:
+        with parts.database.reading() as session:
+            return _addresses(session, cluster_id)
+
+    found = await run_in_threadpool(read)
     if not found:
         raise NotFoundError("no scheduler of this cluster is here")
     return found
