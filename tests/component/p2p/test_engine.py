@@ -31,6 +31,12 @@ DIGEST = Digest(f"sha256:{hashlib.sha256(BODY).hexdigest()}")
 pytestmark = pytest.mark.usefixtures("bounded")
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine hosts hear of each other late: they are to wait for that, and not to ask twice."""
+    monkeypatch.setattr(download, "OTHERS_S", PATIENCE_S)
+
+
 def sent(origin: Origin, path: str = "/f") -> int:
     """Bytes of ranges that were asked for."""
     total = 0
@@ -113,6 +119,7 @@ async def test_many_readers_of_one_host_are_one_download(tmp_path: Path, origin:
         assert host.figures.begun == 1
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("length", [True, False])
 async def test_an_origin_without_ranges(tmp_path: Path, origin: Origin, length: bool) -> None:
     def answer(asked: Asked) -> Told:
@@ -351,10 +358,10 @@ async def test_a_liar_is_found_out_and_asked_no_more(
         assert sum(host.figures.wrong_pieces for host in newcomers) >= 1
 
 
+@pytest.mark.usefixtures("patient")
 async def test_who_joins_those_at_the_source_reads_nothing_that_they_read(
-    tmp_path: Path, origin: Origin, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, origin: Origin
 ) -> None:
-    monkeypatch.setattr(download, "OTHERS_S", PATIENCE_S)  # however late it hears what they have
     async with grid(tmp_path) as swarm:
         first = await swarm.host(limits=PeerLimits(source_bytes_per_s=2 * MIB))
         others = [await swarm.host() for _ in range(2)]
@@ -446,7 +453,8 @@ async def test_hosts_that_die_under_way(tmp_path: Path, origin: Origin, expected
             await until(lambda: min(host.figures.peer_bytes for host in doomed) >= MIB)
             for host in (seed, *doomed):
                 host.die()
-        assert sent(origin) <= 2 * len(BODY), "asked for, not read to the end: the seed died, too"
+        # Asked for, not read to the end: the seed died, too, and who follows it begins anew.
+        assert sent(origin) <= 3 * len(BODY)
 
 
 async def test_a_deleted_task_fails_its_readers(tmp_path: Path, origin: Origin) -> None:
