@@ -7,7 +7,8 @@ any thread exists.
 
 A server that ends with ``GONE`` says that nothing is mounted any more, and so the supervisor ends too.
 Any other end (killed, out of memory, crashed) is followed by the next server at once, later ones after
-a growing pause while they keep crashing; it never gives up while the mount is there. What the new server
+a growing pause while they keep crashing; it never gives up while the mount is there, but after a minute
+refuses what is read meanwhile (``refusing``). What the new server
 does with the requests of the old one: docs/takeover.md. When the supervisor itself is killed, its server
 executes ``adopt`` and so becomes the next supervisor. The supervisor may also execute it itself, to go on
 with newer code; its server goes on serving until the new code is loaded.
@@ -32,6 +33,7 @@ from typing import NamedTuple, NoReturn
 from cafs.errors import StateError
 from cafs.fuse import handshake, replies
 from cafs.fuse.outstanding import BUFFER_BYTES, Outstanding
+from cafs.fuse.refusing import Failures, is_gone, refuse_waiting
 from cafs.fuse.syscalls import signal_on_parent_death
 
 log = logging.getLogger(__name__)
@@ -161,6 +163,7 @@ class Supervisor:
         self._adopt = adopt
         self._starter = starter
         self._crashes = 0
+        self._failures = Failures()
         self._predecessor = predecessor
         self._beginning = beginning
         self._leaves = False
@@ -188,6 +191,9 @@ class Supervisor:
                 return GONE
             if status in {GONE, REFUSED}:
                 return status
+            if is_gone(self._turn.descriptor):  # one that fails at its start does not see that
+                return GONE
+            self._failures.note(status, began, HEALTHY_S)
             early = time.monotonic() - began < HEALTHY_S
             self._crashes = self._crashes + 1 if early else 1
             pause = pause_before_restart(self._crashes)
@@ -195,10 +201,18 @@ class Supervisor:
                 "the mount server ended (%s); the next one starts in %.1f s", _describe(status), pause
             )
             self._turn = self._turn._replace(takes_over=True, as_planned=False)
-            if _wait([wake_read], pause):
+            if self._rest(wake_read, pause):
                 self._follow_orders(os.read(wake_read, 64), None)
                 if self._leaves:
                     return GONE
+
+    def _rest(self, wake: int, pause_s: float) -> bool:
+        """Before the next server; whether there is an order to follow."""
+        if self._failures.hopeless:
+            turn = self._turn
+            refuse_waiting(turn.descriptor, turn.outstanding, wake, pause_s, can_resend=turn.can_resend)
+            pause_s = 0
+        return bool(_wait([wake], pause_s))
 
     def _begin(self, beginning: Beginning) -> None:
         """Let the first server answer until everything is loaded. Signals and the starter wait meanwhile."""

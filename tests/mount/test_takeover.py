@@ -9,13 +9,14 @@ import random
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from tests.support.mounts import ServedMount, flat_mount, image_mount
 from tests.support.patience import PATIENCE_S
+from tests.support.peers import wait_for
 from tests.support.processes import all_ended
 from tests.support.readers import READERS, reading
 
@@ -103,6 +104,35 @@ def test_without_resend_waiting_readers_get_eio_and_later_ones_their_bytes(
             _out, errors = reader.communicate(timeout=PATIENCE_S)
             assert os.strerror(errno.EIO).encode() in errors
         assert (mount.target / "layers/0").read_bytes() == image.read_bytes()
+
+
+@pytest.mark.parametrize("resend", [True, False])
+def test_where_no_server_can_begin_readers_are_told_until_one_does(
+    tmp_path: Path, image: Path, resend: bool
+) -> None:
+    with flat_mount(tmp_path / "fuse", [image], resend=resend) as mount:
+        fails, file = Path(f"{mount.target}.fails"), mount.target / "layers/0"
+        fails.touch()
+        with killed_while_it_holds_a_read(mount) as reader:
+            _out, errors = reader.communicate(timeout=PATIENCE_S)
+            assert os.strerror(errno.EIO).encode() in errors
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            file.read_bytes()
+        fails.unlink()
+
+        def content() -> bytes:
+            with suppress(OSError):  # the next server begins after a pause
+                return file.read_bytes()
+            return b""
+
+        assert wait_for(content, "the file's bytes") == image.read_bytes()
+
+
+def test_a_mount_that_goes_away_ends_a_supervisor_whose_servers_fail(tmp_path: Path, image: Path) -> None:
+    with flat_mount(tmp_path / "fuse", [image]) as mount:
+        Path(f"{mount.target}.fails").touch()
+        mount.kill_server()
+    assert mount.process.returncode == 0
 
 
 def test_a_mount_that_goes_away_ends_supervisor_and_server(tmp_path: Path, image: Path) -> None:

@@ -4,7 +4,7 @@ Run as ``python -m tests.support.flat_server TARGET RESEND FILE...``: mounts, pr
 each FILE as ``layers/<position>`` until unmounted. Every other read is answered from memory at once, the
 others wait in a task, so both paths are used. ``TARGET.pids`` gets the process ids, newest last. While
 the fifo ``TARGET.hold`` exists, reads are never answered; the first one says so by writing to it. While
-``FILE.hangs`` exists, those of that file wait.
+``FILE.hangs`` exists, those of that file wait. While ``TARGET.fails`` exists, no server can begin.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import trio
 
-from cafs.fuse import supervisor
+from cafs.fuse import refusing, supervisor
 from cafs.fuse.device import DeviceOptions, mount_device
 from cafs.fuse.flat import FlatTree
 from cafs.fuse.outstanding import Outstanding
@@ -57,7 +57,12 @@ def main(target: Path, resend: bool, files: Sequence[Path]) -> int:
     agreed = supervisor.answer_init(descriptor, allow_resend=resend)
     turn = supervisor.Turn(descriptor, Outstanding(), agreed.can_resend, takes_over=False)
 
+    refusing.HOPELESS_S = 1.0
+    fails = Path(f"{target}.fails")
+
     def serve(turn: supervisor.Turn) -> int:
+        if fails.exists():
+            return 1
         supervisor.claim_unanswered(turn)
         tree = FlatTree([(str(i), PlainFile(path, Path(f"{target}.hold"))) for i, path in enumerate(files)])
         trio.run(Session(turn.descriptor, tree, turn.outstanding).run)
