@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import trio
 
+from cafs.core.swarm.freshness import origin_said_at
 from cafs.core.swarm.layout import MIN_PIECE_BYTES, Bitmap, Layout, piece_bytes_for
 from cafs.core.swarm.task import TaskMeta, replayed
 from cafs.errors import CafsError, ProtocolError, RemoteError
@@ -140,7 +141,7 @@ class SourceRuns:
     def _set_meta(self, layout: Layout, headers: Headers) -> None:
         before = self._task.meta
         kept = before.headers if before is not None else replayed(headers)
-        meta = TaskMeta(layout, kept, time.time())
+        meta = TaskMeta(layout, kept, origin_said_at(headers, time.time()))
         self._task.set_meta(meta)
         if before is None or before.layout != layout:
             self._tell_meta(meta)

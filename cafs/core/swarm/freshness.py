@@ -6,12 +6,14 @@ tenth of the content's age when the origin was asked, at most a day.
 
 from __future__ import annotations
 
+import re
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
-from cafs.core.swarm.task import TaskMeta
+from cafs.core.swarm.task import Headers, TaskMeta
 
 AGE_SHARE, MOST_GUESSED_S = 0.1, 86_400.0
+_SECONDS = re.compile("[0-9]{1,12}")
 
 
 def is_fresh(meta: TaskMeta, now_s: float) -> bool:
@@ -20,6 +22,13 @@ def is_fresh(meta: TaskMeta, now_s: float) -> bool:
     if said_at is None or said_at > now_s:  # nobody knows when, or a clock went back
         return False
     return now_s - said_at < _lifetime_s(meta, said_at)
+
+
+def origin_said_at(headers: Headers, now_s: float) -> float:
+    """When the origin itself said what came at ``now_s``: a cache on the way may have held it (``Age``)."""
+    lower = ((name.lower(), value) for name, value in headers)
+    age = next((value for name, value in lower if name == "age"), "")
+    return max(1.0, now_s - int(age)) if _SECONDS.fullmatch(age) else now_s
 
 
 def _lifetime_s(meta: TaskMeta, said_at: float) -> float:

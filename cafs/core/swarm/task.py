@@ -65,7 +65,7 @@ class TaskMeta:
     headers: Headers = ()
     """Of the origin's answer, names in lower case: those in ``REPLAYED``."""
     asked_at_s: float = 0.0
-    """When the origin was last known to have this, in seconds since the epoch; 0: others said so."""
+    """When the origin itself last said this, in seconds since the epoch; 0: others said so."""
 
     def with_length(self, content_bytes: int) -> TaskMeta:
         """The same, once the end is known."""

@@ -106,6 +106,18 @@ async def test_a_host_without_room_fails_alone(
         assert full.figures.unforeseen == 0
 
 
+async def test_what_a_cache_before_the_origin_held_for_long_is_asked_for_again(
+    tmp_path: Path, origin: Origin
+) -> None:
+    origin.page("/f", BODY, etag='"1"', cache_control="max-age=3600", age="3600")
+    async with grid(tmp_path) as swarm:
+        host = await swarm.host()
+        await check(host, origin)
+        asked = len(origin.asked)
+        await check(host, origin)
+        assert [one.headers["range"] for one in origin.asked[asked:]] == ["bytes=0-0"]
+
+
 @pytest.mark.parametrize("years", [-30, 30])
 async def test_a_clock_that_jumps(
     tmp_path: Path, origin: Origin, monkeypatch: pytest.MonkeyPatch, years: int

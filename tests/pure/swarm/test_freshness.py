@@ -2,7 +2,7 @@
 
 import pytest
 
-from cafs.core.swarm.freshness import MOST_GUESSED_S, is_fresh
+from cafs.core.swarm.freshness import MOST_GUESSED_S, is_fresh, origin_said_at
 from cafs.core.swarm.layout import Layout
 from cafs.core.swarm.task import TaskMeta
 
@@ -49,3 +49,14 @@ def test_it_counts_from_when_the_origin_was_asked() -> None:
     assert not is_fresh(meta, AT + 99)  # said in the future: a clock went back
     assert not is_fresh(meta, AT + 161)
     assert not is_fresh(TaskMeta(Layout(1, 1 << 20), (("cache-control", "max-age=60"),)), AT)
+
+
+@pytest.mark.parametrize(
+    ("age", "seconds"), [("50", 50), ("0", 0), ("-5", 0), ("x", 0), ("9" * 30, 0), ("", 0)]
+)
+def test_what_a_cache_on_the_way_held_is_as_old_as_it_says(age: str, seconds: int) -> None:
+    assert origin_said_at((("Date", DATE), ("Age", age)), AT) == AT - seconds
+
+
+def test_what_has_no_age_is_new() -> None:
+    assert origin_said_at((("Date", DATE),), AT) == AT
