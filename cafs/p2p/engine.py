@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 from http import HTTPStatus
 
 import trio
@@ -20,7 +21,7 @@ from cafs.core.swarm.demand import Demand
 from cafs.core.swarm.freshness import is_fresh
 from cafs.core.swarm.ids import TaskId, is_private, task_id, tellable_url
 from cafs.core.swarm.messages import ForgetReason
-from cafs.core.swarm.task import TaskSpec
+from cafs.core.swarm.task import TaskSpec, is_name
 from cafs.errors import CafsError, RemoteError, StateError, UsageError
 from cafs.p2p.content import NotSharedError, OriginError, Wish
 from cafs.p2p.download import Download
@@ -372,6 +373,8 @@ def _is_called_so(spec: TaskSpec) -> bool:
 def spec_of_version(spec: TaskSpec, version: str) -> TaskSpec:
     """The task of what an origin has by now, where other hosts still share what it had before."""
     tag = f"{spec.tag}@{version}"
+    if not is_name(tag):  # whatever an origin says; its words would end the conversation with the scheduler
+        tag = f"@{sha256(tag.encode(errors='surrogateescape')).hexdigest()}"
     named = task_id(
         spec.url,
         tag=tag,

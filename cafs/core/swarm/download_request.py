@@ -13,6 +13,7 @@ from typing import Any
 from cafs.core.digest import Digest, parse_digest
 from cafs.core.proxying.head import FIELD_VALUE, MAX_FIELDS, MAX_HEAD_BYTES, MAX_TARGET_BYTES
 from cafs.core.swarm.priorities import HIGHEST, USUAL
+from cafs.core.swarm.task import MOST_NAME_BYTES, is_name
 from cafs.errors import UsageError
 
 DOWNLOAD_PATH = "/v1/download"
@@ -73,9 +74,9 @@ def parse_download(body: bytes) -> DownloadRequest:
         return DownloadRequest(
             url=_text(document, "url", _MAX_URL, least=1),
             digest=parse_digest(document["digest"]) if document.get("digest") else None,
-            tag=_text(document, "tag", _MAX_WORD),
-            application=_text(document, "application", _MAX_WORD),
-            filtered_query=tuple(_word(name) for name in _list(document, "filtered_query")),
+            tag=_name(document.get("tag", ""), "tag"),
+            application=_name(document.get("application", ""), "application"),
+            filtered_query=tuple(_name(n, "filtered_query") for n in _list(document, "filtered_query")),
             headers=tuple((_word(n, MAX_HEAD_BYTES), _value(v)) for n, v in _list(document, "headers")),
             priority=_number(document.get("priority", USUAL), HIGHEST),
             bytes_per_s=_number(document.get("bytes_per_s", 0), _LARGEST),
@@ -98,6 +99,12 @@ def _text(document: Mapping[str, Any], name: str, most: int, least: int = 0) -> 
     if len(text) < least:
         raise UsageError(f"{name!r} is missing")
     return text
+
+
+def _name(value: Any, what: str) -> str:
+    if not isinstance(value, str) or not is_name(value):
+        raise UsageError(f"{what} must be printable, and of at most {MOST_NAME_BYTES} bytes")
+    return value
 
 
 def _list(document: Mapping[str, Any], name: str) -> list[Any]:

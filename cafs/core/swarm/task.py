@@ -34,6 +34,7 @@ MAX_HEADERS = 16
 MAX_HEADER_BYTES = 1024
 
 Headers = tuple[tuple[str, str], ...]
+MOST_NAME_BYTES = 255
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +56,14 @@ class TaskSpec:
     def seedable(self) -> bool:
         """Whoever has this can fetch it: the url is whole, and needs no credentials."""
         return bool(self.url) and not self.private
+
+
+def is_name(text: str) -> bool:
+    """Whether a tag, or an application, may be called so: printable, and of at most 255 bytes.
+
+    A scheduler hears nothing more of a host that says anything else.
+    """
+    return text.isprintable() and len(text.encode()) <= MOST_NAME_BYTES
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,12 +201,13 @@ async def test_what_changes_under_way_is_never_mixed(tmp_path: Path, origin: Ori
             await (await swarm.host()).get(wish(origin))
 
 
-async def test_what_has_changed_since_is_another_task(tmp_path: Path, origin: Origin) -> None:
+@pytest.mark.parametrize("version", ["2", "2" * 300])
+async def test_what_has_changed_since_is_another_task(tmp_path: Path, origin: Origin, version: str) -> None:
     async with grid(tmp_path) as swarm:
         host, other = await swarm.host(), await swarm.host()
         assert await host.get(wish(origin)) == BODY
         newer = BODY[::-1]
-        origin.page("/f", newer, etag='"2"')
+        origin.page("/f", newer, etag=f'"{version}"')
         assert await host.get(wish(origin)) == newer
         assert await host.get(wish(origin)) == newer
         # Who never had it gets what the swarm has, as of a moment ago.
