@@ -165,7 +165,7 @@ def run_errand(arguments: "Sequence[str]") -> int | None:
         try:
             connection.settimeout(_ACCEPT_S)
             connection.connect(place)
-            _send(connection, arguments)
+            send_errand(connection, arguments)
             if connection.recv(1) != ACCEPTED:
                 return None
             connection.settimeout(None)
@@ -181,7 +181,13 @@ def run_errand(arguments: "Sequence[str]") -> int | None:
             _signal.signal(number, handler)
 
 
-def _send(connection: "_socket.socket", arguments: "Sequence[str]") -> None:
+def send_errand(connection: "_socket.socket", arguments: "Sequence[str]") -> None:
+    """Send this command line, with our environment, place and open files.
+
+    Raises:
+        OSError: nobody takes it.
+        ValueError: one of our own files is closed.
+    """
     encodings = [text for stream in (sys.stdout, sys.stderr) for text in (stream.encoding, stream.errors)]
     words = [os.fsencode(word) for word in arguments]
     message = Errand(whereabouts(), [text or "" for text in encodings], words, os.environb).encode()
@@ -191,7 +197,9 @@ def _send(connection: "_socket.socket", arguments: "Sequence[str]") -> None:
         sent = connection.sendmsg([message], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, files)])
     finally:
         os.close(here)
-    connection.sendall(message[sent:])
+    # Whoever has all of it may have ended by now, and sending nothing to him fails, too.
+    if sent < len(message):
+        connection.sendall(message[sent:])
 
 
 def _await_end(connection: "_socket.socket") -> int | None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import socket
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from io import StringIO
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,6 +18,7 @@ from cafs.cli.pull_errand import (
     looks_like_pull,
     parse_errand,
     parse_length,
+    send_errand,
     usual_place,
 )
 
@@ -86,3 +91,31 @@ def test_the_place_is_the_one_that_the_settings_say(
     line: str, environment: Mapping[str, str], place: str | None
 ) -> None:
     assert usual_place(line.split(), environment) == place
+
+
+class _ToOneWhoIsQuick(socket.socket):
+    """Whoever is sent something has done it, told so and ended before the call returns."""
+
+    other: socket.socket
+
+    def sendmsg(self, *words: Any) -> int:
+        sent = super().sendmsg(*words)
+        assert len(self.other.recv(1 << 20)) == sent
+        self.other.sendall(b"done")
+        self.other.close()
+        return sent
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[_ToOneWhoIsQuick]:
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, StringIO())
+    ours, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with _ToOneWhoIsQuick(fileno=ours.detach()) as connection, other:
+        connection.other = other
+        yield connection
+
+
+def test_who_is_quick_is_heard(quick: _ToOneWhoIsQuick) -> None:
+    send_errand(quick, ["pull", "app"])
+    assert quick.recv(9) == b"done"
