@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
 
-from cafs.core.digest import Digest
 from cafs.core.scheduling.decisions import GoToSource
 from cafs.core.scheduling.events import Event, PiecesFinished
 from cafs.core.swarm.peer_limits import PeerLimits
 from cafs.core.swarm.self_help import LONG_STALL_S
-from cafs.errors import CafsError, IntegrityError, NotFoundError, RemoteError, StateError
-from cafs.p2p import download, engine, source_share, task_store
-from cafs.p2p.content import NotSharedError, OriginError, Wish
+from cafs.errors import CafsError, NotFoundError, RemoteError, StateError
+from cafs.p2p import download, source_share, task_store
+from cafs.p2p.content import OriginError
 from cafs.p2p.engine import spec_of
 from tests.support.grid import GridHost, grid, until
+from tests.support.grid_wishes import BODY, MIB, all_get, sent, wish
 from tests.support.logs import ExpectedLogs
 from tests.support.patience import PATIENCE_S
-from tests.support.proxying import Asked, Origin, Told, serve_origin
+from tests.support.proxying import Asked, Origin, Told
 
-MIB = 1 << 20
-BODY = os.urandom(5 * MIB + 321)
-DIGEST = Digest(f"sha256:{hashlib.sha256(BODY).hexdigest()}")
 pytestmark = pytest.mark.usefixtures("bounded")
 
 
@@ -35,31 +30,6 @@ pytestmark = pytest.mark.usefixtures("bounded")
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy machine hosts hear of each other late: they are to wait for that, and not to ask twice."""
     monkeypatch.setattr(download, "OTHERS_S", PATIENCE_S)
-
-
-def sent(origin: Origin, path: str = "/f") -> int:
-    """Bytes of ranges that were asked for."""
-    total = 0
-    for asked in origin.asked:
-        if asked.target == path and (wanted := asked.headers.get("range")):
-            first, _, last = wanted.removeprefix("bytes=").partition("-")
-            total += min(int(last), len(BODY) - 1) + 1 - int(first)
-    return total
-
-
-def wish(origin: Origin, path: str = "/f", **more: Any) -> Wish:
-    return Wish(url=origin.url + path, **more)
-
-
-async def all_get(hosts: list[GridHost], wanted: Wish) -> None:
-    """Everybody at once, each the right bytes."""
-
-    async def get(host: GridHost) -> None:
-        assert await host.get(wanted) == BODY
-
-    async with trio.open_nursery() as nursery:
-        for host in hosts:
-            nursery.start_soon(get, host)
 
 
 async def test_a_host_on_its_own(tmp_path: Path, origin: Origin) -> None:
@@ -183,158 +153,6 @@ async def test_hosts_that_were_all_refused_do_not_wait_for_each_other(tmp_path: 
         with trio.fail_after(LONG_STALL_S / 4):
             await until(lambda: len(statuses) == 4)
         assert statuses == [404] * 4
-
-
-async def test_what_changes_under_way_is_never_mixed(tmp_path: Path, origin: Origin) -> None:
-    other, answers = os.urandom(len(BODY)), [0]
-    good = origin.pages["/f"]
-    origin.page("/new", other, etag='"2"')
-    new = origin.pages["/new"]
-
-    def answer(asked: Asked) -> Told:
-        answers[0] += 1
-        return good(asked) if answers[0] <= 2 else new(asked)
-
-    origin.pages["/f"] = answer
-    async with grid(tmp_path, scheduled=False) as swarm:
-        with pytest.raises(RemoteError, match="changed under way"):
-            await (await swarm.host()).get(wish(origin))
-
-
-@pytest.mark.parametrize("version", ["2", "2" * 300])
-async def test_what_has_changed_since_is_another_task(tmp_path: Path, origin: Origin, version: str) -> None:
-    async with grid(tmp_path) as swarm:
-        host, other = await swarm.host(), await swarm.host()
-        assert await host.get(wish(origin)) == BODY
-        newer = BODY[::-1]
-        origin.page("/f", newer, etag=f'"{version}"')
-        assert await host.get(wish(origin)) == newer
-        assert await host.get(wish(origin)) == newer
-        # Who never had it gets what the swarm has, as of a moment ago.
-        assert await other.get(wish(origin)) in {BODY, newer}
-
-
-async def test_what_has_changed_is_known_of_the_latest_only(
-    tmp_path: Path, origin: Origin, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Of others the origin says it again."""
-    monkeypatch.setattr(engine, "_VERSIONS", 2)
-    caplog.set_level("INFO")
-    paths = ["/a", "/b", "/c"]
-    async with grid(tmp_path) as swarm:
-        host = await swarm.host()
-        for path in paths:
-            origin.page(path, BODY, etag='"1"')
-            assert await host.get(wish(origin, path)) == BODY
-            origin.page(path, BODY[::-1], etag='"2"')
-            assert await host.get(wish(origin, path)) == BODY[::-1]
-        told = caplog.text.count("has changed at its origin")
-        for path in paths:
-            assert await host.get(wish(origin, path)) == BODY[::-1]
-        assert caplog.text.count("has changed at its origin") > told == len(paths)
-
-
-async def test_what_is_here_is_given_while_the_origin_is_dead(tmp_path: Path) -> None:
-    async with grid(tmp_path) as swarm:
-        host, other = await swarm.host(), await swarm.host()
-        async with serve_origin() as origin:
-            origin.page("/f", BODY, etag='"1"')
-            assert await host.get(wish(origin)) == BODY
-        assert await host.get(wish(origin)) == BODY
-        assert await other.get(wish(origin)) == BODY
-        assert other.figures.peer_bytes == len(BODY)
-
-
-async def test_a_digest_decides_at_the_end(
-    tmp_path: Path, origin: Origin, expected_logs: ExpectedLogs
-) -> None:
-    async with grid(tmp_path) as swarm:
-        host = await swarm.host()
-        assert await host.get(wish(origin, digest=DIGEST)) == BODY
-        origin.page("/f", BODY[:-1] + b"x")
-        wrong = Digest("sha256:" + "0" * 64)
-        with pytest.raises(IntegrityError):
-            await host.get(wish(origin, digest=wrong))
-        await until(lambda: host.store.find(spec_of(wish(origin, digest=wrong)).task_id) is None)
-        asked = len(origin.asked)
-        assert await host.get(wish(origin, "/elsewhere", digest=DIGEST)) == BODY  # wherever it comes from
-        assert len(origin.asked) == asked
-
-
-async def test_private_content_is_for_those_whom_the_origin_accepts(tmp_path: Path, origin: Origin) -> None:
-    good = origin.pages["/f"]
-
-    def answer(asked: Asked) -> Told:
-        return good(asked) if asked.headers.get("authorization") == "Bearer right" else Told(401, {}, b"who?")
-
-    origin.pages["/f"] = answer
-    right, wrong = (("authorization", "Bearer right"),), (("authorization", "Bearer wrong"),)
-    async with grid(tmp_path) as swarm:
-        assert swarm.scheduler is not None
-        host, other = await swarm.host(), await swarm.host()
-        seed = await swarm.host(seed=True)
-        assert await host.get(wish(origin, headers=right)) == BODY
-        for who in (host, other):
-            for headers in (wrong, ()):
-                with pytest.raises(OriginError) as refused:
-                    await who.get(wish(origin, headers=headers))
-                assert refused.value.status == 401
-        assert await other.get(wish(origin, headers=right)) == BODY
-        assert other.figures.peer_bytes > 0
-        assert seed.figures.source_bytes == 0
-        assert "right" not in repr(vars(swarm.scheduler.core))
-
-
-@pytest.mark.parametrize("told", [{"cache_control": "max-age=60, private"}, {"vary": "*"}])
-async def test_what_its_origin_lets_nobody_share(
-    tmp_path: Path, origin: Origin, told: dict[str, str]
-) -> None:
-    """Of many who want it at once, each hears it, and none that the origin fails."""
-    origin.page("/own", BODY, etag='"1"', **told)
-    async with grid(tmp_path) as swarm:
-        await swarm.host(seed=True)
-        hosts = [await swarm.host() for _ in range(10)]
-
-        async def ask(host: GridHost) -> None:
-            with pytest.raises(NotSharedError):
-                await host.get(wish(origin, "/own"))
-
-        async with trio.open_nursery() as nursery:
-            for host in hosts:
-                nursery.start_soon(ask, host)
-        assert not any(task.have.bits for host in hosts for task in host.store.tasks())
-        asked = len(origin.asked)
-        await ask(hosts[0])  # it is remembered
-        assert len(origin.asked) == asked
-        assert await hosts[0].get(wish(origin, "/own", digest=DIGEST)) == BODY  # which says what it is
-        assert await hosts[1].get(wish(origin, "/own", digest=DIGEST)) == BODY
-        assert hosts[1].figures.peer_bytes == len(BODY)
-
-
-async def test_what_is_held_and_shared_no_more(tmp_path: Path, origin: Origin) -> None:
-    async with grid(tmp_path, scheduled=False) as swarm:
-        host = await swarm.host()
-        assert await host.get(wish(origin)) == BODY
-        origin.page("/f", BODY, etag='"1"', cache_control="no-store")
-        with pytest.raises(NotSharedError):
-            await host.get(wish(origin))
-
-
-async def test_what_varies_is_for_those_who_ask_alike(tmp_path: Path, origin: Origin) -> None:
-    def answer(asked: Asked) -> Told:
-        language = asked.headers.get("accept-language", "none")
-        return Told(200, {"vary": "Accept-Language", "cache-control": "max-age=60"}, language.encode())
-
-    origin.pages["/page"] = answer
-    async with grid(tmp_path) as swarm:
-        await swarm.host(seed=True)
-        host, other = await swarm.host(), await swarm.host()
-        german = wish(origin, "/page", headers=(("accept-language", "de"),))
-        for _ in range(2):  # before anybody has it, and after
-            with pytest.raises(NotSharedError, match="Vary"):
-                await host.get(german)
-            assert await host.get(wish(origin, "/page")) == b"none"
-            assert await other.get(wish(origin, "/page")) == b"none"
 
 
 async def test_a_liar_is_found_out_and_asked_no_more(
