@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +27,15 @@ class Tls:
         return self.authority is not None
 
 
+def _says_more(record: logging.LogRecord) -> bool:
+    """Not that somebody left at the moment his call ended: grpc tells that as an error, with a traceback."""
+    kind = record.exc_info[0] if record.exc_info else None
+    return kind is None or kind.__name__ != "ExecuteBatchError"
+
+
 def new_server(message_bytes: int) -> grpc.aio.Server:
     """A server that takes messages of at most so many bytes, and finds out about hosts that are gone."""
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_says_more)  # one function is added once only
     return grpc.aio.server(
         options=[
             ("grpc.so_reuseport", 0),
