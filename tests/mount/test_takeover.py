@@ -112,6 +112,7 @@ def test_where_no_server_can_begin_readers_are_told_until_one_does(
 ) -> None:
     with flat_mount(tmp_path / "fuse", [image], resend=resend) as mount:
         fails, file = Path(f"{mount.target}.fails"), mount.target / "layers/0"
+        assert file.exists()  # the first server has begun
         fails.touch()
         with killed_while_it_holds_a_read(mount) as reader:
             _out, errors = reader.communicate(timeout=PATIENCE_S)
@@ -130,6 +131,7 @@ def test_where_no_server_can_begin_readers_are_told_until_one_does(
 
 def test_a_mount_that_goes_away_ends_a_supervisor_whose_servers_fail(tmp_path: Path, image: Path) -> None:
     with flat_mount(tmp_path / "fuse", [image]) as mount:
+        assert (mount.target / "layers/0").exists()  # the first server has begun
         Path(f"{mount.target}.fails").touch()
         mount.kill_server()
     assert mount.process.returncode == 0
