@@ -39,11 +39,11 @@ class NamedSchedulers:
         except ProtocolError as e:
             log.warning("the manager names schedulers that cannot be (%s): they stay as they are", e)
             return
+        self._schedulers.use([*self._own, *named])  # also where it is none: nobody waits for a name then
         if named == self._named:
             return
         self._named = named
         log.info("the manager names %d schedulers", len(named))
-        self._schedulers.use([*self._own, *named])
         try:
             _write(self._path, named)
         except OSError as e:

@@ -168,6 +168,8 @@ class Schedulers:
                 self._lines.append(Line(address))
                 if self._nursery is not None:
                     self._nursery.start_soon(self._keep_up, self._lines[-1])
+        if not self._lines:
+            self._waiting_for_first_word = False
         self._assign()
 
     async def run(self) -> None:

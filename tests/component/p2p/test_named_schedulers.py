@@ -139,6 +139,22 @@ async def test_downloads_wait_a_moment_for_schedulers_that_will_be_named(autojum
         nursery.cancel_scope.cancel()
 
 
+async def test_they_wait_no_longer_once_the_manager_has_said_that_there_are_none(
+    autojump_clock: object, tmp_path: Path
+) -> None:
+    schedulers = Schedulers([], FakeHost(), Streams().converse, Outbox, more_to_come=True)
+    names = NamedSchedulers(Settings(cache_dir=tmp_path, run_dir=tmp_path, managers=("m:1",)), schedulers)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(schedulers.run)
+        session = schedulers.join(SPEC, (heard := list[object]()).append)
+        await trio.sleep(0.5)
+        assert not heard
+        names.take([])
+        assert heard == [SchedulerLost()]
+        assert schedulers.is_lost(session)
+        nursery.cancel_scope.cancel()
+
+
 class Used:
     def __init__(self) -> None:
         self.addresses: list[list[str]] = []
@@ -160,12 +176,9 @@ def test_named_ones_are_used_beside_our_own_and_kept(tmp_path: Path) -> None:
     names = named(settings, used)
     assert known_schedulers(settings) == [ONE]
     names.take([TWO, TWO])
-    names.take([TWO])
     assert used.addresses == [[ONE, TWO]]
     assert known_schedulers(settings) == [ONE, TWO]
     assert known_schedulers(settings_in(tmp_path)) == [ONE]  # without a manager nobody named any
-    named(settings, used).take([TWO])
-    assert len(used.addresses) == 1  # as kept
     names.take([])
     assert used.addresses[-1] == [ONE]
     assert known_schedulers(settings) == [ONE]
