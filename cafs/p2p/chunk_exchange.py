@@ -26,7 +26,6 @@ from cafs.core.chunk import Chunk, ChunkRef
 from cafs.core.source import BlobRef
 from cafs.core.swarm.chunk_request import ChunkWish
 from cafs.core.swarm.ids import HostId
-from cafs.core.swarm.ownership import in_order
 from cafs.core.tracing import UNTRACED, Tracer
 from cafs.errors import CafsError, StateError, StorageError, UnavailableError
 from cafs.fetch.write_behind import StoreWriter
@@ -44,7 +43,7 @@ from cafs.store.chunk_store import ChunkStore
 
 log = logging.getLogger(__name__)
 
-WINDOW_BYTES = 512 << 10
+WINDOW_BYTES = 1 << 20
 """Of a blob, with one owner: neighbouring chunks are wanted together and cost one request together."""
 PATIENCE_S = (1.5, 3.0, 5.0, 10.0)
 """For an owner to begin to answer, by urgency: it may have to ask a slow registry."""
@@ -181,6 +180,12 @@ class ChunkExchange:
         with self._tracer.span("cafs.bring", blob=blob, chunks=count, urgency=wish.urgency):
             return await self._bring(wish)
 
+    def take_part(self, blob: BlobRef, repository: str) -> None:
+        """Chunks of it will be wanted in a moment. Hosts that say so early know of each other by then, and
+        none of them reads for all the others because it was the first.
+        """
+        self._nursery.start_soon(self._shared.swarm, self._shared.join(blob, repository))
+
     async def fill(self, wish: ChunkWish) -> tuple[list[Frame | None], list[bool]]:
         """As ``bring``, for who shares our store; also, which of the chunks lie or will lie in there.
 
@@ -265,10 +270,10 @@ class ChunkExchange:
     ) -> None:
         swarm = await self._shared.swarm(joined)
         left = refs
-        for member in (order := self._order(swarm, window))[:OWNERS_ASKED]:
+        for member in (order := self._order(joined, swarm, window))[:OWNERS_ASKED]:
             if member is None:
                 elders = self._elders(wish, joined, order, work)
-                chunks = await self._origin.fetch(_part(wish, left, work), left, elders)
+                chunks = await self._origin.fetch(_part(wish, left, work), left, elders, len(order))
                 for chunk in chunks:
                     if chunk is not None:
                         self._land(chunk.digest, chunk.frame)
@@ -277,14 +282,14 @@ class ChunkExchange:
             if not left:
                 return
 
-    def _order(self, swarm: ChunkSwarm | None, window: int) -> list[ChunkMember | None]:
+    def _order(self, joined: SharedBlob, swarm: ChunkSwarm | None, window: int) -> list[ChunkMember | None]:
         """Whom to ask for a window, the owner first; None stands for this host."""
         if swarm is None:
             return [None]
         members: dict[HostId, ChunkMember | None] = {m.host_id: m for m in swarm.owners}
         if swarm.self_owner:
             members[self._membership.host_id] = None
-        order = [members[host] for host in in_order(swarm.task, window, members)]
+        order = [members[host] for host in joined.turns.order(swarm.task, window, tuple(sorted(members)))]
         return [m for m in order if m is None or not self._peers.is_shunned(m)]
 
     def _elders(
@@ -415,8 +420,9 @@ class ChunkExchange:
         found: dict[bytes, Chunk | None] = {}
 
         async def fetch(window: int, inside: Sequence[ChunkRef]) -> None:
-            elders = self._elders(wish, joined, self._order(swarm, window), work)
-            chunks = await self._origin.fetch(_part(wish, inside, work), inside, elders)
+            order = self._order(joined, swarm, window)
+            elders = self._elders(wish, joined, order, work)
+            chunks = await self._origin.fetch(_part(wish, inside, work), inside, elders, len(order))
             found.update((ref.digest, chunk) for ref, chunk in zip(inside, chunks, strict=True))
 
         async with trio.open_nursery() as nursery:

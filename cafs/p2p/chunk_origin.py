@@ -89,7 +89,7 @@ class ChunkOrigin:
         self.failures = 0
 
     async def fetch(
-        self, wish: ChunkWish, refs: Sequence[ChunkRef], elders: Ask | None
+        self, wish: ChunkWish, refs: Sequence[ChunkRef], elders: Ask | None, readers: int = 1
     ) -> list[Chunk | None]:
         """These chunks; None for those that cannot be had.
 
@@ -97,6 +97,8 @@ class ChunkOrigin:
             wish: What they are part of.
             refs: The chunks.
             elders: Asks those who may have them already.
+            readers: Hosts that read this blob from the registry, each its part. They share its link: what
+                nobody waits for comes in few requests of each, so that what others wait for comes soon.
         """
         work = Urgent(wish.urgency)
         fresh: list[ChunkRef] = []
@@ -110,7 +112,7 @@ class ChunkOrigin:
                 flight.work.hasten(wish.urgency)
             joined.append(flight)
         if fresh:
-            self._nursery.start_soon(self._run, wish, fresh, elders, work)
+            self._nursery.start_soon(self._run, wish, fresh, elders, work, readers)
         return await _arrival(joined)
 
     def _landed(self, ref: ChunkRef) -> _Flight | None:
@@ -140,11 +142,15 @@ class ChunkOrigin:
             flight.chunk = chunk
             flight.done.set()
 
-    async def _run(self, wish: ChunkWish, refs: Sequence[ChunkRef], elders: Ask | None, work: Urgent) -> None:
+    async def _run(
+        self, wish: ChunkWish, refs: Sequence[ChunkRef], elders: Ask | None, work: Urgent, readers: int
+    ) -> None:
         try:
             left = refs if elders is None else await elders(refs)
             if left and self._may_ask(wish.repository):
-                await self._read_all(wish, [ref for ref in left if ref.digest in self._flights], work)
+                await self._read_all(
+                    wish, [ref for ref in left if ref.digest in self._flights], work, readers
+                )
         except CafsError as e:
             self.failures += 1
             log.info("no chunks of %s from its registry: %s", wish.blob.digest, e)
@@ -158,7 +164,7 @@ class ChunkOrigin:
     def _may_ask(self, repository: str) -> bool:
         return self._refused.get(repository, 0.0) <= trio.current_time()
 
-    async def _read_all(self, wish: ChunkWish, refs: Sequence[ChunkRef], work: Urgent) -> None:
+    async def _read_all(self, wish: ChunkWish, refs: Sequence[ChunkRef], work: Urgent, readers: int) -> None:
         for ref in refs:
             self._flights[ref.digest].reading = True
         ranges = coalesce(
@@ -167,30 +173,33 @@ class ChunkOrigin:
             max_gap_bytes=MAX_GAP_BYTES,
         )
         for run in ranges:
-            await self._read(wish, run.offset, run.length, [refs[n] for n in run.members], work)
+            async with self._gate.enter(work, readers):
+                body = await self._read(wish, run.offset, run.length)
+            await self._take(wish, run.offset, body, [refs[n] for n in run.members], work)
 
-    async def _read(
-        self, wish: ChunkWish, offset: int, length: int, refs: Sequence[ChunkRef], work: Urgent
-    ) -> None:
+    async def _read(self, wish: ChunkWish, offset: int, length: int) -> memoryview:
         repository = self._repositories.get(parse_repository(wish.repository))
         span = self._tracer.span(
             "cafs.registry", registry=repository.name, blob=wish.blob.digest, first=offset, bytes=length
         )
-        async with self._gate.enter(work):
-            self.requests += 1
-            await self._source.spend(length)
-            try:
-                with span, trio.fail_after(_ANSWER_S + length / _SLOWEST_BYTES_PER_S):
-                    body = memoryview(await repository.read_range(wish.blob, offset, length))
-            except trio.TooSlowError:
-                raise DeadlineError(f"{repository.name} does not answer") from None
-            except AuthError:
-                self._refused[wish.repository] = trio.current_time() + REFUSED_S
-                raise
+        self.requests += 1
+        await self._source.spend(length)
+        try:
+            with span, trio.fail_after(_ANSWER_S + length / _SLOWEST_BYTES_PER_S):
+                return memoryview(await repository.read_range(wish.blob, offset, length))
+        except trio.TooSlowError:
+            raise DeadlineError(f"{repository.name} does not answer") from None
+        except AuthError:
+            self._refused[wish.repository] = trio.current_time() + REFUSED_S
+            raise
+
+    async def _take(
+        self, wish: ChunkWish, offset: int, body: memoryview, refs: Sequence[ChunkRef], work: Urgent
+    ) -> None:
         cut = [(ref, body[ref.offset - offset : ref.offset - offset + ref.frame_bytes]) for ref in refs]
         chunks = [c for c in await verify_some(cut, self._threads) if isinstance(c, Chunk)]
         if len(chunks) < len(refs):
-            log.warning("%s sent wrong bytes of %s", repository.name, wish.blob.digest)
+            log.warning("%s sent wrong bytes of %s", wish.repository, wish.blob.digest)
         for chunk in chunks:
             self.arrived(chunk)
         await self._deliver(wish.blob, chunks, work)

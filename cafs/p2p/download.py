@@ -20,7 +20,8 @@ import trio
 from cafs.core.swarm.demand import Demand, rate_of, urgent, wanted
 from cafs.core.swarm.layout import Bitmap, Layout
 from cafs.core.swarm.messages import Outcome, SwarmEvent
-from cafs.core.swarm.picker import Ask, Turns, View, pick
+from cafs.core.swarm.ownership import Turns
+from cafs.core.swarm.picker import Ask, View, pick
 from cafs.core.swarm.priorities import USUAL, policy_of
 from cafs.core.swarm.self_help import SelfHelp
 from cafs.errors import CafsError, IntegrityError, NotFoundError, StateError

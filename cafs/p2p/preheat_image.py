@@ -118,6 +118,8 @@ async def _bring_converted(
             profile = choose_profile(attached, learned, {layer.diff_id for layer in layers})
             _say(result, profile)
         name = f"{wish.image.host}/{wish.image.repository}"
+        for blob in {blob for layer in layers for blob in layer.index.blobs}:
+            work.exchange.take_part(blob, name)
         async with trio.open_nursery() as nursery:
             chunks = _Chunks(work, name, account, nursery)
             for layer in {layer.index.path: layer for layer in layers}.values():

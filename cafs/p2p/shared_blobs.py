@@ -22,6 +22,7 @@ import trio
 
 from cafs.core.digest import Digest, parse_digest
 from cafs.core.source import BlobRef
+from cafs.core.swarm.ownership import Turns
 from cafs.errors import UsageError
 from cafs.p2p.membership import ChunkSwarm, Membership
 
@@ -60,6 +61,8 @@ class SharedBlob:
         self.changed_at = used_at
         """When owners came or went last."""
         self.was_asked = False
+        self.turns = Turns()
+        """Whose its windows are."""
 
     def note(self, swarm: ChunkSwarm) -> None:
         """This it is now."""

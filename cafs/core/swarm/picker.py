@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from cafs.core.swarm.ids import HostId, TaskId
 from cafs.core.swarm.layout import Bitmap
-from cafs.core.swarm.ownership import in_order, weight
+from cafs.core.swarm.ownership import Turns
 
 PATIENCE_S = 2.0
 """An owner not heard of for so long is passed over; much more than any piece takes on a LAN."""
@@ -97,30 +97,6 @@ class Plan:
     asks: tuple[Ask, ...]
     waiting: tuple[int, ...]
     """Scarce pieces that are somebody else's to get first."""
-
-
-class Turns:
-    """Remembers the order of owners of the pieces, and one host's weights: each costs a hash."""
-
-    def __init__(self) -> None:
-        self._key: tuple[HostId, ...] = ()
-        self._orders: dict[int, list[HostId]] = {}
-        self._weights: dict[int, bytes] = {}
-
-    def order(self, task: TaskId, number: int, hosts: tuple[HostId, ...]) -> list[HostId]:
-        if hosts != self._key:
-            self._key, self._orders = hosts, {}
-        found = self._orders.get(number)
-        if found is None:
-            found = self._orders[number] = in_order(task, number, hosts)
-        return found
-
-    def own_weight(self, task: TaskId, number: int, me: HostId) -> bytes:
-        """This host's weight of a piece; one of these is used for one host."""
-        found = self._weights.get(number)
-        if found is None:
-            found = self._weights[number] = weight(task, number, me)
-        return found
 
 
 def pick(view: View, owners: Turns, sources: Turns) -> Plan:

@@ -16,12 +16,13 @@ from cafs.core.swarm.ownership import in_order
 from cafs.errors import AuthError, RemoteError
 from cafs.http11.messages import BYTES_TYPE, Answer, Reply, Request
 from cafs.p2p import chunk_exchange, giving_way, shared_blobs
-from cafs.p2p.chunk_exchange import WINDOW_BYTES
 from cafs.p2p.membership import ChunkSwarm
 from tests.support.chunk_swarm import TASK, Host, SwarmTable, swarm, wish_for
 from tests.support.fetching import MemoryLayer, ScriptedSource
 from tests.support.logs import ExpectedLogs
 from tests.support.patience import PATIENCE_S
+
+WINDOW_BYTES = 512 << 10
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,7 @@ def layer() -> MemoryLayer:
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine makes nobody an absent owner; who is tested for patience has less of it."""
+    monkeypatch.setattr(chunk_exchange, "WINDOW_BYTES", WINDOW_BYTES)
     monkeypatch.setattr(chunk_exchange, "PATIENCE_S", (20.0,) * 4)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from cafs.p2p import chunk_exchange
 from tests.support.chunk_swarm import Host, swarm, wish_for
@@ -60,3 +61,41 @@ async def test_who_began_alone_shares_what_is_left(tmp_path: Path, layer: Memory
     read = [host.exchange.figures.source_bytes for host in (first, second)]
     assert sum(read) == len(layer.blob)
     assert read[1] > len(layer.blob) // 4
+
+
+async def test_hosts_that_read_together_have_fewer_requests_under_way_each(
+    tmp_path: Path, layer: MemoryLayer
+) -> None:
+    go, waiting = trio.Event(), 0
+
+    async def wait(_number: int, right: bytes) -> bytes:
+        nonlocal waiting
+        waiting += 1
+        await go.wait()
+        return right
+
+    source = ScriptedSource(layer.blob, wait)
+    async with swarm(tmp_path, source, 4) as (hosts, table), trio.open_nursery() as nursery:
+        for host in hosts:
+            table.members[host.id] = host.member()
+        for host in hosts:
+            nursery.start_soon(fill, host, layer)
+        with trio.fail_after(30):
+            while waiting < 2 * len(hosts):  # noqa: ASYNC110 - it happens in another task, without an event
+                await trio.sleep(0.01)
+        await trio.testing.wait_all_tasks_blocked(0.2)
+        assert waiting == 2 * len(hosts)
+        go.set()
+
+
+async def test_who_says_early_that_he_will_want_it_is_known_by_then(
+    tmp_path: Path, layer: MemoryLayer
+) -> None:
+    async with swarm(tmp_path, ScriptedSource(layer.blob), 2) as ([first, second], table):
+        for host in (first, second):
+            host.exchange.take_part(wish_for(layer).blob, wish_for(layer).repository)
+        with trio.fail_after(30):
+            while len(table.members) < 2:  # noqa: ASYNC110 - it happens in another task, without an event
+                await trio.sleep(0.01)
+        await fill(first, layer)
+        assert 0 < second.exchange.figures.source_bytes < len(layer.blob)

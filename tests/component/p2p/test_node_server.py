@@ -23,6 +23,7 @@ from cafs.fetch.local_peer import LocalPeer
 from cafs.fetch.prefetch import Prefetch
 from cafs.fetch.service import ChunkService
 from cafs.http11.messages import Handler, Reply, Request, refusal
+from cafs.p2p import chunk_exchange
 from cafs.p2p.content import Content, OriginError, Wish
 from cafs.p2p.task_files import NewPiece
 from cafs.store.chunk_store import ChunkStore
@@ -208,8 +209,10 @@ async def test_a_peer_killed_while_it_is_asked(short_tmp_path: Path, layer: Memo
 
 
 async def test_a_peer_that_brings_part_is_completed_by_the_registry(
-    short_tmp_path: Path, layer: MemoryLayer
+    short_tmp_path: Path, layer: MemoryLayer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(chunk_exchange, "WINDOW_BYTES", 256 << 10)
+
     async def only_the_first(number: int, right: bytes) -> bytes:
         if number:
             raise DeadlineError("away")

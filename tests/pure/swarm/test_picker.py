@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from cafs.core.swarm.ids import HostId, TaskId
 from cafs.core.swarm.layout import Bitmap
-from cafs.core.swarm.ownership import owner
-from cafs.core.swarm.picker import COMING_PATIENCE_S, Ask, Parent, Plan, Turns, View, pick
+from cafs.core.swarm.ownership import Turns, in_order
+from cafs.core.swarm.picker import COMING_PATIENCE_S, Ask, Parent, Plan, View, pick
 
 TASK = TaskId("1" * 64)
 ME = HostId("0" * 32)
@@ -97,7 +97,7 @@ def test_who_alone_has_a_piece_gives_it_to_its_owner() -> None:
     seed = Parent(HOSTS[7], Bitmap.full(40), owner=False, at_source=True, most=99, heard_at=100.0)
     other = Parent(HOSTS[0], Bitmap(), heard_at=100.0)
     made = plan(view(40, [seed, other], room=99))
-    mine = [n for n in range(40) if owner(TASK, n, [ME, HOSTS[0]]) == ME]
+    mine = [n for n in range(40) if in_order(TASK, n, [ME, HOSTS[0]])[0] == ME]
     assert sorted(ask.number for ask in made.asks) == mine
     assert sorted((*mine, *made.waiting)) == list(range(40))
     # He who downloads nothing just now is not waited for.
@@ -143,7 +143,7 @@ def test_several_at_the_source_share_the_pieces() -> None:
     made = plan(view(30, seeds, room=99))
     assert {ask.host for ask in made.asks} == set(HOSTS[:3])
     for ask in made.asks:
-        assert ask.host == owner(TASK, ask.number, HOSTS[:3])
+        assert ask.host == in_order(TASK, ask.number, HOSTS[:3])[0]
 
 
 def test_what_another_reads_from_the_source_is_left_to_it_for_a_while() -> None:
@@ -158,7 +158,7 @@ def test_what_another_reads_from_the_source_is_left_to_it_for_a_while() -> None:
 
 
 def test_who_is_at_the_source_is_asked_to_bring_what_he_reads_or_what_is_his_turn() -> None:
-    first, other = sorted(HOSTS[:2], key=lambda host: owner(TASK, 0, HOSTS[:2]) != host)
+    first, other = sorted(HOSTS[:2], key=lambda host: in_order(TASK, 0, HOSTS[:2])[0] != host)
     idle = [Parent(host, Bitmap(), owner=False, at_source=True, heard_at=100.0) for host in (first, other)]
     assert plan(view(1, idle)).asks == (Ask(0, first),)
     reads = [idle[0], replace(idle[1], coming=Bitmap.of([0]))]
@@ -170,7 +170,7 @@ def test_who_is_at_the_source_is_asked_to_bring_what_he_reads_or_what_is_his_tur
 
 
 def test_two_peers_at_the_source_are_two_who_have_a_piece_and_two_seeds_are_one() -> None:
-    number = next(n for n in range(99) if owner(TASK, n, [ME, HOSTS[2]]) == HOSTS[2])
+    number = next(n for n in range(99) if in_order(TASK, n, [ME, HOSTS[2]])[0] == HOSTS[2])
     have, late = Bitmap.of([number]), Parent(HOSTS[2], Bitmap(), heard_at=100.0)
     both = [Parent(host, have, owner=False, at_source=True) for host in HOSTS[:2]]
     wish = replace(view(0, [*both, late]), missing=have)
@@ -216,7 +216,7 @@ def test_who_gets_it_alone_gets_it_in_order() -> None:
 
 def test_an_owner_is_waited_for_while_he_is_heard_of() -> None:
     seed = Parent(HOSTS[7], Bitmap(), owner=False, at_source=True, heard_at=100.0)
-    number = next(n for n in range(99) if owner(TASK, n, [ME, HOSTS[0]]) == HOSTS[0])
+    number = next(n for n in range(99) if in_order(TASK, n, [ME, HOSTS[0]])[0] == HOSTS[0])
     other = Parent(HOSTS[0], Bitmap(), heard_at=99.0)
     only = replace(view(0, [other, seed]), missing=Bitmap.of([number]), waiting={number: 10.0})
     assert plan(only) == Plan((), (number,))
