@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cafs.manager.console.job import say
+from cafs.manager.console.job import pause_s, say
 from cafs.manager.console.job_rows import bytes_of, job_row, share_of, what_of
 from cafs.manager.console.jobs import new_job
 
@@ -78,3 +78,7 @@ def test_a_new_job_says_what_rest_wants() -> None:
         "cluster_id": 3,
         "spec": {"image": "r/a:1"},
     }
+
+
+def test_a_page_leaves_the_manager_most_of_its_time() -> None:
+    assert [pause_s(took_s) for took_s in (0.0, 0.05, 0.5)] == [1.0, 1.0, 5.0]

@@ -12,6 +12,7 @@ from nicegui import Client, ui
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from cafs import __version__
+from cafs.manager.console.keep_place import keep_place
 from cafs.manager.console.rest import RefusedError, Rest
 from cafs.manager.console.session import DO_SIGN_OUT, rest_of, to_sign_in
 from cafs.manager.http.paths import CONSOLE
@@ -41,6 +42,8 @@ _THEMES = {"": (None, "brightness_auto", "as the system has it"), "dark": (True,
 _UNAUTHORIZED = 401
 _STYLE = """
 body { --cafs-quiet: #5f6b76; } body.body--dark { --cafs-quiet: #a7b0ba; background: #12161b; }
+.body--dark .text-primary { --q-primary: #90caf9; } .body--dark .text-negative { --q-negative: #ff8a80; }
+.q-tab { opacity: 1; }
 .cafs-quiet { color: var(--cafs-quiet); }
 .cafs-page { width: 100%; max-width: 1280px; margin: 0 auto; padding: 16px; display: flex;
   flex-direction: column; gap: 16px; }
@@ -50,7 +53,8 @@ body { --cafs-quiet: #5f6b76; } body.body--dark { --cafs-quiet: #a7b0ba; backgro
 .nicegui-content { padding: 0; }
 .cafs-added { color: #1a7f37; } .cafs-gone { color: #b42318; }
 .body--dark .cafs-added { color: #56d364; } .body--dark .cafs-gone { color: #ff7b72; }
-:focus-visible { outline: 2px solid var(--q-primary); outline-offset: 2px; }
+:focus-visible { outline: 2px solid var(--q-primary) !important; outline-offset: 2px; }
+.body--dark :focus-visible, header :focus-visible { outline-color: #fff !important; }
 .cafs-tiles, .cafs-grid, .cafs-filters { display: grid; gap: 12px; width: 100%; }
 .cafs-tiles { grid-template-columns: repeat(auto-fit, minmax(140px, 1fr)); }
 .cafs-grid { grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)); }
@@ -59,7 +63,13 @@ body { --cafs-quiet: #5f6b76; } body.body--dark { --cafs-quiet: #a7b0ba; backgro
 .cafs-entrance { width: 100%; max-width: 400px; margin: 10vh auto 0; padding: 16px; }
 .cafs-form { display: flex; flex-direction: column; gap: 16px; width: 100%; }
 .cafs-value { overflow-wrap: anywhere; white-space: pre-wrap; }
-.cafs-skip { position: absolute; left: -999px; } .cafs-skip:focus { left: 8px; top: 8px; z-index: 9999; }
+.cafs-skip { position: absolute; left: -999px; }
+.cafs-skip:focus { left: 8px; top: 8px; z-index: 9999; padding: 4px 8px; background: #fff; color: #0d47a1; }
+.cafs-sort { border: 0; padding: 2px; background: none; color: inherit; font: inherit; cursor: pointer; }
+.q-table--grid thead tr { display: flex; flex-wrap: wrap; align-items: center; height: auto; }
+.q-table--grid thead tr::before { content: "Sort by"; padding: 7px 16px; }
+.q-table--grid thead th { height: auto; border: 0; }
+.q-table--grid thead th:not(.sortable) { display: none; }
 """
 
 
@@ -95,7 +105,7 @@ class Seen:
     def tell(self, error: RefusedError) -> None:
         """Of a refusal; whose session is over has to sign in again."""
         if error.status == _UNAUTHORIZED:
-            go(to_sign_in("expired", self.request.url.path))
+            go(to_sign_in("expired", here(self.request)))
         else:
             ui.notify(str(error), type="negative", multi_line=True, close_button="Close", timeout=15_000)
 
@@ -120,7 +130,7 @@ def register(page: Page) -> None:
             return full
         rest = rest_of(request)
         if not rest.token:
-            return RedirectResponse(to_sign_in("", request.url.path), 303)
+            return RedirectResponse(to_sign_in("", here(request)), 303)
         try:
             seen = Seen(rest, request, await rest.get("/me"))
             _show_frame(seen, page)
@@ -128,7 +138,7 @@ def register(page: Page) -> None:
                 await page.build(seen)
         except RefusedError as e:
             if e.status == _UNAUTHORIZED:
-                return RedirectResponse(to_sign_in("expired", request.url.path), 303)
+                return RedirectResponse(to_sign_in("expired", here(request)), 303)
             with ui.element("div").classes("cafs-page"):
                 heading(page.title)
                 ui.label(str(e)).classes("text-negative")
@@ -161,6 +171,12 @@ def refuse_crowd(*, strangers: bool) -> Response | None:
     return PlainTextResponse("too many pages are open: try again in a minute\n", 503)
 
 
+def here(request: Request) -> str:
+    """Where somebody is, with what was chosen there: he comes back to it when he has signed in."""
+    query = request.url.query
+    return f"{request.url.path}?{query}" if query else request.url.path
+
+
 def heading(text: str, level: int = 1) -> ui.label:
     """Of a page (1), or of a part of it (2)."""
     label = ui.label(text).classes("text-h5" if level == 1 else "text-h6")
@@ -191,6 +207,7 @@ def _theme(request: Request) -> str:
 
 def _show_frame(seen: Seen, page: Page) -> None:
     dark = dress(seen.request)
+    keep_place()
     with ui.header().classes("items-center no-wrap q-py-xs"):
         ui.link("Skip to content", "#main").classes("cafs-skip")
         menu = ui.button(icon="menu").props("flat round color=white aria-label=Menu")
@@ -205,8 +222,8 @@ def _show_frame(seen: Seen, page: Page) -> None:
     with drawer, ui.element("nav"), ui.list().props("role=none").classes("full-width"):
         for path, title, icon, role in _NAVIGATION:
             if role is None or seen.may(role):
-                here = page.path == path or (path != "/" and page.path.startswith(f"{path}/"))
-                _show_way(f"{CONSOLE}{path}", title, icon, here=here)
+                is_here = page.path == path or (path != "/" and page.path.startswith(f"{path}/"))
+                _show_way(f"{CONSOLE}{path}", title, icon, is_here=is_here)
         ui.separator()
         ui.label(f"{seen.me['name']} · {seen.me['role'] or 'in single clusters'}").classes(
             "cafs-quiet q-pa-md"
@@ -214,9 +231,9 @@ def _show_frame(seen: Seen, page: Page) -> None:
         ui.label(f"CAFS {__version__}").classes("cafs-quiet q-px-md text-caption")
 
 
-def _show_way(address: str, title: str, icon: str, *, here: bool) -> None:
+def _show_way(address: str, title: str, icon: str, *, is_here: bool) -> None:
     with ui.item().props(f'href="{address}" clickable role=link') as item:
-        if here:
+        if is_here:
             item.props("active aria-current=page")
         with ui.item_section().props("avatar"):
             ui.icon(icon)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 from nicegui import ui
@@ -12,7 +13,8 @@ from cafs.manager.console.frame import Seen, heading
 from cafs.manager.console.job_rows import ENDED, bytes_of, part_row, share_of, what_of
 from cafs.manager.console.tables import columns_of, moment, show_table
 
-_AGAIN_S = 1.0
+_AGAIN_S, _REST = 1.0, 10
+"""Ten thousand hosts take a while to be read, and others want the manager too: one page has a tenth of it."""
 _AT_ONCE, _MOST_HOSTS, _MOST_EVENTS = 1000, 10_000, 500
 _HOSTS = {
     "hostname": "Host",
@@ -66,10 +68,12 @@ async def build_job(seen: Seen) -> None:
 
     async def again() -> None:
         if state["shown"] not in ENDED:
+            began = time.monotonic()
             await fill()
+            timer.interval = pause_s(time.monotonic() - began)
 
     await fill()
-    ui.timer(_AGAIN_S, seen.does(again), immediate=False)
+    timer = ui.timer(_AGAIN_S, seen.does(again), immediate=False)
 
 
 def _show_button(job: dict[str, Any], seen: Seen, change: Any) -> None:
@@ -91,6 +95,11 @@ async def _parts(seen: Seen, path: str) -> list[dict[str, Any]]:
         found += page["items"]
         after = page["next"]
     return found
+
+
+def pause_s(took_s: float) -> float:
+    """Until a job is looked at again. Pure."""
+    return max(_AGAIN_S, _REST * took_s)
 
 
 def say(job: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from cafs.manager.console.tables import columns_of, show_table
 from cafs.manager.http.paths import CONSOLE
 
 _AGAIN_S = 2.0
-_SHOWN = 100
+_SHOWN, _AT_ONCE = 100, 1000
 _COLUMNS = {
     "id": "Job",
     "what": "What",
@@ -38,19 +38,40 @@ _NEEDS = {"preheat_image": "Image: HOST/REPOSITORY:TAG", "preheat_file": "Addres
 async def _build(seen: Seen) -> None:
     clusters = {cluster["id"]: cluster["name"] for cluster in await seen.rest.get("/clusters")}
     heading("Jobs")
-    table = show_table(columns_of(_COLUMNS), [])
+    table = show_table(columns_of(_COLUMNS), [], rows_per_page=50)
     mine = {number: name for number, name in clusters.items() if seen.may("operator", number)}
     if mine:
         _offer(seen, mine)
 
+    wanted = {"rows": _SHOWN}
+
     async def fill() -> None:
-        page = await seen.rest.get("/jobs", limit=_SHOWN)
-        rows = [job_row(job, clusters) for job in page["items"]]
+        jobs, are_more = await _newest(seen, wanted["rows"])
+        rows = [job_row(job, clusters) for job in jobs]
         if table.rows != rows:
             table.rows = rows
+        older.set_visibility(are_more)
 
+    async def more() -> None:
+        wanted["rows"] += _AT_ONCE
+        await fill()
+
+    older = ui.button("Older ones", on_click=seen.does(more)).props("outline no-caps")
     await fill()
     ui.timer(_AGAIN_S, seen.does(fill), immediate=False)
+
+
+async def _newest(seen: Seen, count: int) -> tuple[list[dict[str, Any]], bool]:
+    """So many jobs, and whether there are older ones."""
+    found: list[dict[str, Any]] = []
+    before: int | None = None
+    while True:
+        limit = min(_AT_ONCE, count - len(found))
+        page = await seen.rest.get("/jobs", before=before, limit=limit)
+        found += page["items"]
+        before = page["next"]
+        if before is None or len(found) >= count:
+            return found, before is not None
 
 
 def _offer(seen: Seen, clusters: dict[int, str]) -> None:

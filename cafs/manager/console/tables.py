@@ -16,6 +16,12 @@ _LINKED = """
 <q-td :props="props"><a v-if="props.row.href" :href="props.row.href">{{ props.value }}</a>
 <template v-else>{{ props.value }}</template></q-td>
 """
+_HEAD = """
+<q-th :props="props">
+<button v-if="props.col.sortable" type="button" class="cafs-sort">{{ props.col.label }}</button>
+<template v-else>{{ props.col.label }}</template></q-th>
+"""
+"""What a click on a head does is Quasar's; a button in it has the same done by a key."""
 _CARD = """
 <div class="col-12 q-pa-xs"><q-card flat bordered><q-list dense>
 <q-item v-for="col in props.cols" :key="col.name">
@@ -41,6 +47,9 @@ def show_table(
     """A table of all its rows; ``href`` of a row is where its first cell leads."""
     table = ui.table(columns=columns, rows=rows, row_key=key, pagination=rows_per_page or None)
     table.classes("full-width").props('flat bordered :grid="Quasar.Screen.lt.sm" no-data-label="None."')
+    if any(column["sortable"] for column in columns):
+        table.props(':grid-header="Quasar.Screen.lt.sm"')  # cards have no heads to sort them by
+    table.add_slot("header-cell", _HEAD)
     table.add_slot(f"body-cell-{columns[0]['name']}", _LINKED)
     table.add_slot("item", _CARD)
     return table
