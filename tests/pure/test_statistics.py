@@ -253,6 +253,19 @@ def test_quantiles_are_right_within_their_bounds(waits: list[int], share: float)
 def test_answers_come_from_what_is_still_kept(of: Of, ago: int, step_s: int) -> None:
     now = 10**9
     grain = grain_for(of, now - ago, step_s, now)
-    assert ago <= grain.kept_s or grain is GRAINS[of][-1]
+    assert ago <= grain.kept_s + 60 or grain is GRAINS[of][-1]
     finer = [each for each in GRAINS[of] if each.resolution_s < grain.resolution_s]
     assert grain.resolution_s <= step_s or all(ago > each.kept_s for each in finer)
+
+
+@pytest.mark.parametrize(
+    ("of", "hours", "resolution_s"),
+    [(Of.CLUSTER, 2, 10), (Of.CLUSTER, 24, 60), (Of.HOST, 2, 60), (Of.APPLICATION, 24, 60)],
+)
+def test_a_question_that_takes_a_moment_to_come_is_answered_as_finely(
+    of: Of, hours: int, resolution_s: int
+) -> None:
+    begin = 10**9
+    for took_s in (0, 1, 5):
+        now = begin + hours * 3600 + took_s
+        assert grain_for(of, begin, resolution_s, now).resolution_s == resolution_s

@@ -122,6 +122,7 @@ def _over_time(lines: list[dict[str, Any]], unit: str) -> dict[str, Any]:
         "xAxis": {"type": "time", "axisLabel": {**_GREY, "hideOverlap": True}},
         "yAxis": {
             "type": "value", "name": unit, "min": 0, "axisLabel": _GREY,
+            "splitLine": {"lineStyle": {"opacity": 0.3}},
             "nameTextStyle": {**_GREY, "align": "left"},
         },
         "series": lines,

@@ -32,6 +32,8 @@ _TILES = {
     "first_byte": "until the first byte: half / 99%",
     "requests": "requests of proxies / failed",
 }
+_NOT_OF_CONTENTS = ("upload_bytes", "chunks", "requests")
+"""Counted of hosts, and not by what it was for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,11 @@ def show_statistics(seen: Seen, whose: Whose, also: Also | None = None) -> ui.to
     chosen = whose.nearest(seen.request.query_params.get(HOURS, ""))
     window = ui.toggle(whose.hours, value=chosen).props("no-caps").style("align-self: flex-start")
     with ui.element("div").classes("cafs-tiles"):
-        tiles = {name: _tile(name, title) for name, title in _TILES.items()}
+        tiles = {
+            name: _tile(name, title)
+            for name, title in _TILES.items()
+            if whose.has_levels or name not in _NOT_OF_CONTENTS
+        }
     with ui.element("div").classes("cafs-grid"):
         drawn = {chart: _place(chart) for chart in (*AMOUNTS, *(LEVELS if whose.has_levels else ()))}
 
@@ -107,8 +113,9 @@ def show_statistics(seen: Seen, whose: Whose, also: Also | None = None) -> ui.to
             if drawn[chart].options.get("series") != options["series"]:
                 drawn[chart].options.update(options)
                 drawn[chart].update()
-        for name, text in tile_texts(totals["values"]).items():
-            tiles[name].text = text
+        texts = tile_texts(totals["values"])
+        for name, tile in tiles.items():
+            tile.text = texts[name]
         timer.interval = _AGAIN_S.get(hours, _SELDOM_S)
         if also is not None:
             await also(hours)

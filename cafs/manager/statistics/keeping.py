@@ -35,6 +35,8 @@ GRAINS = {
 }
 """The finest first."""
 MOST_POINTS = 1500
+_ASKED_LATE_S = 60
+"""Who asks for the last day is told of the last day, also when the question took a moment to come."""
 
 
 def grain_for(of: Of, begin: int, step_s: int, now: int, finest_s: int = 0) -> Grain:
@@ -48,7 +50,7 @@ def grain_for(of: Of, begin: int, step_s: int, now: int, finest_s: int = 0) -> G
         finest_s: Not finer than this.
     """
     usable = [grain for grain in GRAINS[of] if grain.resolution_s >= finest_s]
-    reaching = [grain for grain in usable if begin >= now - grain.kept_s] or usable[-1:]
+    reaching = [grain for grain in usable if begin >= now - grain.kept_s - _ASKED_LATE_S] or usable[-1:]
     coarse = [grain for grain in reaching if grain.resolution_s <= step_s]
     return coarse[-1] if coarse else reaching[0]
 

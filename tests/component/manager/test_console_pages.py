@@ -185,6 +185,7 @@ def test_statistics_lead_to_a_host_an_application_and_a_task(visitor: Visitor) -
     page.get_by_role("link", name=HOSTILE).click()
     page.get_by_role("heading", name=f"Application {HOSTILE}").wait_for()
     expect(page.locator("[data-total=downloads]")).to_have_text("5 / 0")
+    expect(page.locator("[data-total=upload_bytes]")).to_have_count(0)  # what is sent is counted of hosts
     expect(page.locator(".nicegui-echart canvas")).to_have_count(5)
     expect(page.get_by_role("button", name="90 days")).to_be_visible()
     visitor.ready()
