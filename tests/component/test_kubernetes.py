@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,8 @@ from cafs.cli.context import Context
 from cafs.cli.main import cli
 from cafs.core.settings import Settings
 
-FOLDER = Path(__file__).resolve().parents[2] / "deploy/kubernetes"
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "deploy/kubernetes"
 FILES = sorted(FOLDER.glob("*.yaml"))
 DOCUMENTS = [document for path in FILES for document in yaml.safe_load_all(path.read_text())]
 RELEASES = ("1.29", kubernetes_validate.latest_version())
@@ -126,6 +128,15 @@ def test_selectors_fit_their_own_pods_and_volumes_are_there() -> None:
             for probe in probes:
                 [port] = [how["port"] for how in probe.values() if isinstance(how, dict)]
                 assert port in {*ports, *ports.values()}
+
+
+def test_the_image_has_what_the_manifests_run() -> None:
+    """The console, with which comes all that manager, scheduler and snapshotter need."""
+    built = (ROOT / "deploy/Containerfile").read_text()
+    assert re.findall(r"/src\[(.*?)\]", built) == ["console"]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert "cafs[manager]" in extras["console"]
+    assert "cafs[snapshotter]" in extras["manager"]
 
 
 def test_no_more_rights_than_needed() -> None:

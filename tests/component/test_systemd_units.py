@@ -103,12 +103,23 @@ def test_a_program_that_is_not_there_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("unit", MOUNTING)
-def test_mounts_are_the_hosts(unit: str) -> None:
+def service_of(unit: str) -> configparser.SectionProxy:
     parser = configparser.RawConfigParser(strict=False)
     parser.optionxform = str  # type: ignore[assignment,method-assign]  # names as they are written
     parser.read_string((ROOT / "deploy/systemd" / unit).read_text())
-    service = parser["Service"]
+    return parser["Service"]
+
+
+@pytest.mark.parametrize("unit", ["cafs-manager", "cafs-mountd", "cafs-peer", "cafs-seed"])
+def test_who_asks_registries_sees_what_docker_login_left(unit: str) -> None:
+    service = service_of(f"{unit}.service")
+    assert service["Environment"] == "HOME=/root"
+    assert service.get("ProtectHome", "no") in {"no", "read-only"}
+
+
+@pytest.mark.parametrize("unit", MOUNTING)
+def test_mounts_are_the_hosts(unit: str) -> None:
+    service = service_of(unit)
     assert not set(PRIVATE) & set(service)
     assert (service["Type"], service["Restart"]) == ("notify", "always")
     assert service["OOMPolicy"] == "continue"
