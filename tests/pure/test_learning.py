@@ -157,6 +157,12 @@ def test_of_ten_thousand_offers_as_many_starts_are_wanted_as_are_kept() -> None:
     assert not wanted.ask("y", IMAGE, Learned(KEPT_STARTS, MORE_EVERY_S), 1.0)  # x is at it
 
 
+def test_a_start_that_a_clock_set_back_has_in_the_future_makes_room() -> None:
+    wanted = Wanted()
+    assert wanted.ask("x", IMAGE, Learned(KEPT_STARTS, -86_400.0), 1.0)
+    assert not wanted.ask("y", IMAGE, Learned(KEPT_STARTS, -86_400.0), 1.0)
+
+
 def test_who_does_not_tell_makes_room_for_others() -> None:
     wanted = Wanted()
     for host in map(str, range(KEPT_STARTS)):

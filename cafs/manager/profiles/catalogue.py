@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Collection
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from statistics import median_low
 from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, load_only
 
@@ -76,6 +76,8 @@ def add_start(
     """
     now = datetime.now(UTC)
     profile = _held(session, image, name, now)
+    ahead = update(Start).where(Start.image == image, Start.at > now)  # the clock was set back
+    session.execute(ahead.values(at=now - timedelta(seconds=1)))
     packed = zlib.compress(encode_bounded(start))
     session.merge(Start(image=image, host_id=host_id, at=now, frame_bytes=frame_bytes, document=packed))
     session.flush()

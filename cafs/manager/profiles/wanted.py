@@ -25,7 +25,7 @@ class Learned:
 
     starts: int = 0
     age_s: float = 0.0
-    """Of the newest."""
+    """Of the newest; below 0 where the clock was set back since."""
 
 
 class Wanted:
@@ -42,7 +42,7 @@ class Wanted:
         self._forget_old(now)
         room = KEPT_STARTS - learned.starts
         if room <= 0:
-            room = 1 if learned.age_s >= MORE_EVERY_S else 0
+            room = 0 if 0 <= learned.age_s < MORE_EVERY_S else 1
         if (
             self._of_image[image] >= room
             or self._of_host[host_id] >= MOST_OF_HOST

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from sqlalchemy import update
 
 from cafs.core.digest import Digest
-from cafs.core.learning import KEPT_STARTS, MAX_BYTES, MAX_CHUNKS
+from cafs.core.learning import KEPT_STARTS, MAX_BYTES, MAX_CHUNKS, parse_bounded
 from cafs.core.profile import Profile, encode_profile, parse_profile
 from cafs.manager.profiles import catalogue
+from cafs.manager.tables import LearnedProfile, Start
 from cafs.proto import manager_pb2
+from tests.component.manager.test_statistics import database_of
 from tests.support.manager import Manager
 from tests.support.manager_client import ServiceStream, channel_to, until
 
@@ -110,6 +115,24 @@ def test_the_newest_starts_and_images_are_kept(manager: Manager, monkeypatch: py
         rest = manager.call("GET", f"/profiles?after={page['next']}", admin)
         assert [profile["image"] for profile in (*page["items"], *rest["items"])] == kept
         assert rest["next"] is None
+
+
+def test_starts_of_a_clock_that_ran_ahead_keep_no_new_ones_out(database_address: str, tmp_path: Path) -> None:
+    image, now = IMAGE.hex(), datetime.now(UTC)
+    with database_of(database_address, tmp_path) as database, database.writing() as session:
+
+        def add(host_id: str, number: int) -> LearnedProfile:
+            start = parse_bounded(read(number))
+            return catalogue.add_start(session, image, host_id, name="app", frame_bytes=1, start=start)
+
+        for number in range(KEPT_STARTS):
+            add(f"{number:032x}", number)
+        for thing, field in ((Start, "at"), (LearnedProfile, "learned_at")):
+            session.execute(update(thing).values({field: now + timedelta(days=365)}))
+        session.expire_all()
+        profile = add("f" * 32, 99)
+        assert session.get(Start, (image, "f" * 32)) is not None
+        assert (profile.starts, profile.learned_at - now < timedelta(days=1)) == (KEPT_STARTS, True)
 
 
 def test_what_was_not_wanted_is_passed_over(manager: Manager) -> None:
