@@ -15,7 +15,16 @@ from cafs.manager.http.models import MOST_ID, Told
 from cafs.manager.http.parts import Here
 from cafs.manager.http.problems import declared
 from cafs.manager.refusals import InvalidError
-from cafs.manager.statistics.asking import NOTHING, Span, Step, read_series, read_top, read_totals
+from cafs.manager.statistics.asking import (
+    NOTHING,
+    Span,
+    Step,
+    carry_levels,
+    levels_before,
+    read_series,
+    read_top,
+    read_totals,
+)
 from cafs.manager.statistics.keeping import MOST_POINTS, Of, grain_for, usual_step_s
 from cafs.manager.statistics.metrics import Metric, Value, columns_of, value_of
 from cafs.manager.users.roles import Caller, Role, Scope, Where
@@ -128,7 +137,9 @@ def series(  # noqa: PLR0917 - FastAPI calls it, by keyword
     span = _span(whose, caller, grain.resolution_s, (steps.start, last))
     with parts.database.reading() as session:
         found = read_series(session, span, step_s, amounts, levels)
-    told = [found.get(at, NOTHING) for at in steps]
+        told = [found.get(at, NOTHING) for at in steps]
+        if whose.of is Of.HOST and levels:
+            told = carry_levels(told, levels_before(session, span, levels))
     return Series(
         step_s=step_s,
         begins=[_moment(at) for at in steps],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from cafs.core.statistics.amounts import AMOUNTS, LEVELS
 from cafs.manager.statistics.keeping import Of
 from cafs.manager.statistics.tidying import levels_now
-from cafs.manager.tables import STATISTIC, Reporter
+from cafs.manager.tables import STATISTIC, Host, Reporter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +68,34 @@ def read_series(
             dict(zip(levels, numbers[len(amounts) :], strict=True)),
         )
     return found
+
+
+def levels_before(session: Session, span: Span, levels: Sequence[str]) -> dict[str, int | None]:
+    """What a host's levels were when the span begins, as far as is known: it says them when they change."""
+    reporter = session.get(Reporter, span.subject)
+    if reporter is None or not _is_seen(session, span):
+        return {}
+    if reporter.at < span.begin:
+        return {name: getattr(reporter, name) for name in levels}
+    kind, columns = STATISTIC.c.kind.concat(""), [STATISTIC.c[name] for name in levels]
+    earlier = and_(
+        kind == span.of.value,
+        STATISTIC.c.subject == span.subject,
+        STATISTIC.c.at < span.begin,
+        columns[0].is_not(None),
+    )
+    newest_first = select(*columns).where(earlier).order_by(STATISTIC.c.at.desc(), STATISTIC.c.resolution_s)
+    found = session.execute(newest_first.limit(1)).first()
+    return {} if found is None else dict(zip(levels, found, strict=True))
+
+
+def carry_levels(steps: Iterable[Step], before: Mapping[str, int | None]) -> list[Step]:
+    """Of a host, which says its levels when they change: in between they are what they were. Pure."""
+    known, carried = dict(before), []
+    for step in steps:
+        known |= {name: level for name, level in step.levels.items() if level is not None}
+        carried.append(Step(step.amounts, dict(known)))
+    return carried
 
 
 def read_totals(session: Session, span: Span) -> tuple[Step, list[int]]:
@@ -132,13 +160,18 @@ def _levels(session: Session, span: Span) -> dict[str, int | None]:
         found = levels_now(session)
         mine = [found[each] for each in found if span.clusters is None or each in span.clusters]
         return {name: sum(levels[name] for levels in mine) for name in LEVELS}
-    if span.of is not Of.HOST or (span.clusters is not None and not _is_of(session, span)):
+    if span.of is not Of.HOST or not _is_seen(session, span):
         return {}
     reporter = session.get(Reporter, span.subject)
     return {} if reporter is None else {name: getattr(reporter, name) for name in LEVELS}
 
 
-def _is_of(session: Session, span: Span) -> bool:
-    """The host is in one of the clusters."""
+def _is_seen(session: Session, span: Span) -> bool:
+    """The host is in one of the clusters, or was when something happened."""
+    if span.clusters is None:
+        return True
+    host = session.get(Host, span.subject)
+    if host is not None and host.cluster_id in span.clusters:
+        return True
     query = select(STATISTIC.c.at).where(_of_one(span)).limit(1)
     return session.execute(query).first() is not None
