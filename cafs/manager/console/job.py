@@ -23,6 +23,8 @@ _HOSTS = {
     "attempt": "Attempt",
     "why": "Why it failed",
 }
+_BY_NUMBER = {"share": {"field": "done", ":format": "(_, row) => row.share"}}
+"""Sorted by a number, and not by what is written of it."""
 _EVENTS = {"at": "When", "what": "What", "detail": "More"}
 
 
@@ -39,7 +41,10 @@ async def build_job(seen: Seen) -> None:
     said = ui.label().classes("cafs-quiet cafs-value").props("role=status")
     bar = ui.linear_progress(value=0, show_value=False).props('size=12px rounded aria-label="How far it is"')
     buttons = ui.row()
-    table = show_table(columns_of(_HOSTS, sortable=tuple(_HOSTS)), [], rows_per_page=50)
+    columns = columns_of(_HOSTS, sortable=tuple(_HOSTS))
+    for column in columns:
+        column.update(_BY_NUMBER.get(column["name"], {}))
+    table = show_table(columns, [], rows_per_page=50)
     heading("What happened", 2)
     events = show_table(columns_of(_EVENTS), [])
     state = {"etag": answer.etag, "shown": ""}

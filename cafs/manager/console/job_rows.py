@@ -72,6 +72,7 @@ def part_row(part: Mapping[str, Any]) -> dict[str, Any]:
         "hostname": part["hostname"] or part["host_id"][:12],
         "state": part["state"],
         "share": bytes_of(part),
+        "done": part["done_bytes"],
         "attempt": part["attempt"],
         "why": part["why"],
     }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -11,7 +13,9 @@ from sqlalchemy.engine import URL
 
 from tests.support.console import Console, Visitor, running_console, visiting
 from tests.support.manager import PASSWORD
+from tests.support.manager_client import until
 from tests.support.manager_hosts import host_row, write_hosts
+from tests.support.patience import PATIENCE_S
 
 SEED_JOBS = 130
 
@@ -82,6 +86,26 @@ def test_older_jobs_are_shown_when_asked_for(visitor: Visitor) -> None:
     page.get_by_role("button", name="Older ones").click()
     page.get_by_text(re.compile("1-50 of 13[0-9]")).wait_for()
     expect(page.get_by_role("button", name="Older ones")).to_have_count(0)
+
+
+def test_hosts_of_a_job_are_sorted_by_their_bytes(visitor: Visitor) -> None:
+    page, console = visitor.page, visitor.console
+    admin = console.sign_in()
+    job = {"kind": "preheat_file", "cluster_id": 1, "spec": {"url": "http://example.org/large"}}
+    number = console.ask("POST", "/jobs", admin, json=job).json()["id"]
+    until(lambda: sum(console.ask("GET", f"/jobs/{number}", admin).json()["hosts"].values()) == 60)
+    with closing(sqlite3.connect(console.database, timeout=PATIENCE_S)) as database, database:
+        for host, done_mb in ((1, 9), (2, 10), (3, 100)):
+            database.execute(
+                "UPDATE job_target SET done_bytes = ?, total_bytes = 200000000"
+                " WHERE job_id = ? AND host_id = ?",
+                (done_mb * 10**6, number, f"{host:032x}"),
+            )
+    visitor.come_in()
+    visitor.open(f"/jobs/{number}")
+    page.get_by_role("button", name="Bytes").click()
+    page.get_by_role("button", name="Bytes").click()
+    expect(page.get_by_role("row", name="of 200.0 MB")).to_contain_text(["100.0 of", "10.0 of", "9.0 of"])
 
 
 def test_who_signs_in_again_comes_back_to_what_he_had_chosen(visitor: Visitor) -> None:
