@@ -143,10 +143,14 @@ def _on_several_hosts(
         for table in tables:
             narrator.console.print(table)
         _sum_up(narrator, image_bytes, started, known)
-        narrator.console.print(f"The manager, while it runs: {cluster.site}", highlight=False)
-        if stay:
+        console = f"{cluster.site}/console/"
+        if not stay:
+            told = f"The manager's console was at {console}: make demo ARGS=--stay leaves all of it running."
+            narrator.console.print(told, highlight=False)
+        else:
             narrator.console.print(
-                f"Its first administrator is `demo`, with the password {PASSWORD!r}. Ctrl-C ends all.",
+                f"The manager's console: {console}. Its first administrator is `demo`, with the password "
+                f"{PASSWORD!r}. Ctrl-C ends all.",
                 highlight=False,
             )
             signal.pause()

@@ -104,3 +104,24 @@ def test_a_manager_killed_under_way(hosts: Swarm, origin: Served, manager: Manag
     sent = origin.sent_bytes("/f.bin")
     get_everywhere(peers, url)
     assert origin.sent_bytes("/f.bin") - sent <= 2
+
+
+def test_a_scheduler_killed_under_way(hosts: Swarm, origin: Served, manager: ManagerProcess) -> None:
+    """By whom hosts reach the manager, too."""
+    obeys = f"--set=managers=127.0.0.1:{manager.services}"
+    scheduler = hosts.scheduler(0, obeys)
+    attached(hosts, manager, "seed", "--set=source_rate_bytes=4MiB", seed=True)
+    peers = [attached(hosts, manager, f"p{n}") for n in range(2)]
+    all_here(manager, 4)
+    url = f"{origin.url}/f.bin"
+    number = preheat(manager, url, concurrency=1)
+    wait_for(lambda: manager.job(number)["done_bytes"], "the first bytes")
+    scheduler.kill()
+    hosts.scheduler(int(hosts.schedulers[0].rpartition(":")[2]), obeys)
+    job = manager.ended(number)
+    assert (job["state"], job["hosts"]["succeeded"]) == ("succeeded", 2), job
+    # The seed may be at it still, for peers have read of the source themselves meanwhile.
+    for part in parts_of(manager, "sync", {}):
+        [held] = part["result"]["held"]
+        assert (held["url"], held["bytes"], held["complete"]) == (url, len(BODY), True)
+    get_everywhere(peers, url)
