@@ -17,6 +17,8 @@ from cafs.manager.console.rest import RefusedError
 from cafs.manager.http.paths import CONSOLE
 
 _CONFLICT, _INVALID = "conflict", "invalid"
+_COLOURS = """:theme="Quasar.Dark.isActive ? 'githubDark' : 'githubLight'" """
+"""Of the document's text: the usual ones are light on white, and white in the dark."""
 
 
 class _Draft:
@@ -87,6 +89,7 @@ class _Editor:
             with ui.tab_panel(document).classes("q-pa-none"):
                 self._text = ui.codemirror(self._draft.text, language="JSON", on_change=self._typed)
                 self._text.classes("full-width").style("height: 420px").props('aria-label="The document"')
+                self._text.props(_COLOURS)
         if self._kind == "scheduler":
             ui.label("Rules of proxies, block lists and applications are in the document.").classes(
                 "cafs-quiet"

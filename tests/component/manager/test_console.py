@@ -20,6 +20,10 @@ EVERYWHERE = (
     "/users/1", "/audit", "/account",
 )  # fmt: skip
 
+_LIGHTNESS = """((what, of) => getComputedStyle(document.querySelector(what))[of].match(/[0-9]+/g)
+    .slice(0, 3).reduce((sum, part) => sum + Number(part), 0))"""
+"""0 to 765."""
+
 
 def test_from_the_printed_link_to_a_limit_that_a_peer_has_taken(
     chromium: Browser, tmp_path_factory: pytest.TempPathFactory
@@ -124,6 +128,10 @@ def test_on_a_phone_and_in_the_dark(chromium: Browser, console: Console) -> None
             assert page.evaluate("document.scrollingElement.scrollWidth") <= 360, path
             page.wait_for_function("document.body.classList.contains('body--dark')")
             visitor.shot(f"phone{path.replace('/', '-')}")
+        visitor.open("/clusters/1/configuration")
+        page.get_by_role("tab", name="Document").tap()
+        page.wait_for_function(f"{_LIGHTNESS}('.cm-editor', 'backgroundColor') < 200")
+        page.wait_for_function(f"{_LIGHTNESS}('.q-tab.text-primary', 'color') > 500")  # on nearly black
         page.get_by_role("button", name="Menu").tap()
         page.get_by_role("link", name="Overview").tap()
         expect(page).to_have_url(re.compile("/console/$"))
