@@ -27,7 +27,7 @@ from cafs.convert.layer import (
 )
 from cafs.convert.memory import ConversionMemory, ConvertedLayer
 from cafs.convert.upload import push_layer
-from cafs.core.digest import Digest
+from cafs.core.digest import Digest, sha256_digest
 from cafs.core.progress import Progress, Step
 from cafs.errors import CafsError, IntegrityError, NotFoundError, UntrustedError, UsageError
 from cafs.fetch.index_cache import IndexCache
@@ -44,6 +44,8 @@ from cafs.oci.trust import TrustPolicy
 
 log = logging.getLogger(__name__)
 
+_KEY_DIGITS = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -51,7 +53,7 @@ class Run:
 
     shop: Workshop
     options: str
-    """Key of the options: with the diffID, what a conversion can be used again for."""
+    """Key of the options, see ``LayerPlan.options``."""
     dictionary: Dictionary
     memory: ConversionMemory
     indexes: IndexCache
@@ -78,6 +80,9 @@ class LayerPlan:
     parent: Digest | None
     """chainID of the layers below."""
     feed: StreamFeed
+    options: str
+    """Key of all that decides on the outcome besides the diffID and the layers below: with these it says
+    what a conversion can be used again for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +96,13 @@ class ImageResult:
     """How many were converted now; the others had been before."""
 
 
-async def plan_layers(source: Repository, image: Image) -> list[LayerPlan]:
+async def plan_layers(source: Repository, image: Image, options: str) -> list[LayerPlan]:
     """What is to be converted.
+
+    Args:
+        source: Has the image.
+        image: An image, or an artifact with titled files.
+        options: Key of the options that all its layers share.
 
     Raises:
         UsageError: there is nothing in it that can be.
@@ -103,19 +113,23 @@ async def plan_layers(source: Repository, image: Image) -> list[LayerPlan]:
         titled = [blob for blob in manifest.layers if blob.annotations.get(TITLE)]
         if not titled:
             raise UsageError(f"{source.name} is neither an image nor an artifact with titled files")
-        return [
-            LayerPlan(n, blob, blob.digest, None, file_feed(blob.annotations[TITLE].encode(), blob.size))
-            for n, blob in enumerate(titled)
-        ]
+        return [_plan_file(n, blob, options) for n, blob in enumerate(titled)]
     for blob in manifest.layers:
         if not is_layer(blob.media_type):
             raise UsageError(f"layer {blob.digest} of {source.name} is no tar but {blob.media_type!r}")
     diff_ids = (await load_config(source, manifest)).diff_ids
     parents = parent_chain_ids(diff_ids)
     return [
-        LayerPlan(n, blob, diff_id, parent, tar_feed)
+        LayerPlan(n, blob, diff_id, parent, tar_feed, options)
         for n, (blob, diff_id, parent) in enumerate(zip(manifest.layers, diff_ids, parents, strict=True))
     ]
+
+
+def _plan_file(number: int, blob: Descriptor, options: str) -> LayerPlan:
+    """A titled file. Its name is not in its bytes: these may be another file too, or even a layer's tar."""
+    title = blob.annotations[TITLE].encode()
+    key = f"{options}-title-{sha256_digest(title).partition(':')[2][:_KEY_DIGITS]}"
+    return LayerPlan(number, blob, blob.digest, None, file_feed(title, blob.size), key)
 
 
 class ImageConversion:
@@ -136,7 +150,7 @@ class ImageConversion:
 
     async def convert(self) -> None:
         """Convert what is not converted yet. Nobody can find it before ``publish``."""
-        self._plans = await plan_layers(self._source, self._image)
+        self._plans = await plan_layers(self._source, self._image, self._run.options)
         self._done = [None] * len(self._plans)
         self._finished = [trio.Event() for _ in self._plans]
         existing = await self._existing()
@@ -186,7 +200,7 @@ class ImageConversion:
         same = [
             ConvertedLayer(layer, others)
             for layer, plan in zip(artifact.layers, self._plans, strict=True)
-            if (layer.diff_id, layer.options) == (plan.diff_id, self._run.options)
+            if (layer.diff_id, layer.options) == (plan.diff_id, plan.options)
         ]
         if len(same) < len(self._plans) or not await self._are_there(same):
             return False
@@ -214,7 +228,7 @@ class ImageConversion:
     async def _recall(self, plan: LayerPlan) -> ConvertedLayer | None:
         """A conversion of the same layer, if its blobs are in the target or can be taken over."""
         run = self._run
-        found = await trio.to_thread.run_sync(run.memory.recall, plan.diff_id, run.options, plan.parent)
+        found = await trio.to_thread.run_sync(run.memory.recall, plan.diff_id, plan.options, plan.parent)
         if found is None:
             return None
         converted, where = found
@@ -244,7 +258,7 @@ class ImageConversion:
         files = await convert_blob(run.shop, name, blob, plan.feed, step, below=below, label=label)
         check_diff_id(files, plan.diff_id, plan.blob.digest)
         warn_of_left_out(files.left_out, f"layer {plan.blob.digest}")
-        converted = await push_layer(self._target, files, plan.blob.digest, run.options, plan.parent)
+        converted = await push_layer(self._target, files, plan.blob.digest, plan.options, plan.parent)
         files.chunks.unlink()
         self._files[plan.number] = files.index
         self._new += 1

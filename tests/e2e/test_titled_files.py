@@ -11,7 +11,8 @@ import trio
 from cafs.oci.annotations import TITLE
 from cafs.oci.descriptor import EMPTY_CONFIG, EMPTY_JSON, Descriptor
 from cafs.oci.media_types import OCI_MANIFEST
-from tests.support.oci import manifest_bytes, push_bytes
+from tests.support.oci import manifest_bytes, push_bytes, push_image
+from tests.support.tars import make_tar, member
 from tests.support.user import DRIVERS, User, layout_repository
 
 FILES = {
@@ -22,7 +23,7 @@ FILES = {
 }
 
 
-def push(user: User, files: dict[str, bytes]) -> None:
+def push(user: User, files: dict[str, bytes], tag: str = "v1") -> None:
     """An artifact whose blobs are these files."""
 
     async def run() -> None:
@@ -33,7 +34,7 @@ def push(user: User, files: dict[str, bytes]) -> None:
             blob = await push_bytes(layout, content)
             blobs.append(Descriptor(blob.digest, blob.size, blob.media_type, annotations={TITLE: title}))
         manifest = manifest_bytes(EMPTY_CONFIG, blobs, artifactType="application/vnd.test.model")
-        await layout.push_manifest(manifest, OCI_MANIFEST, "v1")
+        await layout.push_manifest(manifest, OCI_MANIFEST, tag)
 
     trio.run(run)
 
@@ -46,6 +47,19 @@ def test_its_files_are_shown_under_their_titles(user: User, driver: str) -> None
     with user.mounted(user.image, f"--driver={driver}") as tree:
         found = {str(path.relative_to(tree)): path.read_bytes() for path in tree.rglob("*") if path.is_file()}
     assert found == FILES
+
+
+def test_the_same_bytes_under_other_titles_are_other_files(user: User) -> None:
+    """What was converted before is the file's bytes under its name then, or a layer whose tar they are."""
+    tar = make_tar(member("in-the-tar", content=b"content"))
+    trio.run(push_image, layout_repository(user), [tar], "image")
+    user.cafs("convert", f"oci:{user.layout}:image")
+    for tag, titles in (("v1", ["a", "b"]), ("v2", ["c"]), ("v1", ["a", "b"])):
+        push(user, dict.fromkeys(titles, tar), tag)
+        image = f"oci:{user.layout}:{tag}"
+        user.cafs("convert", "--set=convert_workers=1", image)  # one after the other
+        assert user.cafs("ls", "-R", image).out.split() == titles
+        assert user.cafs("cat", image, titles[-1]).out == tar.decode()
 
 
 @pytest.mark.parametrize(
