@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -262,7 +263,8 @@ class ImageConversion:
         files.chunks.unlink()
         self._files[plan.number] = files.index
         self._new += 1
-        await trio.to_thread.run_sync(run.memory.remember, converted, self._target.name)
+        remember = partial(run.memory.remember, asked_below=files.asked_below)
+        await trio.to_thread.run_sync(remember, converted, self._target.name, plan.parent)
         return converted
 
     async def _below(self, number: int) -> Below | None:

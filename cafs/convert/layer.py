@@ -76,6 +76,8 @@ class LayerFiles:
     index: Path
     chunks: Path
     left_out: LeftOut
+    asked_below: bool
+    """Whether an entry speaks of what only the layers below can say, also where they say nothing of it."""
 
 
 async def convert_blob(
@@ -193,11 +195,12 @@ def _convert(
             builder = LayerBuilder(writer, known, shop.options, scratch)
             diff_id = feed(builder)
             scratch.unmap_pages()  # others of the run need the room while this one waits
-            tree = below.wait() if builder.needs_below else None
+            asks = builder.needs_below
+            tree = below.wait() if asks else None
             finished = builder.finish(index_file, diff_id, tree, below.chain_id)
         finally:
             writer.close()
-    return LayerFiles(finished, Digest("sha256:" + diff_id.hex()), index, chunks, builder.left_out)
+    return LayerFiles(finished, Digest("sha256:" + diff_id.hex()), index, chunks, builder.left_out, asks)
 
 
 async def _pump(blob: BlobStream, send: trio.MemorySendChannel[bytes], step: Step) -> None:

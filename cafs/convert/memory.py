@@ -1,8 +1,9 @@
 """Which layers were converted before, on this machine: so that a second image need not do it again.
 
-One small JSON file per (diffID, options) below ``CACHE/converted``. It only says where a conversion
-was put; whether it is still there is asked of the repository, and its bytes are verified by whoever
-reads them. A file that cannot be read is as good as none.
+One small JSON file per (diffID, options) below ``CACHE/converted``; of a layer that speaks of what only
+those below it can say, per (diffID, options, their chainID). It only says where a conversion was put;
+whether it is still there is asked of the repository, and its bytes are verified by whoever reads them. A
+file that cannot be read is as good as none.
 """
 
 from __future__ import annotations
@@ -48,20 +49,32 @@ class ConversionMemory:
     def recall(
         self, diff_id: Digest, options: str, parent: Digest | None
     ) -> tuple[ConvertedLayer, str] | None:
-        """The conversion of a layer, and the repository it was put into, if one is remembered."""
-        try:
-            value = json.loads(self._path(diff_id, options).read_text("utf-8"))
-            converted = _parse(value, diff_id, options)
-            follows = converted.layer.parent_chain_id
-            return (converted, str(value["repository"])) if follows in {None, parent} else None
-        except (OSError, ValueError, KeyError, TypeError, UsageError) as e:
-            if not isinstance(e, FileNotFoundError):
-                log.info("a remembered conversion of %s cannot be used: %s", diff_id, e)
-            return None
+        """The conversion of a layer, and the repository it was put into, if one is remembered.
 
-    def remember(self, converted: ConvertedLayer, repository: str) -> None:
-        """Keep where a conversion is. Failing to is no failure of the conversion."""
-        path = self._path(converted.layer.diff_id, converted.layer.options)
+        Args:
+            parent: chainID of the layers below; None: there are none.
+        """
+        for path in (self._path(diff_id, options), self._path_on(diff_id, options, parent)):
+            try:
+                value = json.loads(path.read_text("utf-8"))
+                return _parse(value, diff_id, options), str(value["repository"])
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError, KeyError, TypeError, UsageError) as e:
+                log.info("a remembered conversion of %s cannot be used: %s", diff_id, e)
+        return None
+
+    def remember(
+        self, converted: ConvertedLayer, repository: str, parent: Digest | None, *, asked_below: bool
+    ) -> None:
+        """Keep where a conversion is. Failing to is no failure of the conversion.
+
+        Args:
+            parent: As in ``recall``.
+            asked_below: Whether the outcome would be another on top of other layers, or might be.
+        """
+        diff_id, options = converted.layer.diff_id, converted.layer.options
+        path = self._path_on(diff_id, options, parent) if asked_below else self._path(diff_id, options)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             replace_file(path, json.dumps(_encode(converted, repository)).encode())
@@ -69,8 +82,15 @@ class ConversionMemory:
             log.warning("cannot remember the conversion of %s: %s", converted.layer.diff_id, e)
 
     def _path(self, diff_id: Digest, options: str) -> Path:
-        key = sha256_digest(f"{diff_id} {options}".encode())
-        return self._folder / key.partition(":")[2]
+        """Of a conversion that is the same on top of whatever layers."""
+        return self._path_of(f"{diff_id} {options} anywhere")
+
+    def _path_on(self, diff_id: Digest, options: str, parent: Digest | None) -> Path:
+        """Of one that is this on top of these layers."""
+        return self._path_of(f"{diff_id} {options} on {parent}")
+
+    def _path_of(self, key: str) -> Path:
+        return self._folder / sha256_digest(key.encode()).partition(":")[2]
 
 
 def _encode(converted: ConvertedLayer, repository: str) -> dict[str, Any]:

@@ -119,6 +119,20 @@ async def test_layers_that_were_converted_are_not_converted_again(place: Place) 
     assert new == [1, 0, 1, 0]
 
 
+async def test_a_layer_on_top_of_others_is_converted_anew_where_they_decide(place: Place) -> None:
+    """A directory without an entry is as the layers below have it, and made anew where they have none."""
+    upper = make_tar(member("kept/file", content=b"x"))
+    below = make_tar(member("kept", type=tarfile.DIRTYPE, mode=0o700, uid=7))
+    for tag, layers in {"alone": [upper], "on-others": [LAYER, upper], "on-it": [below, upper]}.items():
+        await push_image(place.layout, layers, tag)
+        image = f"oci:{place.folder}/layout:{tag}"
+        place.convert(image)
+        listed = run_cafs("--json", "ls", image, env=place.env).json
+        (kept,) = (entry for entry in listed if entry["path"] == "kept")
+        assert (kept["mode"], kept["uid"]) == (("0700", 7) if tag == "on-it" else ("0755", 0)), tag
+        assert place.convert(image).json[0]["converted_layers"] == 0
+
+
 async def test_a_conversion_in_another_repository_is_taken_over(place: Place) -> None:
     await push_image(place.layout, [LAYER], "v1")
     place.convert(place.source)
