@@ -29,7 +29,8 @@ from cafs.oci.descriptor import parse_platform
     "dictionaries",
     multiple=True,
     metavar="REF",
-    help="A converted image whose chunks are referred to instead of stored again. May be repeated.",
+    help="A converted image whose chunks are referred to instead of stored again; of several platforms, the"
+    " one for the same. May be repeated.",
 )
 @click.option(
     "--sign-key",

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from cafs.core.digest import Digest
 from cafs.errors import UsageError
 from cafs.oci.bound_image import bind_artifact, encode_bound_index
-from cafs.oci.descriptor import Descriptor, Platform
-from cafs.oci.image import Image, load_config
+from cafs.oci.descriptor import Descriptor
+from cafs.oci.image import Image, image_platform
 from cafs.oci.media_types import OCI_INDEX, OCI_MANIFEST
 from cafs.oci.repository import Repository
 
@@ -52,11 +52,7 @@ async def push_bound_image(
     for image, artifact in converted:
         content = bind_artifact(await source.manifest(image.descriptor), artifact)
         pushed = await target.push_manifest(content, OCI_MANIFEST)
-        manifests.append(replace(pushed, platform=await _platform(source, image)))
+        manifests.append(replace(pushed, platform=await image_platform(source, image)))
     content = encode_bound_index(manifests, [artifact for _, artifact in converted])
     index = await target.push_manifest(content, OCI_INDEX, tag)
     return BoundImage(index.digest, tuple(manifests))
-
-
-async def _platform(source: Repository, image: Image) -> Platform | None:
-    return image.descriptor.platform or (await load_config(source, image.manifest)).platform

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 from cafs.convert.known_chunks import KnownChunks
 from cafs.convert.memory import ConvertedLayer
+from cafs.convert.opened import opened
 from cafs.core.digest import sha256_digest
+from cafs.core.settings import Settings
 from cafs.core.source import BlobRef
 from cafs.errors import NotFoundError
-from cafs.fetch.open_image import OpenImage
+from cafs.fetch.open_image import OpenImage, open_image
 from cafs.index.scratch import Scratch
-from cafs.oci.descriptor import Descriptor
+from cafs.oci.descriptor import Descriptor, Platform
+from cafs.oci.image import ImageIndex, choose_platform, load_manifest
 from cafs.oci.media_types import LAYER_CHUNKS
+from cafs.oci.reference import parse_reference
 from cafs.oci.repository import Repository, copy_blob
+
+log = logging.getLogger(__name__)
 
 _KEY_DIGITS = 16
 
@@ -57,6 +65,47 @@ class Dictionary:
     def origin(self, blob: BlobRef) -> Repository | None:
         """Where a blob of the dictionary lies."""
         return self._origins.get(blob)
+
+
+async def open_dictionary(
+    stack: AsyncExitStack, names: Sequence[str], settings: Settings, platform: Platform | None
+) -> Dictionary:
+    """The dictionary for an image: what of other images is for the same platform.
+
+    Args:
+        stack: Closes what is opened.
+        names: The other images, as on the command line. A lone one is taken whatever it is for.
+        settings: How to speak to registries.
+        platform: Of the image that is converted; None: unknown, and this machine's is meant.
+
+    Raises:
+        NotFoundError: one is not there, or not converted.
+        CafsError: as ``open_image``.
+    """
+    images = []
+    for name in names:
+        wanted, is_there = await _choose(name, settings, platform)
+        if is_there:
+            images.append(await stack.enter_async_context(await open_image(name, settings, wanted)))
+        else:
+            log.warning("--chunk-dict %s has no image for %s: nothing of it is used there", name, wanted)
+    return Dictionary(images)
+
+
+async def _choose(name: str, settings: Settings, platform: Platform | None) -> tuple[Platform | None, bool]:
+    """The platform to open ``name`` for, and whether it has an image for that."""
+    if platform is None:
+        return None, True
+    reference = parse_reference(name)
+    async with opened(reference, settings) as repository:
+        document = await load_manifest(repository, await repository.resolve(reference.selector))
+    if not isinstance(document, ImageIndex):
+        return None, True
+    try:
+        choose_platform(document, platform, name)
+    except NotFoundError:
+        return platform, False
+    return platform, True
 
 
 async def bring_dictionary(

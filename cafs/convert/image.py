@@ -70,6 +70,15 @@ class Run:
     attach: bool = True
     """Whether artifacts become referrers of their images."""
 
+    def with_dictionary(self, dictionary: Dictionary) -> Run:
+        """The same, referring to chunks of ``dictionary`` too."""
+        return replace(
+            self,
+            shop=replace(self.shop, new_known=dictionary.known_chunks),
+            options=self.options + dictionary.key,
+            dictionary=dictionary,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class LayerPlan:
@@ -139,7 +148,7 @@ class ImageConversion:
     def __init__(self, run: Run, source: Repository, image: Image, target: Repository) -> None:
         self._run = run
         self._source = source
-        self._image = image
+        self.image = image
         self._target = target
         self._plans: list[LayerPlan] = []
         self._done: list[ConvertedLayer | None] = []
@@ -151,7 +160,7 @@ class ImageConversion:
 
     async def convert(self) -> None:
         """Convert what is not converted yet. Nobody can find it before ``publish``."""
-        self._plans = await plan_layers(self._source, self._image, self._run.options)
+        self._plans = await plan_layers(self._source, self.image, self._run.options)
         self._done = [None] * len(self._plans)
         self._finished = [trio.Event() for _ in self._plans]
         existing = await self._existing()
@@ -166,7 +175,7 @@ class ImageConversion:
     async def publish(self) -> ImageResult:
         """Attach the artifact to the image, which is in the target now."""
         return ImageResult(
-            self._image.descriptor.digest,
+            self.image.descriptor.digest,
             self._published or await self._publish_new(),
             self._layers(),
             self._new,
@@ -177,7 +186,7 @@ class ImageConversion:
         dictionary = await bring_dictionary(self._run.dictionary, layers, self._target, self._run.shop.folder)
         return await publish_artifact(
             self._target,
-            self._image.descriptor,
+            self.image.descriptor,
             [layer.layer for layer in layers],
             dictionary,
             key=self._run.key,
@@ -189,7 +198,7 @@ class ImageConversion:
 
     async def _existing(self) -> FoundArtifact | None:
         try:
-            return await find_artifact(self._target, self._image, self._run.reusable)
+            return await find_artifact(self._target, self.image, self._run.reusable)
         except (NotFoundError, IntegrityError, UntrustedError) as e:
             log.debug("no conversion to use again: %s", e)
             return None

@@ -14,11 +14,12 @@ import trio
 
 from cafs.convert.bind import BoundImage, check_bindable, push_bound_image
 from cafs.convert.copy_image import Copier
-from cafs.convert.dictionary import Dictionary, bring_dictionary
+from cafs.convert.dictionary import Dictionary, bring_dictionary, open_dictionary
 from cafs.convert.directory import directory_feed
 from cafs.convert.image import ImageConversion, ImageResult, Run
 from cafs.convert.layer import Workshop, convert_file, convert_tree, warn_of_left_out
 from cafs.convert.memory import ConversionMemory
+from cafs.convert.opened import opened
 from cafs.convert.start_profile import attach_start_profile
 from cafs.convert.upload import push_layer
 from cafs.convert.workshop import work_folder
@@ -27,11 +28,9 @@ from cafs.core.progress import Progress
 from cafs.core.settings import Settings
 from cafs.errors import NotFoundError, UsageError
 from cafs.fetch.index_cache import IndexCache
-from cafs.fetch.open_image import open_image
 from cafs.oci.artifact import publish_artifact
 from cafs.oci.descriptor import Platform
-from cafs.oci.image import Image, find_image, list_images
-from cafs.oci.open_source import open_repository
+from cafs.oci.image import Image, find_image, image_platform, list_images
 from cafs.oci.reference import PathReference, Reference, RegistryReference, Transport, parse_reference
 from cafs.oci.repository import Repository
 from cafs.oci.signature import load_signing_key
@@ -88,47 +87,53 @@ async def convert(
         _check_bound(origin, goal, target)
     key = await trio.to_thread.run_sync(load_signing_key, sign_key) if sign_key else None
     async with AsyncExitStack() as stack:
-        repository = await stack.enter_async_context(_opened(goal, settings))
-        run = await _start(stack, settings, progress, dictionaries)
+        repository = await stack.enter_async_context(opened(goal, settings))
+        run = await _start(stack, settings, progress)
+        dictionary_for = partial(open_dictionary, stack, dictionaries, settings)
         run = replace(run, key=key, attach=bound is None)
         if key is not None:
             # Whatever others attached is not to be used again under this signature.
             run = replace(run, reusable=signed_by(key.public))
         if isinstance(origin, PathReference) and origin.transport in _TREES:
+            run = run.with_dictionary(await dictionary_for(None))
             return Outcome([await _convert_tree(run, origin, repository, goal)])
         same = origin == goal
-        reader = repository if same else await stack.enter_async_context(_opened(origin, settings))
+        reader = repository if same else await stack.enter_async_context(opened(origin, settings))
         top = await reader.resolve(origin.selector)
         images = await _images(reader, origin, platform)
         if bound is not None:
-            return await _convert_bound(run, reader, images, repository, _tag(goal))
-        conversions = [ImageConversion(run, reader, image, repository) for image in images]
+            check_bindable(images, reader)
+        conversions = []
+        for image in images:
+            wanted = await image_platform(reader, image) if dictionaries else None
+            own = run.with_dictionary(await dictionary_for(wanted))
+            conversions.append(ImageConversion(own, reader, image, repository))
+        if bound is not None:
+            return await _bind(run, conversions, reader, repository, _tag(goal))
         for conversion in conversions:
             await conversion.convert()
         if not same:
             # An image that was chosen of several comes alone: of an index all would have to come.
-            wanted = top if platform is None else images[0].descriptor
-            await Copier(reader, repository, run.shop.folder, progress).copy(wanted, _tag(goal))
+            whole = top if platform is None else images[0].descriptor
+            await Copier(reader, repository, run.shop.folder, progress).copy(whole, _tag(goal))
         results = []
-        for conversion, image in zip(conversions, images, strict=True):
+        for conversion in conversions:
             results.append(await conversion.publish())
-            await attach_start_profile(run, repository, image.descriptor, results[-1])
+            await attach_start_profile(run, repository, conversion.image.descriptor, results[-1])
         return Outcome(results)
 
 
-async def _convert_bound(
-    run: Run, source: Repository, images: Sequence[Image], target: Repository, tag: str | None
+async def _bind(
+    run: Run, conversions: Sequence[ImageConversion], source: Repository, target: Repository, tag: str | None
 ) -> Outcome:
     """The images of ``source`` as a new one in ``target`` that carries its artifacts."""
-    check_bindable(images, source)
     copier, results = Copier(source, target, run.shop.folder, run.progress), []
-    for image in images:
-        await copier.copy_blobs(image.manifest)
-        conversion = ImageConversion(run, source, image, target)
+    for conversion in conversions:
+        await copier.copy_blobs(conversion.image.manifest)
         await conversion.convert()
         results.append(await conversion.publish())
-    artifacts = [result.artifact for result in results]
-    new = await push_bound_image(source, target, list(zip(images, artifacts, strict=True)), tag)
+    pairs = [(one.image, result.artifact) for one, result in zip(conversions, results, strict=True)]
+    new = await push_bound_image(source, target, pairs, tag)
     for result, manifest in zip(results, new.manifests, strict=True):
         await attach_start_profile(run, target, manifest, result)
     return Outcome(results, new)
@@ -154,39 +159,26 @@ def _check_target(origin: Reference, goal: Reference, *, given: bool) -> None:
 
 
 @asynccontextmanager
-async def _opened(reference: Reference, settings: Settings) -> AsyncIterator[Repository]:
-    repository = open_repository(reference, settings)
-    try:
-        yield repository
-    finally:
-        with trio.move_on_after(5, shield=True):
-            await repository.aclose()
-
-
-@asynccontextmanager
 async def _opened_near(where: str, target: str, settings: Settings) -> AsyncIterator[Repository]:
     """A layout on this machine, or a repository of the target's own registry, which may mount blobs."""
     origin = parse_reference(where)
     is_local = isinstance(origin, PathReference) and origin.path.is_dir()
     if not is_local and where.split("/")[:3] != target.split("/")[:3]:
         raise NotFoundError(f"{where} is not near {target}")
-    async with _opened(origin, settings) as repository:
+    async with opened(origin, settings) as repository:
         yield repository
 
 
-async def _start(
-    stack: AsyncExitStack, settings: Settings, progress: Progress, dictionaries: Sequence[str]
-) -> Run:
+async def _start(stack: AsyncExitStack, settings: Settings, progress: Progress) -> Run:
     options = ChunkingOptions()
     workers = settings.convert_workers or len(os.sched_getaffinity(0))
     folder = stack.enter_context(work_folder(settings.cache_dir / "convert"))
     executor = stack.enter_context(ThreadPoolExecutor(workers, thread_name_prefix="compress"))
-    images = [await stack.enter_async_context(await open_image(name, settings)) for name in dictionaries]
-    dictionary = Dictionary(images)
+    none = Dictionary(())
     return Run(
-        shop=Workshop(folder, executor, options, dictionary.known_chunks),
-        options=options.key + dictionary.key,
-        dictionary=dictionary,
+        shop=Workshop(folder, executor, options, none.known_chunks),
+        options=options.key,
+        dictionary=none,
         memory=ConversionMemory(settings.cache_dir / "converted"),
         indexes=IndexCache(settings.cache_dir / "index"),
         progress=progress,

@@ -258,3 +258,10 @@ async def load_config(repository: Repository, manifest: Manifest) -> ImageConfig
             f"{what} names {len(config.diff_ids)} layers, the manifest has {len(manifest.layers)}"
         )
     return config
+
+
+async def image_platform(repository: Repository, image: Image) -> Platform | None:
+    """What the image says it runs on; None: it says nothing, or is no image."""
+    if image.descriptor.platform is not None or not image.manifest.is_image:
+        return image.descriptor.platform
+    return (await load_config(repository, image.manifest)).platform

@@ -165,11 +165,13 @@ async def test_every_platform_gets_its_artifact(place: Place) -> None:
     assert "linux/amd64" in place.convert(place.source, "--platform", "linux/s390x", code=1).err
 
 
-async def push_for_two_platforms(place: Place) -> list[str]:
-    """``place.source`` as buildx builds it, with an attestation; answers the digests of the images."""
+async def push_for_two_platforms(place: Place, tag: str = "v1", more: bytes = b"") -> list[str]:
+    """An image as buildx builds it, with an attestation; answers the digests of the images."""
     entries = []
     for architecture in ("amd64", "arm64"):
-        image = await push_image(place.layout, [make_tar(member(architecture))], None, architecture)
+        content = hashlib.shake_128(architecture.encode()).digest(400_000) + more
+        layer = make_tar(member(architecture, content=content))
+        image = await push_image(place.layout, [layer], None, architecture)
         entries.append((image, {"os": "linux", "architecture": architecture}))
     statement = await push_bytes(place.layout, b"{}", "application/vnd.in-toto+json")
     config = await push_bytes(place.layout, image_config([b"{}"]), OCI_CONFIG)
@@ -181,7 +183,7 @@ async def push_for_two_platforms(place: Place) -> list[str]:
     ]
     kind = "application/vnd.oci.image.index.v1+json"
     index = json.dumps({"schemaVersion": 2, "mediaType": kind, "manifests": manifests}).encode()
-    await place.layout.push_manifest(index, kind, "v1")
+    await place.layout.push_manifest(index, kind, tag)
     return [found.digest for found, _ in entries[:2]]
 
 
@@ -222,6 +224,25 @@ async def test_a_dictionary_stores_only_what_is_new(place: Place) -> None:
     assert 200_000 <= layer["chunk_bytes"] <= 2 * 200_000
     assert len(layer["other_blobs"]) == 1
     run_cafs("check", second, env=place.env)
+
+
+@pytest.mark.parametrize("options", [[], ["--image", "new"]], ids=["attached", "bound"])
+async def test_a_dictionary_of_several_platforms_serves_each(place: Place, options: list[str]) -> None:
+    """Whatever machine converts: nothing depends on its own platform."""
+    second, third, lone = (f"oci:{place.folder}/layout:{tag}" for tag in ("v2", "v3", "lone"))
+    for number in (1, 2, 3):
+        await push_for_two_platforms(place, f"v{number}", b"new" * 1000 * number)
+    await push_image(place.layout, [make_tar(member("arm64", content=TEXT))], "lone", "arm64")
+    place.convert(place.source)
+    options = [word.replace("new", f"oci:{place.folder}/layout:new") for word in options]
+    for told in place.convert("--chunk-dict", place.source, *options, second).json:
+        (layer,) = told["layers"]
+        assert layer["chunk_bytes"] < 200_000
+        assert len(layer["other_blobs"]) == 1
+    only = ["--platform", "linux/arm64", "--chunk-dict", lone]
+    place.convert(*only, third, code=1)  # not converted
+    place.convert(lone)
+    assert len(place.convert(*only, third).json) == 1, "a lone one is used whatever it is for"
 
 
 @pytest.mark.parametrize("kind", ["dir", "tar", "image"])
