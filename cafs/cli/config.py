@@ -202,7 +202,12 @@ def _read_path(given: _Given) -> Path:
     path = Path(given.value).expanduser()
     if not path.is_absolute() and not given.textual:
         raise UsageError("in a file it must be absolute")
-    return path.absolute()
+    path = path.absolute()
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UsageError("the chunk store needs one in UTF-8") from None
+    return path
 
 
 def _read_bytes(given: _Given) -> int:

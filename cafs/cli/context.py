@@ -59,7 +59,9 @@ class Context:
     def result(self, document: Any, text: str) -> None:
         """What the user asked for: ``document`` for machines, ``text`` for people."""
         if self.json:
-            sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+            # In another encoding than UTF-8 it is JSON only without what that cannot write.
+            is_utf8 = (sys.stdout.encoding or "utf-8").lower() in {"utf-8", "utf8"}
+            sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=not is_utf8) + "\n")
         else:
             sys.stdout.write(text if text.endswith("\n") or not text else text + "\n")
 

@@ -11,6 +11,7 @@ Exit codes: 0 done; 1 a registry, the disk or the machine's state stood in the w
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import logging
 import os
@@ -237,6 +238,9 @@ def _set_up_process() -> None:
     logging.basicConfig(
         level=logging.WARNING, format="cafs: %(levelname)s: %(message)s", handlers=[_CurrentStderr()]
     )
+    # A path or a bar plot that the locale cannot write is shown with escapes, and is no reason to fail.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     # At DEBUG these would drown our records, and their headers would show credentials.
     for name in ("httpx2", "httpcore2", "hpack"):
         logging.getLogger(name).setLevel(logging.WARNING)

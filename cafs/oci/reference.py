@@ -94,7 +94,7 @@ def parse_reference(text: str) -> Reference:
     """
     if not text or len(text) > _MAX_TEXT or not text.isprintable():
         raise UsageError(
-            f"not an image reference: {text[:80]!r} (empty, too long or with control characters)"
+            f"not an image reference: {text[:80]!r} (empty, too long, not UTF-8 or with control characters)"
         )
     prefix, colon, rest = text.partition(":")
     if prefix == Transport.DOCKER and rest.startswith("//"):

@@ -18,6 +18,7 @@ from cafs.core.entry import Extent, Meta
 from cafs.index.tree import LayerTree
 from cafs.oci.layout import LayoutRepository
 from tests.support.converted import MadeLayer, push_converted
+from tests.support.program import run_cafs
 from tests.support.trees import index_bytes
 
 FILE = Meta(stat.S_IFREG | 0o644, 1000, 100, 1_700_000_000_123_456_789)
@@ -196,6 +197,15 @@ def test_inspect_counts(cafs: Cafs) -> None:
     assert code == 0
     assert "█" in out.decode()
     assert "dedup ratio" in out.decode()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_what_the_locale_cannot_write_is_escaped(layout: Path, tmp_path: Path, encoding: str) -> None:
+    env = {"PYTHONIOENCODING": encoding, "CAFS_CACHE_DIR": str(tmp_path / "cache")}
+    odd = str(layout.rename(layout.with_name("łayout")))
+    assert "\\u2264 64.0 KiB" in run_cafs("inspect", f"oci:{odd}:v1", env=env).out
+    document = json.loads(run_cafs("inspect", "--json", f"oci:{odd}:v1", env=env).out)
+    assert document["image"] == f"oci:{odd}:v1"
 
 
 def test_diff_tells_what_is_shared(cafs: Cafs, layout: Path) -> None:

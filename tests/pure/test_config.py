@@ -89,6 +89,7 @@ def test_a_mistake_in_a_file_is_named_with_its_line(tmp_path: Path, text: str, c
         ({"CAFS_RETIRES": "3"}, [], "environment variable CAFS_RETIRES: unknown setting"),
         ({"CAFS_RETRIES": "x"}, [], "environment variable CAFS_RETRIES: retries must be a number, not 'x'"),
         ({}, ["learned_profiles=True"], "learned_profiles must be a switch, not 'True': true or false"),
+        ({"CAFS_CACHE_DIR": "/a\udcff"}, [], "CAFS_CACHE_DIR: cache_dir must be a path.*in UTF-8"),
         ({}, ["retries"], "--set retries: expected KEY=VALUE"),
         ({}, ["retries=x"], "--set retries=x: retries must be a number"),
     ],
