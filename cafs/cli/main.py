@@ -246,9 +246,8 @@ def _set_up_process() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # Ended politely (systemd, docker stop), a command cleans up as after Ctrl-C. By way of SIGINT because
     # trio has its own handler there, which raises only where that is safe. It has none where SIGINT is
-    # ignored, as by "cafs ... &" in a script, so that is not kept up.
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # ignored, as by "cafs ... &" in a script, so that is not kept up; nor is what ``start`` has set.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda _number, _frame: signal.raise_signal(signal.SIGINT))
 
 

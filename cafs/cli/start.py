@@ -7,6 +7,7 @@ Nothing may be imported at module level that this does not need, and that is not
 its own: no ``typing``, no ``__future__``.
 """
 
+import _signal  # type: ignore[import-not-found]  # what ``signal`` wraps, without enum
 import gc
 import os
 import sys
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 def main() -> "NoReturn":
     """Run the ``cafs`` program."""
+    if _signal.getsignal(_signal.SIGINT) is not _signal.SIG_IGN:
+        # Ctrl-C while it loads just ends it: the interpreter would show where it was. Later it does more.
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     arguments = sys.argv[1:]
     keeper = None
     if looks_like_mount(arguments):

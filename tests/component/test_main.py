@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import types
@@ -151,6 +152,22 @@ def test_sigterm_ends_a_command_also_where_sigint_is_ignored(how: str, sigint: s
         finally:
             process.kill()
     assert (process.returncode, out, err.strip()) == (130, "cleaned up\n", "cafs: interrupted")
+
+
+def test_ctrl_c_while_it_loads_ends_it_silently(tmp_path: Path) -> None:
+    slow = tmp_path / "click"
+    slow.mkdir()
+    (slow / "__init__.py").write_text("import os; os.write(1, b'loading'); os.read(0, 1)")
+    env = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    started = ["env", "--default-signal=INT", *cafs_command("cache")]
+    with subprocess.Popen(
+        started, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(7) == b"loading"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, err) == (-signal.SIGINT, b"")
 
 
 def test_an_exit_code_chosen_by_a_command_is_kept(install: Install) -> None:
