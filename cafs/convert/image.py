@@ -38,7 +38,7 @@ from cafs.oci.artifact import publish_artifact
 from cafs.oci.artifact_lookup import FoundArtifact, find_artifact
 from cafs.oci.descriptor import Descriptor
 from cafs.oci.image import Image, load_config
-from cafs.oci.media_types import is_layer
+from cafs.oci.media_types import IMAGE_ARTIFACT, is_layer
 from cafs.oci.repository import Repository, copy_blob
 from cafs.oci.signature import SigningKey
 from cafs.oci.trust import TrustPolicy
@@ -121,6 +121,9 @@ async def plan_layers(source: Repository, image: Image, options: str) -> list[La
     manifest = image.manifest
     if not manifest.is_image:
         titled = [blob for blob in manifest.layers if blob.annotations.get(TITLE)]
+        if manifest.artifact_type == IMAGE_ARTIFACT:
+            name = f"{source.name} ({image.descriptor.digest})"
+            raise UsageError(f"{name} is converted already: mount it as it is")
         if not titled:
             raise UsageError(f"{source.name} is neither an image nor an artifact with titled files")
         return [_plan_file(n, blob, options) for n, blob in enumerate(titled)]

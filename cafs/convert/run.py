@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeGuard
 
 import trio
 
@@ -29,7 +30,7 @@ from cafs.core.settings import Settings
 from cafs.errors import NotFoundError, UsageError
 from cafs.fetch.index_cache import IndexCache
 from cafs.oci.artifact import publish_artifact
-from cafs.oci.descriptor import Platform
+from cafs.oci.descriptor import Descriptor, Platform
 from cafs.oci.image import Image, find_image, image_platform, list_images
 from cafs.oci.reference import PathReference, Reference, RegistryReference, Transport, parse_reference
 from cafs.oci.repository import Repository
@@ -85,6 +86,8 @@ async def convert(
     _check_target(origin, goal, given=named is not None)
     if bound is not None:
         _check_bound(origin, goal, target)
+    if platform is not None and _is_tree(origin):
+        raise UsageError(f"{origin} is for no platform: leave --platform out")
     key = await trio.to_thread.run_sync(load_signing_key, sign_key) if sign_key else None
     async with AsyncExitStack() as stack:
         repository = await stack.enter_async_context(opened(goal, settings))
@@ -94,15 +97,19 @@ async def convert(
         if key is not None:
             # Whatever others attached is not to be used again under this signature.
             run = replace(run, reusable=signed_by(key.public))
-        if isinstance(origin, PathReference) and origin.transport in _TREES:
+        if _is_tree(origin):
             run = run.with_dictionary(await dictionary_for(None))
             return Outcome([await _convert_tree(run, origin, repository, goal)])
         same = origin == goal
         reader = repository if same else await stack.enter_async_context(opened(origin, settings))
         top = await reader.resolve(origin.selector)
         images = await _images(reader, origin, platform)
+        # An image that was chosen of several comes alone: of an index all would have to come.
+        whole = top if platform is None else images[0].descriptor
         if bound is not None:
             check_bindable(images, reader)
+        elif not same:
+            _check_same_image(origin, whole, goal)
         conversions = []
         for image in images:
             wanted = await image_platform(reader, image) if dictionaries else None
@@ -113,8 +120,6 @@ async def convert(
         for conversion in conversions:
             await conversion.convert()
         if not same:
-            # An image that was chosen of several comes alone: of an index all would have to come.
-            whole = top if platform is None else images[0].descriptor
             await Copier(reader, repository, run.shop.folder, progress).copy(whole, _tag(goal))
         results = []
         for conversion in conversions:
@@ -142,11 +147,11 @@ async def _bind(
 def _check_bound(origin: Reference, goal: Reference, target: str | None) -> None:
     if target is not None:
         raise UsageError("give either TARGET or --image: the new image holds the artifacts")
-    if isinstance(origin, PathReference) and origin.transport in _TREES:
+    if _is_tree(origin):
         raise UsageError(f"{origin} is no image: --image is for images")
     if origin == goal:
         raise UsageError("--image names SOURCE itself: give the new image a name of its own")
-    if isinstance(goal, RegistryReference) and goal.digest:
+    if goal.digest:
         raise UsageError(f"--image {goal}: a new image gets a tag, its digest is not known yet")
 
 
@@ -156,6 +161,17 @@ def _check_target(origin: Reference, goal: Reference, *, given: bool) -> None:
         raise UsageError(f"cannot write to {goal}: TARGET is {_WRITABLE}")
     if not writable:
         raise UsageError(f"{origin} cannot hold the result: name a TARGET, {_WRITABLE}")
+    if _is_tree(origin) and goal.digest:
+        raise UsageError(f"{goal}: what is made of {origin} gets a tag, its digest is not known yet")
+
+
+def _check_same_image(origin: Reference, image: Descriptor, goal: Reference) -> None:
+    if goal.digest not in {None, image.digest}:
+        raise UsageError(f"{goal}: {origin} is {image.digest}, which would come there: give TARGET a tag")
+
+
+def _is_tree(origin: Reference) -> TypeGuard[PathReference]:
+    return isinstance(origin, PathReference) and origin.transport in _TREES
 
 
 @asynccontextmanager

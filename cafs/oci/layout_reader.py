@@ -136,7 +136,9 @@ class LayoutReader:
             return self._only(entries)
         named = self._named(entries, REF_NAME, selector) or self._named(entries, _CONTAINERD_NAME, selector)
         if not named:
-            raise NotFoundError(f"{self.name} has no image {selector!r}; it has: {_names(entries)}")
+            tagged = [e for e in entries if e.annotations.get(REF_NAME)]  # others may be no images
+            known = _names(tagged or entries)
+            raise NotFoundError(f"{self.name} has no image {selector!r}; it has: {known}")
         return named[-1]
 
     def _named(self, entries: tuple[Descriptor, ...], annotation: str, name: str) -> list[Descriptor]:

@@ -226,6 +226,27 @@ async def test_a_dictionary_stores_only_what_is_new(place: Place) -> None:
     run_cafs("check", second, env=place.env)
 
 
+async def test_a_digest_as_target_is_that_of_the_image(place: Place) -> None:
+    """Nothing comes where its name would lie."""
+    _, image = await push_for_two_platforms(place)
+    whole = (await place.layout.resolve("v1")).digest
+    alone = f"oci:{place.folder}/alone@{image}"
+    refused = place.convert(place.source, alone, code=2).err
+    assert whole in refused
+    assert "give TARGET a tag" in refused
+    assert not (place.folder / "alone").exists()
+    only = ["--platform", "linux/arm64"]
+    for arguments in ([place.source, alone], [f"oci:{place.folder}/layout@{whole}"]):
+        assert place.convert(*only, *arguments).json[0]["image"] == image
+    run_cafs("check", alone, env=place.env)
+
+
+async def test_what_is_converted_is_not_converted_itself(place: Place) -> None:
+    (place.folder / "tree").mkdir()
+    place.convert(f"dir:{place.folder}/tree", place.source)
+    assert "converted already" in place.convert(place.source, code=2).err
+
+
 @pytest.mark.parametrize("options", [[], ["--image", "new"]], ids=["attached", "bound"])
 async def test_a_dictionary_of_several_platforms_serves_each(place: Place, options: list[str]) -> None:
     """Whatever machine converts: nothing depends on its own platform."""
@@ -277,6 +298,11 @@ async def test_a_file_that_is_missing_and_targets_that_cannot_be(place: Place) -
     assert "is no regular file" in place.convert("tar:/dev/null", target, code=2).err
     assert "the root must be a directory" in place.convert("dir:/dev/null", target, code=2).err
     place.convert(f"dir:{place.folder}", code=2)
+    assert (
+        "leave --platform out" in place.convert("--platform=a/b", f"dir:{place.folder}", target, code=2).err
+    )
+    by_digest = f"oci:{place.folder}/other@sha256:{'0' * 64}"
+    assert "gets a tag" in place.convert(f"dir:{place.folder}", by_digest, code=2).err
     place.convert(f"dir:{place.folder}", f"tar:{place.folder}/x", code=2)
 
 
