@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from cafs.errors import NotFoundError
-
 if TYPE_CHECKING:
     from cafs.core.settings import Settings
     from cafs.fetch.open_image import OpenImage
@@ -55,6 +53,5 @@ def merged_tree(image: OpenImage) -> MergedTree:
     from cafs.index.merge import MergedTree  # noqa: PLC0415
     from cafs.index.reader import ErofsReader  # noqa: PLC0415
 
-    if not image.layers:
-        raise NotFoundError(f"{image.name} has no layers, so there are no files in it")
+    image.check_files()
     return MergedTree([ErofsReader(o.index.metadata, o.index.virtual_bytes) for o in image.layers])

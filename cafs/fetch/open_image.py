@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 from cafs.core.digest import Digest
 from cafs.core.settings import Settings
 from cafs.core.source import BlobSource
-from cafs.errors import AuthError, CafsError, RemoteError, UntrustedError
+from cafs.errors import AuthError, CafsError, NotFoundError, RemoteError, UntrustedError
 from cafs.fetch.index_cache import IndexCache
 from cafs.fetch.known_images import KnownImage, KnownImages
 from cafs.index.layer_index import LayerIndex
@@ -69,6 +69,15 @@ class OpenImage(NamedTuple):
     repository: Repository
     known: KnownImage
     """Which artifact it is, and whether the image itself names it."""
+
+    def check_files(self) -> None:
+        """For whoever shows its files.
+
+        Raises:
+            NotFoundError: it has no layers, as images that only carry a configuration.
+        """
+        if not self.layers:
+            raise NotFoundError(f"{self.name} has no layers, so there are no files in it")
 
     async def aclose(self) -> None:
         """Close indexes and connections."""

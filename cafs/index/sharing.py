@@ -82,8 +82,10 @@ def _chunk_sizes(indexes: Sequence[LayerIndex]) -> dict[bytes, tuple[int, int]]:
 
 
 def _file_sizes(indexes: Sequence[LayerIndex]) -> dict[bytes, int]:
-    tree = MergedTree([ErofsReader(index.metadata, index.virtual_bytes) for index in indexes])
     found: dict[bytes, int] = {}
+    if not indexes:
+        return found
+    tree = MergedTree([ErofsReader(index.metadata, index.virtual_bytes) for index in indexes])
     for top in _regular_files(tree):
         size = tree.reader(top.layer).inode(top.nid).size
         if size:

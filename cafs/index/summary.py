@@ -80,7 +80,7 @@ def summarize(indexes: Sequence[LayerIndex]) -> ImageSummary:
         sum(layer.fresh.plain_bytes for layer in layers),
         sum(layer.fresh.frame_bytes for layer in layers),
     )
-    return ImageSummary(tuple(layers), distinct, _histogram(np.concatenate(fresh_sizes)))
+    return ImageSummary(tuple(layers), distinct, _histogram(fresh_sizes))
 
 
 def _first_seen(index: LayerIndex, seen: set[bytes]) -> NDArray[np.bool_]:
@@ -111,7 +111,8 @@ def _file_bytes(index: LayerIndex) -> int:
     return total
 
 
-def _histogram(sizes: NDArray[np.int64]) -> tuple[tuple[int, int], ...]:
+def _histogram(parts: Sequence[NDArray[np.int64]]) -> tuple[tuple[int, int], ...]:
+    sizes = np.concatenate([*parts, np.empty(0, np.int64)])
     if not len(sizes):
         return ()
     powers = np.ceil(np.log2(np.maximum(sizes, 1))).astype(np.int64)

@@ -72,6 +72,7 @@ async def open_layers(
     described = directory.read_image()
     if described is None:
         image = await open_image(request.source, request.settings, _platform(request), watcher)
+        image.check_files()
         merged = None
         if _is_merged(request, image):
             merged = await _cache(request, watcher.checker if watcher else None).open(image)
@@ -91,6 +92,7 @@ def open_layers_here(directory: MountDirectory, request: MountRequest) -> ReadyI
         CafsError: they cannot be opened, or not like this.
     """
     image = open_image_here(request.source, request.settings, _platform(request))
+    image.check_files()
     merged = None
     if _is_merged(request, image):
         merged = _cache(request).open_made(image)

@@ -18,6 +18,7 @@ from cafs.core.entry import Extent, Meta
 from cafs.index.tree import LayerTree
 from cafs.oci.layout import LayoutRepository
 from tests.support.converted import MadeLayer, push_converted
+from tests.support.oci import push_image
 from tests.support.program import run_cafs
 from tests.support.trees import index_bytes
 
@@ -197,6 +198,22 @@ def test_inspect_counts(cafs: Cafs) -> None:
     assert code == 0
     assert "█" in out.decode()
     assert "dedup ratio" in out.decode()
+
+
+async def test_an_image_without_layers_is_nothing_special(tmp_path: Path) -> None:
+    """Some only carry a configuration, or attestations."""
+    repository = LayoutRepository(tmp_path / "layout")
+    await push_image(repository, [], "v1")
+    image, point = f"oci:{tmp_path}/layout:v1", tmp_path / "mnt"
+    point.mkdir()
+    env = {"CAFS_CACHE_DIR": f"{tmp_path}/cache", "CAFS_RUN_DIR": f"{tmp_path}/run"}
+    for command in ("convert", "inspect", "check"):
+        run_cafs(command, image, env=env)
+    assert "B needs 0 B" in run_cafs("diff", image, image, env=env).out
+    for arguments in (["ls"], ["cat", "/x"], ["mount", str(point)], ["mount", str(point), "--driver=fuse"]):
+        command, *more = arguments
+        told = run_cafs(command, image, *more, code=1, env=env).err
+        assert "has no layers, so there are no files in it" in told
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
