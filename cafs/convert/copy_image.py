@@ -36,11 +36,12 @@ class Copier:
         """Copy config and layers, without the manifest."""
         for blob in dict.fromkeys((manifest.config.blob, *(layer.blob for layer in manifest.layers))):
             step = self.progress.step(f"copy {blob.digest[7:19]}", blob.size)
+            note = "failed"
             try:
-                await copy_blob(self.source, self.target, blob, self.scratch)
-                step.advance(blob.size)
+                await copy_blob(self.source, self.target, blob, self.scratch, step.advance)
+                note = ""
             finally:
-                step.finish()
+                step.finish(note)
 
     async def _copy(self, top: Descriptor, tag: str | None, depth: int) -> None:
         if tag is None and await self._is_there(top):

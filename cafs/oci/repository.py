@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
@@ -91,9 +91,20 @@ async def read_blob(repository: Repository, blob: AnyBlob, limit: int) -> bytes:
         return b"".join([piece async for piece in pieces])
 
 
-async def copy_blob(source: Repository, target: Repository, blob: AnyBlob, scratch: Path) -> None:
-    """Bring ``blob`` into ``target``: already there, mounted, or through a file in ``scratch``."""
+async def copy_blob(
+    source: Repository,
+    target: Repository,
+    blob: AnyBlob,
+    scratch: Path,
+    advance: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Bring ``blob`` into ``target``: already there, mounted, or through a file in ``scratch``.
+
+    Args:
+        advance: Told of bytes that are in hand.
+    """
     if await target.has_blob(blob) or await target.mount_blob(blob, source):
+        advance(blob.size)
         return
     path = scratch / f"copy-{blob.digest.partition(':')[2]}"
     try:
@@ -101,6 +112,7 @@ async def copy_blob(source: Repository, target: Repository, blob: AnyBlob, scrat
             async with source.blob(blob) as pieces:
                 async for piece in pieces:
                     file.write(piece)
+                    advance(len(piece))
         await target.push_blob(path, blob)
     finally:
         path.unlink(missing_ok=True)
