@@ -58,11 +58,11 @@ def format_lines(lines: list[Line]) -> str:
 
 
 def describe(tree: MergedTree, path: bytes, stack: Stack) -> dict[str, Any]:
-    """A file as a document. A path that is not UTF-8 is given as hex besides."""
+    """A file as a document. A path or a symlink's target that is not UTF-8 is given as hex besides."""
     inode = tree.inode(stack)
     meta = inode.meta
     document: dict[str, Any] = {
-        "path": path.decode("utf-8", "backslashreplace"),
+        **_text("path", path),
         "type": file_type(meta.mode),
         "mode": f"{stat.S_IMODE(meta.mode):04o}",
         "uid": meta.uid,
@@ -72,17 +72,20 @@ def describe(tree: MergedTree, path: bytes, stack: Stack) -> dict[str, Any]:
         "mtime_ns": meta.mtime_ns,
         "layer": stack[0].layer,
     }
-    try:
-        path.decode()
-    except UnicodeDecodeError:
-        document["path_hex"] = path.hex()
     if stat.S_ISLNK(meta.mode):
-        document["target"] = symlink_target(tree, stack).decode("utf-8", "backslashreplace")
+        document |= _text("target", symlink_target(tree, stack))
     if stat.S_ISCHR(meta.mode) or stat.S_ISBLK(meta.mode):
         document["device"] = [os.major(meta.rdev), os.minor(meta.rdev)]
     if xattrs := visible_xattrs(inode):
         document["xattrs"] = {name.decode("utf-8", "backslashreplace"): value.hex() for name, value in xattrs}
     return document
+
+
+def _text(key: str, value: bytes) -> dict[str, str]:
+    try:
+        return {key: value.decode()}
+    except UnicodeDecodeError:
+        return {key: value.decode("utf-8", "backslashreplace"), f"{key}_hex": value.hex()}
 
 
 def file_type(mode: int) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 import zlib
 from collections.abc import Iterator
 from typing import IO, Protocol, Self, cast
@@ -28,6 +29,12 @@ FREE_PLAIN_BYTES = 4 << 30
 """So much may come out of any blob, however small: it costs seconds, and no memory or disk."""
 _OUT_BYTES = 1 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
+_HEAD_BYTES = max(MAGIC_BYTES, 10)
+_OTHERS = {
+    "xz": re.compile(rb"\xfd7zXZ\0\0[\x01\x04\x0a]"),
+    "bzip2": re.compile(rb"BZh[1-9]1AY&SY"),
+}
+"""Compressions that are not read here. What follows the magic tells them from a tar's first name."""
 _ZSTD_MAX_WINDOW_LOG = 27
 """128 MiB, the window that zstd itself refuses to exceed without being told."""
 
@@ -130,7 +137,7 @@ def decompressed(pieces: Pieces, free_bytes: int = FREE_PLAIN_BYTES) -> Iterator
     head = b""
     for piece in pieces:
         head += piece
-        if len(head) >= MAGIC_BYTES:
+        if len(head) >= _HEAD_BYTES:
             break
     source = _Counted(head, pieces)
     if head.startswith(_GZIP_MAGIC):
@@ -138,8 +145,17 @@ def decompressed(pieces: Pieces, free_bytes: int = FREE_PLAIN_BYTES) -> Iterator
     elif is_zstd(head):
         plain = _zstd(source)
     else:
+        _refuse_others(head)
         return source
     return _bounded(plain, source, free_bytes)
+
+
+def _refuse_others(head: bytes) -> None:
+    for name, magic in _OTHERS.items():
+        if magic.match(head):
+            raise IntegrityError(
+                f"it is compressed with {name}, and only gzip and zstd are read: unpack it first"
+            )
 
 
 class _Counted:
@@ -183,6 +199,8 @@ def _gzip(source: Pieces) -> Iterator[bytes]:
         while data:
             if not started and not (data := data.lstrip(b"\0")):
                 break
+            if not started and data[0] != _GZIP_MAGIC[0]:
+                raise IntegrityError("the layer is damaged: what follows its gzip stream is no gzip")
             started = True
             try:
                 plain = decoder.decompress(data, _OUT_BYTES)

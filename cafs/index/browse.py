@@ -21,7 +21,7 @@ def resolve(tree: MergedTree, path: bytes, *, follow_last: bool) -> Stack:
 
     Args:
         tree: Where to look.
-        path: Names separated by slashes; ``..`` at the root stays there.
+        path: Names separated by slashes; ``..`` at the root stays there. One at its end asks for a directory.
         follow_last: Whether a symlink at the end is followed too.
 
     Raises:
@@ -52,6 +52,8 @@ def resolve(tree: MergedTree, path: bytes, *, follow_last: bool) -> Stack:
             names += [part for part in reversed(target.split(b"/")) if part not in {b"", b"."}]
             continue
         trail.append(found)
+    if path.endswith(b"/") and not tree.inode(trail[-1]).is_directory:
+        raise NotFoundError(f"{show_name(path)} is no directory: leave the slash at its end out")
     return trail[-1]
 
 

@@ -147,6 +147,16 @@ def test_ls_recursive_as_documents(cafs: Cafs) -> None:
     assert documents["dev/null"]["device"] == [1, 3]
 
 
+async def test_a_target_that_is_no_text_is_there_as_hex(tmp_path: Path) -> None:
+    layer = LayerMaker(b"odd")
+    layer.tree.add_symlink(b"link", Meta(stat.S_IFLNK | 0o777), b"\xff\\xfe")
+    await push_converted(LayoutRepository(tmp_path / "odd"), [layer.made()], "v1")
+    env = {"CAFS_CACHE_DIR": str(tmp_path / "cache")}
+    (document,) = run_cafs("ls", "--json", f"oci:{tmp_path}/odd:v1", env=env).json
+    assert (document["target"], document["target_hex"]) == ("\\xff\\xfe", "ff5c786665")
+    assert "path_hex" not in document
+
+
 @pytest.mark.parametrize(
     ("path", "content"),
     [
@@ -175,6 +185,8 @@ def test_cat_has_no_json(cafs: Cafs) -> None:
         ("cat", "etc", 2, "not a regular file"),
         ("cat", "loop", 2, "too many symlinks"),
         ("ls", "tiny/x", 1, "no directory"),
+        ("ls", "tiny/", 1, "no directory"),
+        ("cat", "etc/abs/", 1, "no directory"),
         ("ls", "nowhere/", 1, "no such file"),
     ],
 )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import lzma
 import os
 import stat
 import tarfile
@@ -182,6 +184,25 @@ def test_a_truncated_or_damaged_gzip_is_refused() -> None:
     broken = packed[:2000] + bytes(20) + packed[2020:]
     with pytest.raises(IntegrityError, match="damaged"):
         plain_stream(broken, 1000).drain()
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+def test_what_follows_a_gzip_and_is_none_is_told(size: int) -> None:
+    with pytest.raises(IntegrityError, match="what follows"):
+        plain_stream(gzip.compress(PLAIN[:5000]) + bytes(9) + b"junk", size).drain()
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+@pytest.mark.parametrize("pack", [lzma.compress, bz2.compress])
+def test_another_compression_is_named(pack: Callable[[bytes], bytes], size: int) -> None:
+    with pytest.raises(IntegrityError, match=r"compressed with (xz|bzip2), and only gzip and zstd are read"):
+        plain_stream(pack(PLAIN[:5000]), size).drain()
+
+
+@pytest.mark.parametrize("name", [b"\xfd7zXZ", b"BZh9"])
+def test_a_name_that_begins_as_another_compression_does_is_a_name(name: bytes) -> None:
+    tar = make_tar(member(os.fsdecode(name), content=b"x"), form=tarfile.USTAR_FORMAT)
+    assert [entry.name for entry, _ in read_entries(tar)] == [name]
 
 
 def test_a_damaged_zstd_is_refused() -> None:
