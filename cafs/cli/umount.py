@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
@@ -16,11 +15,9 @@ from cafs.cli.context import Context
 @click.pass_obj
 def command(context: Context, directory: Path, force: bool) -> None:
     """Unmount the image at DIRECTORY and wait until its server has ended."""
-    from cafs.node.umount import unmount_image  # noqa: PLC0415  see cafs.cli.mount
+    from cafs.node.umount import find_target, unmount_image  # noqa: PLC0415  see cafs.cli.mount
 
-    # Not the directory itself: looking at it would wait for a server that hangs.
-    absolute = Path(os.path.abspath(directory))  # noqa: PTH100  unlike Path.absolute it takes away ".."
-    target = absolute.parent.resolve() / absolute.name
+    target = find_target(context.settings.run_dir, directory)
     unmount_image(context.settings.run_dir, target, force=force)
     if context.json:
         context.result({"directory": str(target)}, "")

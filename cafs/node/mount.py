@@ -129,7 +129,10 @@ def _claim_directory(request: MountRequest) -> tuple[MountDirectory, int]:
         directory.path.mkdir(mode=0o700, exist_ok=True)
         lock = directory.try_lock(create=True)
         if lock is None:
-            raise StateError(f"{request.target} is in use: another mount of it is starting or ending")
+            raise StateError(
+                f"{request.target} is in use: another mount of it is starting or ending"
+                f" (if it was unmounted without cafs: cafs umount {request.target})"
+            )
         clear_leftovers(directory)
         directory.fuse.mkdir(mode=0o700)
         directory.write_request(request)

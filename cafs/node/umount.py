@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cafs.errors import StateError, UsageError
+from cafs.fuse.device import is_mount_point
 from cafs.node.mount_state import MountDirectory
 from cafs.node.take_down import take_down
 
@@ -16,6 +17,17 @@ END_TIMEOUT_S = 15.0
 """A server first stores what it had fetched."""
 BETWEEN_S = 0.02
 """Before looking again for a supervisor, while a server is taking the place of a killed one."""
+
+
+def find_target(run_dir: Path, directory: Path) -> Path:
+    """The mount point that somebody calls ``directory``: that itself, or where it leads as a symlink.
+
+    Looks at what it leads to only when no image is mounted at the name itself: that would wait for a server
+    that hangs.
+    """
+    absolute = Path(os.path.abspath(directory))  # noqa: PTH100  unlike Path.absolute it takes away ".."
+    target = absolute.parent.resolve() / absolute.name
+    return target if MountDirectory.of(run_dir, target).path.is_dir() else directory.resolve()
 
 
 def unmount_image(run_dir: Path, target: Path, *, force: bool) -> None:
@@ -34,7 +46,8 @@ def unmount_image(run_dir: Path, target: Path, *, force: bool) -> None:
     """
     directory = MountDirectory.of(run_dir, target)
     if not directory.path.is_dir():
-        raise UsageError(f"no image is mounted at {target}")
+        other = ": what is there was not mounted by this user, or with another run_dir"
+        raise UsageError(f"no image is mounted at {target}{other if is_mount_point(target) else ''}")
     take_down(directory, lazy=force)
     deadline = time.monotonic() + END_TIMEOUT_S
     while directory.path.is_dir():

@@ -1,0 +1,54 @@
+"""Mount points as people name them: by symlinks, with odd characters; and who else mounted there."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.mounts import unmounted_after
+from tests.support.observe import observe
+from tests.support.place import Place
+from tests.support.program import run_cafs
+
+DRIVERS = ("erofs", "fuse")
+
+
+@pytest.fixture
+def place(short_tmp_path: Path) -> Iterator[Place]:
+    with unmounted_after(short_tmp_path):
+        yield Place(short_tmp_path)
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("name", ["link", "link/../tree", "below/tree", "wide\ntree"])
+def test_what_is_mounted_by_a_name_is_unmounted_by_it(place: Place, driver: str, name: str) -> None:
+    (place.path / "link").symlink_to("tree")
+    (place.path / "below").symlink_to(".")
+    (place.path / "wide\ntree").symlink_to(place.target)
+    place.cafs("mount", place.source, place.path / name, "--driver", driver, "--trusted")
+    assert observe(place.target) == place.image.expected()
+    assert "no read has failed" in place.cafs("explain", place.path / name)
+    place.cafs("umount", place.path / name)
+    place.assert_clean()
+
+
+def test_what_was_unmounted_without_cafs_is_told(place: Place) -> None:
+    """Below an EROFS that is gone its server goes on."""
+    place.cafs("mount", place.source, place.target, "--driver", "erofs")
+    subprocess.run(["umount", place.target], check=True)
+    told = place.cafs("mount", place.source, place.target, code=1)
+    assert f"cafs umount {place.target}" in told
+    place.cafs("umount", place.target)
+    place.assert_clean()
+
+
+def test_what_somebody_else_mounted_is_told(place: Place) -> None:
+    place.cafs("mount", place.source, place.target)
+    told = run_cafs("umount", place.target, f"--set=run_dir={place.path}/another", code=2).err
+    assert "not mounted by this user, or with another run_dir" in told
+    assert place.target.is_mount()
+    place.cafs("umount", place.target)
+    place.assert_clean()
