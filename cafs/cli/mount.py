@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -15,7 +17,7 @@ from cafs.errors import UsageError
 @click.argument("source", required=False)
 @click.argument("directory", required=False, type=Path)
 @click.option("--driver", type=click.Choice(["auto", "erofs", "fuse"]), default="auto", show_default=True,
-              help="The kernel's EROFS (root), or everything through FUSE.")  # fmt: skip
+              help="The kernel's EROFS (root), or all through FUSE; auto: EROFS if it can be.")  # fmt: skip
 @click.option("--prefetch", type=click.Choice(["none", "profile", "all", "auto"]), default="auto",
               show_default=True, help="What to fetch before it is read.")  # fmt: skip
 @click.option("--record", type=click.Path(path_type=Path, dir_okay=False), metavar="PROFILE",
@@ -51,7 +53,9 @@ def command(  # noqa: PLR0917  click calls it, by keyword
         raise UsageError("where to mount it is missing: cafs mount SOURCE DIRECTORY")
     if trusted and os.geteuid() != 0:
         raise UsageError("--trusted needs root")
-    with context.take_keeper() as keeper:
+    with ExitStack() as keepers:
+        keeper = keepers.enter_context(context.take_keeper())
+        from cafs.fuse.erofs_mount import ErofsRefusedError  # noqa: PLC0415
         from cafs.node.mount import choose_driver, mount_image, unmount_on_signals  # noqa: PLC0415
         from cafs.node.mount_state import MountRequest  # noqa: PLC0415
         from cafs.oci.reference import absolute_reference  # noqa: PLC0415
@@ -66,11 +70,17 @@ def command(  # noqa: PLR0917  click calls it, by keyword
             trusted=trusted,
             settings=context.settings,
         )
-        mounted = mount_image(request, keeper, foreground=foreground)
+        try:
+            mounted = mount_image(request, keeper, foreground=foreground)
+        except ErofsRefusedError:
+            if driver != "auto":
+                raise
+            keeper = keepers.enter_context(context.take_keeper())
+            mounted = mount_image(replace(request, driver="fuse"), keeper, foreground=foreground)
         if foreground:
             unmount_on_signals(keeper)
-        text = f"{mounted.image} is mounted at {request.target} (driver {request.driver})"
-        document = {"image": mounted.image, "directory": str(request.target), "driver": request.driver,
+        text = f"{mounted.image} is mounted at {request.target} (driver {mounted.driver})"
+        document = {"image": mounted.image, "directory": str(request.target), "driver": mounted.driver,
                     "layers": list(mounted.layers), "state": str(mounted.directory.path)}  # fmt: skip
         if context.json:
             context.result(document, text)

@@ -24,6 +24,11 @@ COLD_READAHEAD_KB = 64
 around it: a start of Python with numpy read 11.2 MB, compressed, instead of 15.7. It holds for files that are
 opened before it is raised."""
 
+
+class ErofsRefusedError(StateError):
+    """The kernel does not mount EROFS for us, here."""
+
+
 _SAFE = MountFlag.RDONLY | MountFlag.NOSUID | MountFlag.NODEV
 
 
@@ -44,12 +49,14 @@ def mount_image_file(file: Path, target: Path, *, trusted: bool, cold: bool) -> 
         cold: Its bytes come over a link.
 
     Raises:
-        StateError: the kernel refused.
+        ErofsRefusedError: the kernel refused.
     """
     try:
         mount_erofs(file, target, MountFlag.RDONLY if trusted else _SAFE, cold=cold)
     except OSError as e:
-        raise StateError(f"cannot mount the image at {target}: {e.strerror}") from e
+        raise ErofsRefusedError(
+            f"cannot mount the image at {target}: {e.strerror} (see 'cafs doctor', or use --driver fuse)"
+        ) from e
 
 
 def unmount_erofs(target: Path, *, lazy: bool) -> None:

@@ -37,12 +37,13 @@ class Mounted:
     """A mount that is ready to be used."""
 
     directory: MountDirectory
+    driver: str
     image: str
     layers: tuple[str, ...]
 
 
 def choose_driver(wanted: str) -> str:
-    """``auto`` is ``erofs`` where the kernel can and we may, else ``fuse``.
+    """``auto`` is ``erofs`` where the kernel can and we may, as far as that is known before, else ``fuse``.
 
     Raises:
         UsageError: ``erofs`` was asked for and cannot be.
@@ -191,7 +192,7 @@ def _finish(
         with suppress(StorageError):  # only root may; slower, not wrong
             raise_readahead(request.target, TREE_READAHEAD_KB)
     keeper.channel.sendall(b"+")
-    return Mounted(directory, message["image"], tuple(message["layers"]))
+    return Mounted(directory, request.driver, message["image"], tuple(message["layers"]))
 
 
 def _receive(channel: socket.socket) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""Mount points as people name them: by symlinks, with odd characters; and who else mounted there."""
+"""Where people mount: by symlinks, with odd names, where others did, where EROFS may not be mounted."""
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from tests.support.mounts import unmounted_after
 from tests.support.observe import observe
 from tests.support.place import Place
-from tests.support.program import run_cafs
+from tests.support.program import cafs_command, run_cafs
 
 DRIVERS = ("erofs", "fuse")
 
@@ -51,4 +52,28 @@ def test_what_somebody_else_mounted_is_told(place: Place) -> None:
     assert "not mounted by this user, or with another run_dir" in told
     assert place.target.is_mount()
     place.cafs("umount", place.target)
+    place.assert_clean()
+
+
+def test_where_root_may_not_mount_erofs_the_other_driver_is_taken(place: Place) -> None:
+    """As in a rootless container: in a user namespace one may mount FUSE, and EROFS not."""
+    script = """
+        mount=$1 umount=$2 tree=$3
+        eval "$mount --driver erofs" && exit 10
+        eval "$mount" || exit 11
+        find "$tree" -mindepth 1 -maxdepth 1 -printf '%P\\0' || exit 12
+        eval "$umount"
+    """
+    commands = [
+        shlex.join([*cafs_command(name, *arguments), *place.flags])
+        for name, *arguments in (("mount", place.source, place.target), ("umount", place.target))
+    ]
+    inside = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh", *commands]
+    done = subprocess.run([*inside, place.target], capture_output=True, check=False)
+    told = done.stderr.decode()
+    assert done.returncode == 0, told
+    assert "use --driver fuse" in told
+    assert "(driver fuse)" in told
+    expected = {name for name in place.image.expected() if name and b"/" not in name}
+    assert {name for name in done.stdout.split(b"\0") if name} == expected
     place.assert_clean()
