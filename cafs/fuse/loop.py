@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from struct import Struct
 
@@ -32,9 +33,9 @@ def attach_loop(path: Path) -> tuple[int, str]:
     Raises:
         OSError: there is no free loop device, or no permission.
     """
-    backing = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
-    try:
+    with ExitStack() as opened:
+        backing = _open(path, os.O_RDONLY, opened)
+        control = _open("/dev/loop-control", os.O_RDWR, opened)
         for attempt in range(1, _ATTEMPTS + 1):
             name = f"/dev/loop{fcntl.ioctl(control, _LOOP_CTL_GET_FREE)}"
             device = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
@@ -47,7 +48,10 @@ def attach_loop(path: Path) -> tuple[int, str]:
                     raise
             else:
                 return device, name
-    finally:
-        os.close(control)
-        os.close(backing)
     raise AssertionError("the loop above returns or raises")
+
+
+def _open(path: Path | str, flags: int, opened: ExitStack) -> int:
+    descriptor = os.open(path, flags | os.O_CLOEXEC)
+    opened.callback(os.close, descriptor)
+    return descriptor

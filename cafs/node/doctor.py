@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from cafs.node.doctor_containerd import diagnose_containerd
 from cafs.node.finding import Finding, Level
-from cafs.node.machine_facts import CacheFacts, Facts, FuseFacts, KernelFacts, Support
+from cafs.node.machine_facts import CacheFacts, Facts, FuseFacts, KernelFacts, Support, Trials
 
-FILE_MOUNT_SINCE = (6, 12)
-"""EROFS mounts a plain file from this kernel on (CONFIG_EROFS_FS_BACKED_BY_FILE)."""
 RESEND_SINCE = (6, 9)
 """FUSE_NOTIFY_RESEND: unanswered requests are sent again to a new server."""
 NETWORK_FILESYSTEMS = frozenset(
@@ -64,7 +62,22 @@ def _fuse_device(facts: Facts) -> Finding:
             if missing
             else "chmod 0666 /dev/fuse (in a container: start it with --device /dev/fuse)",
         )
-    return Finding(Level.OK, subject, "/dev/fuse can be opened")
+    if facts.trials.fuse:
+        return Finding(
+            Level.FAIL,
+            subject,
+            f"it cannot be mounted: {facts.trials.fuse}",
+            "nothing can be mounted",
+            "in a container: start it with --cap-add SYS_ADMIN, and where AppArmor forbids mounting, with"
+            " --security-opt apparmor=unconfined"
+            if facts.is_root
+            else "set-id programs must be allowed (no_new_privs), in a container --cap-add SYS_ADMIN too",
+        )
+    return Finding(
+        Level.OK,
+        subject,
+        "/dev/fuse can be opened" + (", and mounted (tried)" if facts.trials.fuse == "" else ""),
+    )
 
 
 def _fuse_helper(fuse: FuseFacts, is_root: bool) -> Finding:
@@ -109,21 +122,25 @@ def _erofs(facts: Facts) -> Finding:
             fallback,
             "install the kernel's modules (apt-get install linux-image-amd64), then: modprobe erofs",
         )
-    if kernel.erofs_file_mount == "":
+    tried = facts.trials
+    if tried.erofs_file is None:
+        return _untried(subject, tried)
+    if tried.erofs_file == "":
         return Finding(Level.OK, subject, "mounts images straight from files (tried)")
-    through_loop = kernel.version < FILE_MOUNT_SINCE and kernel.loop is not Support.NO
-    if through_loop:
+    if tried.erofs_loop == "":
         return Finding(
             Level.WARN,
             subject,
             f"Linux {kernel.release} mounts images through loop devices only",
             "works, with a copy more for each read",
-            "run Linux 6.12 or later: apt-get install -t bookworm-backports linux-image-amd64",
+            "run Linux 6.12 or later, with CONFIG_EROFS_FS_BACKED_BY_FILE:"
+            " apt-get install -t bookworm-backports linux-image-amd64",
         )
+    loop = f"; through a loop device: {tried.erofs_loop}" if tried.erofs_loop else ""
     return Finding(
         Level.WARN,
         subject,
-        f"an image in a file could not be mounted: {kernel.erofs_file_mount}",
+        f"an image could not be mounted: {tried.erofs_file}{loop}",
         fallback,
         "boot a kernel of 6.12 or later with CONFIG_EROFS_FS_BACKED_BY_FILE;"
         " in a container add --cap-add SYS_ADMIN",
@@ -131,22 +148,35 @@ def _erofs(facts: Facts) -> Finding:
 
 
 def _overlay(facts: Facts) -> Finding:
-    kernel, subject = facts.kernel, "overlayfs"
+    subject, tried = "overlayfs", facts.trials
     if not facts.is_root:
         return Finding(Level.OK, subject, "not used: containers alone need it, and root for them")
-    if kernel.overlay is not Support.NO and kernel.overlay_mount == "":
-        return Finding(Level.OK, subject, "stacks layers (tried)")
+    if facts.kernel.overlay is not Support.NO and not tried.overlay:
+        return (
+            _untried(subject, tried)
+            if tried.overlay is None
+            else Finding(Level.OK, subject, "stacks layers (tried)")
+        )
     what = (
         "this kernel has no overlayfs"
-        if kernel.overlay is Support.NO
-        else f"a trial failed: {kernel.overlay_mount}"
+        if facts.kernel.overlay is Support.NO
+        else f"a trial failed: {tried.overlay}"
     )
     return Finding(
         Level.WARN,
         subject,
         what,
         "containers cannot be given a root: cafs snapshotter needs it, cafs mount does not",
-        "modprobe overlay",
+        "modprobe overlay (in a container: start it with --cap-add SYS_ADMIN)",
+    )
+
+
+def _untried(subject: str, trials: Trials) -> Finding:
+    if not trials.untried:
+        return Finding(Level.OK, subject, "not tried: it is mounted on FUSE")
+    mend = "set TMPDIR to a directory that can be written"
+    return Finding(
+        Level.WARN, subject, f"not tried: {trials.untried}", "whether it can be mounted is not known", mend
     )
 
 

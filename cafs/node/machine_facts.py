@@ -34,11 +34,21 @@ class KernelFacts:
     fuse: Support
     erofs: Support
     overlay: Support
-    loop: Support
-    erofs_file_mount: str | None
-    """How mounting an EROFS image from a plain file went: "" well, else the error; None: not tried."""
-    overlay_mount: str | None
-    """The same of an overlay of two lower directories."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trials:
+    """How mounting went: "" well, else the error; None: not tried."""
+
+    untried: str = ""
+    """Why nothing could be tried."""
+    fuse: str | None = None
+    erofs_file: str | None = None
+    """An EROFS image, straight from the file that FUSE serves."""
+    erofs_loop: str | None = None
+    """The same through a loop device; tried where the kernel wants one."""
+    overlay: str | None = None
+    """Of two lower directories."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +120,7 @@ class Facts:
     is_root: bool
     kernel: KernelFacts
     fuse: FuseFacts
+    trials: Trials
     cache: CacheFacts
     quota_bytes: int
     address_space_bytes: int | None

@@ -1,4 +1,4 @@
-"""Gathers the facts that ``cafs doctor`` judges. Reads, and tries two mounts as root; changes nothing.
+"""Gathers the facts that ``cafs doctor`` judges. Reads, and has mounts tried; changes nothing.
 
 Every question that cannot be answered has an answer that says so: a doctor must not fall ill.
 """
@@ -12,16 +12,14 @@ import resource
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from cafs.core.settings import Settings
-from cafs.fuse.syscalls import MountFlag, mount, unmount
-from cafs.index.layout import IndexLayout
-from cafs.index.metadata import MetadataEncoder
-from cafs.index.tree import LayerTree
 from cafs.node.machine_facts import CacheFacts, Facts, FuseFacts, KernelFacts, Support, kernel_version
+from cafs.node.mount_trials import try_mounts
 from cafs.node.service_survey import survey_containerd
+from cafs.store.location import store_directory
 
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 """Blanks, tabs, newlines and backslashes in mountinfo."""
@@ -30,11 +28,14 @@ _ESCAPED = re.compile(r"\\([0-7]{3})")
 def survey(settings: Settings, containerd_config: Path | None = None) -> Facts:
     """Look at this machine; at containerd as a configuration sets it up, None: its usual one."""
     is_root = os.geteuid() == 0
+    fuse = _fuse()
+    usable = not fuse.device and (is_root or fuse.helper_setuid)
     address_space = resource.getrlimit(resource.RLIMIT_AS)[0]
     return Facts(
         is_root=is_root,
-        kernel=_kernel(is_root),
-        fuse=_fuse(),
+        kernel=_kernel(),
+        fuse=fuse,
+        trials=try_mounts(fuse=usable, is_root=is_root),
         cache=_cache(settings.cache_dir),
         quota_bytes=settings.store_quota_bytes,
         address_space_bytes=None if address_space == resource.RLIM_INFINITY else address_space,
@@ -44,7 +45,7 @@ def survey(settings: Settings, containerd_config: Path | None = None) -> Facts:
     )
 
 
-def _kernel(is_root: bool) -> KernelFacts:
+def _kernel() -> KernelFacts:
     release = os.uname().release
     filesystems = _text("/proc/filesystems").split()
     modules = Path("/lib/modules", release)
@@ -61,39 +62,7 @@ def _kernel(is_root: bool) -> KernelFacts:
         fuse=support("fuse", "fuse" in filesystems),
         erofs=support("erofs", "erofs" in filesystems),
         overlay=support("overlay", "overlay" in filesystems),
-        loop=support("loop", Path("/dev/loop-control").exists()),
-        erofs_file_mount=_trial(_mount_erofs_file) if is_root else None,
-        overlay_mount=_trial(_mount_overlay) if is_root else None,
     )
-
-
-def _trial(mount_in: Callable[[Path, Path], None]) -> str:
-    """Mount something small and unmount it again: "", or why that failed."""
-    with tempfile.TemporaryDirectory(prefix="cafs-doctor-") as folder:
-        point = Path(folder, "mount")
-        point.mkdir()
-        try:
-            mount_in(Path(folder), point)
-        except OSError as e:
-            return e.strerror or str(e)
-        unmount(point)
-    return ""
-
-
-def _mount_erofs_file(folder: Path, point: Path) -> None:
-    """An image of an empty directory, straight from its file."""
-    tree = LayerTree()
-    image = folder / "image"
-    image.write_bytes(b"".join(MetadataEncoder(tree, IndexLayout(tree), 0).pieces()))
-    mount(str(image), point, "erofs", MountFlag.RDONLY, "")
-
-
-def _mount_overlay(folder: Path, point: Path) -> None:
-    """Two lower directories and no upper one, as the erofs driver mounts them."""
-    lower = [folder / "a", folder / "b"]
-    for directory in lower:
-        directory.mkdir()
-    mount("overlay", point, "overlay", MountFlag.RDONLY, f"lowerdir={lower[0]}:{lower[1]}")
 
 
 def _fuse() -> FuseFacts:
@@ -112,12 +81,17 @@ def _cache(path: Path) -> CacheFacts:
     status = os.statvfs(existing)
     if not problem:
         problem = _why_not_writable(existing) if existing.is_dir() else f"{existing} is not a directory"
-    used = (
-        sum(file.stat().st_blocks * 512 for file in path.glob("**/*.mdb") if file.is_file())
-        if not problem
-        else 0
-    )
+    used = 0 if problem else _blocks_below(store_directory(path))
     return CacheFacts(str(path), filesystem_of(existing), status.f_bavail * status.f_frsize, used, problem)
+
+
+def _blocks_below(folder: Path) -> int:
+    """Bytes that its files take of the disk. They may come and go meanwhile."""
+    used = 0
+    for file in folder.glob("**/*"):
+        with suppress(OSError):
+            used += file.lstat().st_blocks * 512
+    return used
 
 
 def _nearest(path: Path) -> tuple[Path, str]:

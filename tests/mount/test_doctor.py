@@ -18,6 +18,7 @@ def test_this_machine_is_well_enough(tmp_path: Path) -> None:
     assert document["fail"] == 0
     assert findings["EROFS"]["what"] == "mounts images straight from files (tried)"
     assert findings["overlayfs"]["what"] == "stacks layers (tried)"
+    assert findings["FUSE"]["what"] == "/dev/fuse can be opened, and mounted (tried)"
     assert findings["kernel"]["what"] == f"Linux {os.uname().release}"
     assert not (tmp_path / "new").exists(), "a doctor changes nothing"
 
@@ -28,6 +29,44 @@ def test_what_is_needed_and_missing_is_told_with_its_mend(tmp_path: Path) -> Non
     assert "fail  cache_dir" in outcome.out
     assert 'mend: set another one in the configuration: cache_dir = "/var/lib/cafs"' in outcome.out
     assert outcome.out.endswith("1 needed and missing.\n")
+
+
+def test_erofs_is_tried_as_a_mount_has_it(tmp_path: Path) -> None:
+    """From a file on a tmpfs the kernel does not mount it, and a mount never asks for that."""
+    mount("tmpfs", tmp_path, "tmpfs", MountFlag.NODEV, "")
+    try:
+        outcome = run_cafs("doctor", env={"TMPDIR": str(tmp_path)})
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        unmount(tmp_path)
+    assert "EROFS              mounts images straight from files (tried)" in outcome.out
+
+
+def test_root_that_may_not_mount_is_told_so() -> None:
+    """As in a container without that capability: /dev/fuse can be opened all the same."""
+    prefix = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"]
+    outcome = run_cafs("doctor", prefix=prefix, code=1)
+    assert "fail  FUSE               it cannot be mounted: Operation not permitted" in outcome.out
+    assert "--cap-add SYS_ADMIN" in outcome.out
+
+
+def test_a_machine_without_room_for_a_temporary_file_is_looked_at_all_the_same() -> None:
+    read_only = "for d in /tmp /var/tmp /usr/tmp; do [ ! -d $d ] || mount --rbind -o ro $d $d; done"
+    script = f'{read_only}; cd /proc; unset TMPDIR; exec "$@"'
+    outcome = run_cafs("doctor", prefix=["unshare", "--mount", "sh", "-ec", script, "sh"], code=1)
+    assert "warn  EROFS              not tried: No usable temporary directory" in outcome.out
+    assert "open files" in outcome.out
+
+
+def test_only_the_chunk_store_counts_as_used(tmp_path: Path) -> None:
+    """Below the same directory lie the roots of containers."""
+    for folder in ("s/1/fs/var", "store/chunks"):
+        (tmp_path / folder).mkdir(parents=True)
+        with (tmp_path / folder / "data.mdb").open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, 150 << 20)
+    findings = run_cafs("doctor", "--json", env={"CAFS_CACHE_DIR": str(tmp_path)}).json["findings"]
+    (space,) = [finding["what"] for finding in findings if finding["subject"] == "disk space"]
+    assert space.endswith("0.1 GiB used")
 
 
 @pytest.mark.parametrize("place", ["/proc/cafs", "/sys/cafs"])

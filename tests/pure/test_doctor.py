@@ -16,17 +16,21 @@ from cafs.node.machine_facts import (
     KernelFacts,
     ServiceFacts,
     Support,
+    Trials,
 )
 
 GIB = 1 << 30
 TABLE = proxy_table(Path("/run/cafs/snapshotter.sock"), Path("/var/lib/cafs/s"), "x86_64", (6, 12))
-KERNEL = KernelFacts("6.12.9", (6, 12), *[Support.YES] * 4, erofs_file_mount="", overlay_mount="")
+KERNEL = KernelFacts("6.12.9", (6, 12), *[Support.YES] * 3)
+TRIALS = Trials(fuse="", erofs_file="", overlay="")
+NO_DEVICE = "Block device required"
 FUSE = FuseFacts("", "/usr/bin/fusermount3", helper_setuid=True)
 CACHE = CacheFacts("/var/lib/cafs", "ext4", 100 * GIB, 0, "")
 WELL = Facts(
     is_root=True,
     kernel=KERNEL,
     fuse=FUSE,
+    trials=TRIALS,
     cache=CACHE,
     quota_bytes=20 * GIB,
     address_space_bytes=None,
@@ -34,7 +38,7 @@ WELL = Facts(
     user_namespaces=1000,
     containerd=None,
 )
-USER = replace(WELL, is_root=False, kernel=replace(KERNEL, erofs_file_mount=None, overlay_mount=None))
+USER = replace(WELL, is_root=False, trials=Trials(fuse=""))
 
 
 def kernel(facts: Facts = WELL, **changes: Any) -> Facts:
@@ -43,6 +47,10 @@ def kernel(facts: Facts = WELL, **changes: Any) -> Facts:
 
 def fuse(facts: Facts, **changes: Any) -> Facts:
     return replace(facts, fuse=replace(facts.fuse, **changes))
+
+
+def tried(facts: Facts = WELL, **changes: Any) -> Facts:
+    return replace(facts, trials=replace(facts.trials, **changes))
 
 
 def cache(**changes: Any) -> Facts:
@@ -76,14 +84,18 @@ def test_a_good_machine_is_well(facts: Facts) -> None:
         (fuse(USER, helper=None), Level.FAIL, "fusermount3", "apt-get install fuse3"),
         (fuse(USER, helper_setuid=False), Level.FAIL, "fusermount3", "chmod 4755"),
         (kernel(erofs=Support.NO), Level.WARN, "EROFS", "modprobe erofs"),
+        (tried(fuse="Operation not permitted"), Level.FAIL, "FUSE", "--cap-add SYS_ADMIN"),
+        (tried(USER, fuse="fusermount3: mount failed"), Level.FAIL, "FUSE", "no_new_privs"),
+        (tried(erofs_file="Operation not permitted"), Level.WARN, "EROFS", "--cap-add SYS_ADMIN"),
+        (tried(erofs_file=NO_DEVICE, erofs_loop=""), Level.WARN, "EROFS", "6.12 or later"),
         (
-            kernel(erofs_file_mount="Block device required"),
+            tried(erofs_file=NO_DEVICE, erofs_loop="No such file or directory"),
             Level.WARN,
             "EROFS",
             "CONFIG_EROFS_FS_BACKED_BY_FILE",
         ),
         (kernel(overlay=Support.NO), Level.WARN, "overlayfs", "modprobe overlay"),
-        (kernel(overlay_mount="Operation not permitted"), Level.WARN, "overlayfs", "modprobe overlay"),
+        (tried(overlay="Operation not permitted"), Level.WARN, "overlayfs", "modprobe overlay"),
         (cache(problem="Permission denied"), Level.FAIL, "cache_dir", "cache_dir ="),
         (cache(filesystem="nfs4"), Level.FAIL, "cache_dir", "cache_dir ="),
         (cache(filesystem="fuse.sshfs"), Level.FAIL, "cache_dir", "cache_dir ="),
@@ -111,9 +123,19 @@ def test_what_is_wrong_is_found_with_its_mend(facts: Facts, level: Level, subjec
 
 
 def test_an_old_kernel_loses_takeover_and_file_mounts() -> None:
-    facts = kernel(release="6.1.0", version=(6, 1), erofs_file_mount="Block device required")
+    old = tried(erofs_file=NO_DEVICE, erofs_loop="")
+    facts = kernel(old, release="6.1.0", version=(6, 1))
     bad = [finding.subject for finding in diagnose(facts) if finding.level is Level.WARN]
     assert bad == ["FUSE resend", "EROFS"]
+
+
+def test_what_could_not_be_tried_is_told() -> None:
+    nowhere = replace(WELL, trials=Trials(untried="No usable temporary directory"))
+    bad = [finding for finding in diagnose(nowhere) if finding.level is not Level.OK]
+    assert [finding.subject for finding in bad] == ["EROFS", "overlayfs"]
+    assert all("TMPDIR" in finding.mend for finding in bad)
+    without_fuse = fuse(tried(fuse=None, erofs_file=None), device="No such file or directory")
+    assert only_bad(without_fuse).subject == "FUSE"
 
 
 def test_a_store_that_is_already_full_needs_no_room() -> None:
