@@ -39,7 +39,9 @@ class Release(NamedTuple):
     @property
     def newest_format(self) -> int:
         """Of configurations that it understands. It takes newer ones too, and ignores what is new in them."""
-        return 3 if self.major >= 2 else 2
+        if self.major < 2:
+            return 2
+        return 4 if self >= (2, 3) else 3
 
 
 OLDEST = Release(1, 6)

@@ -21,7 +21,7 @@ def diagnose_plugin(
     facts: ContainerdFacts, config: ContainerdConfig, plugin: ProxyPlugin, services: ServiceFacts
 ) -> Iterator[Finding]:
     """All findings about ``proxy_plugins.cafs``."""
-    is_2 = config.format == 3 if facts.version is None else facts.version.major >= 2
+    is_2 = config.format >= 3 if facts.version is None else facts.version.major >= 2
     wrong = list(_wrong_fields(facts, plugin, services)) if is_2 else []
     yield from wrong or [Finding(Level.OK, _TABLE, f"proxy_plugins.{NAME} is as it should be")]
     yield _users(facts, plugin) if is_2 else _users_of_1()

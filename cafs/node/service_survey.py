@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import subprocess
+from collections import deque
 from pathlib import Path
 
 from cafs.containerd.setup import NAME, ProxyTable, proxy_table, usual_address, usual_root
@@ -42,15 +43,16 @@ def survey_containerd(named: Path | None, settings: Settings) -> ContainerdFacts
     is_there = _is_there(path)
     if program is None and not is_there:
         return None
-    problem, config = "", None
+    problem, config, release = "", None, installed_release()
     try:
-        config = parse_containerd_config(_texts(path) if is_there else ["version = 2"])
-    except (OSError, UnicodeDecodeError, UsageError) as e:
-        problem = e.strerror or str(e) if isinstance(e, OSError) else str(e)
+        config = parse_containerd_config(_texts(path) if is_there else ["version = 2"], release)
+    except (UnicodeDecodeError, UsageError) as e:
+        problem = str(e)
+    except OSError as e:
+        imported = "" if e.filename in {None, str(path)} else f": {e.filename}"
+        problem = f"{e.strerror or e}{imported}"
     services = _services(config, settings) if config is not None else None
-    return ContainerdFacts(
-        installed_release(), str(path), is_there, config, problem, _table(settings), services
-    )
+    return ContainerdFacts(release, str(path), is_there, config, problem, _table(settings), services)
 
 
 def _is_there(path: Path) -> bool:
@@ -68,12 +70,23 @@ def _table(settings: Settings) -> ProxyTable:
 
 
 def _texts(path: Path) -> list[str]:
-    texts = [path.read_text()]
-    for pattern in imports_of(texts[0]):
-        # glob and not Path.glob: patterns are absolute as often as not.
-        found = sorted(glob.glob(str(path.parent / pattern)))  # noqa: PTH207 -- see above
-        texts.extend(Path(name).read_text() for name in found)
-    return texts
+    """Of a configuration and of all that is imported, by an imported file too, in containerd's order."""
+    texts: dict[Path, str] = {}
+    pending = deque([path])
+    while pending:
+        file = pending.popleft()
+        if file not in texts:
+            texts[file] = file.read_text()
+            pending += [found for name in imports_of(texts[file]) for found in _imported(file.parent / name)]
+    return list(texts.values())
+
+
+def _imported(path: Path) -> list[Path]:
+    """A pattern may match nothing; a file that is named has to be there."""
+    name = os.path.normpath(path)
+    # glob and not Path.glob: patterns are absolute as often as not.
+    names = sorted(glob.glob(name)) if "*" in name else [name]  # noqa: PTH207 -- see above
+    return [Path(name) for name in names]
 
 
 def _services(config: ContainerdConfig, settings: Settings) -> ServiceFacts | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cafs.core.settings import Settings
+from cafs.node.containerd_config import parse_containerd_config
 from cafs.node.service_survey import survey_containerd
 from tests.support.container_images import base_layer, push_container_image
 from tests.support.faults import FaultyRegistry, Stall
@@ -59,6 +61,52 @@ def test_the_doctor_reads_the_configuration_it_is_given(short_tmp_path: Path) ->
     path = configured(short_tmp_path)
     outcome = run_cafs("doctor", "--containerd-config", path, code=1)
     assert f"nobody answers at {short_tmp_path}/s.sock" in outcome.out
+
+
+MAIN = """version = 2
+disabled_plugins = ["io.containerd.internal.v1.opt"]
+[plugins."io.containerd.grpc.v1.cri".containerd]
+snapshotter = "cafs"
+disable_snapshot_annotations = false
+"""
+PROXY = """version = 2
+[proxy_plugins.cafs]
+type = "snapshot"
+address = "/run/cafs/snapshotter.sock"
+"""
+
+
+IMPORTS = 'imports = ["../more.toml", "../config.toml"]\n'
+CRI = 'plugins."io.containerd.grpc.v1.cri"'
+
+
+@pytest.mark.parametrize(
+    "drop_in",
+    [
+        IMPORTS,
+        f'{IMPORTS}[{CRI}.registry]\nconfig_path = "/certs"\n',
+        f'[{CRI}.containerd]\nsnapshotter = "native"\n',
+        f'{IMPORTS}disabled_plugins = ["io.containerd.snapshotter.v1.zfs"]\n',
+    ],
+)
+def test_imports_are_read_as_containerd_reads_them(tmp_path: Path, drop_in: str) -> None:
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "config.toml").write_text(f'imports = ["{tmp_path}/conf.d/*.toml"]\n{MAIN}')
+    (tmp_path / "conf.d/a.toml").write_text(f"version = 2\n{drop_in}")
+    (tmp_path / "more.toml").write_text(PROXY)
+    facts = survey_containerd(tmp_path / "config.toml", Settings(cache_dir=tmp_path, run_dir=tmp_path))
+    assert facts is not None
+    assert facts.config is not None
+    command = ["containerd", "--config", str(tmp_path / "config.toml"), "config", "dump"]
+    dump = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert facts.config == parse_containerd_config([dump])
+
+
+def test_an_import_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """containerd does not start with it."""
+    (tmp_path / "config.toml").write_text(f'version = 2\nimports = ["{tmp_path}/gone.toml", "none*.toml"]\n')
+    outcome = run_cafs("doctor", "--containerd-config", tmp_path / "config.toml")
+    assert f"config.toml: No such file or directory: {tmp_path}/gone.toml" in outcome.out
 
 
 def asked(registry: str, *flags: str, code: int = 0) -> dict[str, Any]:
