@@ -18,7 +18,7 @@ from cafs.core.settings import Settings
 from cafs.errors import IntegrityError, NotFoundError, UsageError
 from cafs.fetch.learned_profiles import ask_learned
 from cafs.fetch.local_peer import LocalPeer
-from cafs.fetch.profile_artifact import attach_profile, find_profile
+from cafs.fetch.profile_artifact import attach_profile, find_profile, refuse_other_images
 from cafs.index.browse import show_name
 from cafs.oci.descriptor import Platform, parse_platform
 from cafs.oci.image import find_image
@@ -110,6 +110,7 @@ async def _push(settings: Settings, profile: Profile, image: str, platform: Plat
     repository = open_repository(reference, settings)
     try:
         found = await find_image(repository, reference.selector, platform)
+        await refuse_other_images(repository, found, profile)
         return (await attach_profile(repository, found.descriptor, profile, datetime.now(UTC))).digest
     finally:
         with trio.CancelScope(shield=True):

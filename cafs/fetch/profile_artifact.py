@@ -12,12 +12,13 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from cafs.core.digest import sha256_digest
+from cafs.core.digest import Digest, sha256_digest
 from cafs.core.profile import MAX_BYTES, Profile, encode_profile, parse_profile
 from cafs.errors import IntegrityError, UsageError
+from cafs.oci.artifact import parse_artifact
 from cafs.oci.descriptor import EMPTY_CONFIG, EMPTY_JSON, Descriptor, encode_descriptor
-from cafs.oci.image import Manifest, load_manifest
-from cafs.oci.media_types import OCI_MANIFEST, PROFILE, PROFILE_ARTIFACT
+from cafs.oci.image import Image, Manifest, load_config, load_manifest
+from cafs.oci.media_types import IMAGE_ARTIFACT, OCI_MANIFEST, PROFILE, PROFILE_ARTIFACT
 from cafs.oci.repository import Repository, read_blob
 
 CREATED = "org.opencontainers.image.created"
@@ -56,6 +57,30 @@ async def attach_profile(
     await repository.push_blob(EMPTY_JSON, EMPTY_CONFIG)
     await repository.push_blob(content, layer)
     return await repository.attach(json.dumps(manifest, sort_keys=True).encode(), OCI_MANIFEST, image)
+
+
+async def refuse_other_images(repository: Repository, image: Image, profile: Profile) -> None:
+    """Nothing of a profile of another image would ever be fetched, and it would hide the image's own.
+
+    One of an earlier version of the image, of which some layers are the same, is good.
+
+    Raises:
+        UsageError: none of the layers that it names a chunk of is a layer of the image.
+        CafsError: what the image's layers are cannot be read.
+    """
+    named = {profile.layers[number] for number, _ in profile.chunks}
+    if named and named.isdisjoint(await _layers_of(repository, image) or named):
+        raise UsageError(f"the profile is of another image: none of its layers is in {repository.name}")
+
+
+async def _layers_of(repository: Repository, image: Image) -> set[Digest]:
+    """The diffIDs; none where neither a config nor the manifest itself says them."""
+    if image.manifest.is_image:
+        return set((await load_config(repository, image.manifest)).diff_ids)
+    if image.manifest.artifact_type == IMAGE_ARTIFACT:
+        layers = parse_artifact(image.manifest, f"artifact {image.descriptor.digest}").layers
+        return {layer.diff_id for layer in layers}
+    return set()
 
 
 def _annotations(profile: Profile, now: datetime) -> dict[str, str]:

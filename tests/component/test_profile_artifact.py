@@ -14,10 +14,11 @@ import pytest
 from cafs.core.digest import sha256_digest
 from cafs.core.profile import Profile, encode_profile
 from cafs.errors import IntegrityError, UsageError
-from cafs.fetch.profile_artifact import attach_profile, find_profile
+from cafs.fetch.profile_artifact import attach_profile, find_profile, refuse_other_images
 from cafs.oci.descriptor import EMPTY_CONFIG, EMPTY_JSON, Descriptor, encode_descriptor
+from cafs.oci.image import Image, Manifest
 from cafs.oci.layout import LayoutRepository
-from cafs.oci.media_types import OCI_MANIFEST, PROFILE, PROFILE_ARTIFACT
+from cafs.oci.media_types import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, PROFILE, PROFILE_ARTIFACT
 
 DIFF_ID = sha256_digest(b"layer")
 
@@ -73,6 +74,25 @@ async def test_an_empty_profile_is_not_attached(tmp_path: Path) -> None:
     async with layout(tmp_path / "layout") as (repository, image):
         with pytest.raises(UsageError, match="names no chunk"):
             await attach_profile(repository, image, profile(), datetime.now(UTC))
+
+
+async def test_a_profile_of_none_of_the_images_layers_is_refused(tmp_path: Path) -> None:
+    first, second = (sha256_digest(name) for name in (b"first", b"second"))
+    config = json.dumps(
+        {"architecture": "amd64", "os": "linux", "rootfs": {"diff_ids": [first, second]}}
+    ).encode()
+    described = Descriptor(sha256_digest(config), len(config), OCI_CONFIG)
+    blob = Descriptor(sha256_digest(b""), 0, OCI_LAYER)
+    manifest = Manifest(OCI_MANIFEST, described, (blob, blob), None, None, {})
+    async with layout(tmp_path / "layout") as (repository, artifact):
+        await repository.push_blob(config, described)
+        image = Image(artifact, manifest)
+        shares = Profile((first, DIFF_ID), ((0, b"ofmine!!"), (1, b"ofothers")))
+        await refuse_other_images(repository, image, shares)
+        await refuse_other_images(repository, image, profile())
+        for other in (profile(b"ofothers"), Profile((first, DIFF_ID), ((1, b"ofothers"),))):
+            with pytest.raises(UsageError, match="of another image"):
+                await refuse_other_images(repository, image, other)
 
 
 @pytest.mark.parametrize("content", [b"no json", b'{"version": 1, "layers": 5, "runs": []}'])

@@ -83,6 +83,18 @@ def test_a_recorded_start_is_fetched_before_anybody_reads(home: Home) -> None:
     assert stats["fetched_bytes"] < 0.5 * FILES * FILE_BYTES
 
 
+def test_a_profile_of_another_image_is_refused(home: Home) -> None:
+    """It would be the newest, and the image's own would no longer be followed."""
+    with home.mounted("--prefetch", "none", "--record", "start.profile"):
+        assert home.same(3)
+    (home.path / "another").mkdir()
+    (home.path / "another/file").write_bytes(random.Random(6).randbytes(FILE_BYTES))
+    home.cafs("convert", "dir:./another", "oci:./another-image:v1")
+    told = home.cafs("profile", "push", "start.profile", "oci:./another-image:v1", code=2).err
+    assert "of another image" in told
+    home.cafs("profile", "show", "oci:./another-image:v1", code=1)
+
+
 def test_everything_is_fetched_when_asked_for(home: Home) -> None:
     with home.mounted("--prefetch", "all"):
         wait_for(lambda: home.stats()["fetched_bytes"] >= FILES * FILE_BYTES, "all of it")
