@@ -94,5 +94,10 @@ def _list(context: Context) -> None:
     from cafs.node.mount import list_mounts  # noqa: PLC0415
 
     mounts = list_mounts(context.settings.run_dir)
-    document = [{"source": m.source, "directory": str(m.target), "driver": m.driver} for m in mounts]
-    context.result(document, "\n".join(f"{m.source} on {m.target} ({m.driver})" for m in mounts))
+    document = [
+        {"source": m.source, "directory": str(m.target), "driver": m.driver, "mounted": is_there}
+        for m, is_there in mounts
+    ]
+    gone = ", not mounted any more: 'cafs umount' ends what is left"
+    lines = [f"{m.source} on {m.target} ({m.driver}{'' if is_there else gone})" for m, is_there in mounts]
+    context.result(document, "\n".join(lines))

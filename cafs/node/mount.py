@@ -11,6 +11,7 @@ Must stay light: no trio, no HTTP, nothing of the chunk store is imported here.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import socket
@@ -26,6 +27,8 @@ from cafs.fuse.erofs_mount import can_mount_erofs, mount_image_file
 from cafs.node.mount_state import MountDirectory, MountRequest, remove_tree
 from cafs.node.prefork import Keeper
 from cafs.node.take_down import take_down
+
+log = logging.getLogger(__name__)
 
 TREE_READAHEAD_KB = 256
 """Of the driver ``fuse``. Reading in a row gains half again over the kernel's 128 KiB and would gain more
@@ -113,12 +116,18 @@ def unmount_on_signals(keeper: Keeper) -> None:
         signal.signal(number, forward)
 
 
-def list_mounts(run_dir: Path) -> list[MountRequest]:
-    """The mounts of this user that have state."""
+def list_mounts(run_dir: Path) -> list[tuple[MountRequest, bool]]:
+    """The mounts of this user that have state, and whether each is (still) mounted where we are."""
     found = []
     for directory in MountDirectory.all(run_dir):
-        with suppress(NotFoundError):
-            found.append(directory.read_request())
+        try:
+            request = directory.read_request()
+        except NotFoundError:
+            continue
+        except StateError as e:
+            log.warning("%s", e)
+        else:
+            found.append((request, is_mount_point(request.target)))
     return found
 
 

@@ -116,26 +116,37 @@ class MountDirectory:
         """
         Raises:
             NotFoundError: no mount has its state here.
+            StateError: it is damaged.
         """
         document = read_json(self._request)
-        document["settings"] = settings_from_json(document["settings"])
-        document["target"] = Path(document["target"])
-        document["record"] = Path(document["record"]) if document["record"] else None
-        return MountRequest(**document)
+        try:
+            document["settings"] = settings_from_json(document["settings"])
+            document["target"] = Path(document["target"])
+            document["record"] = Path(document["record"]) if document["record"] else None
+            return MountRequest(**_known(MountRequest, document))
+        except (TypeError, KeyError) as e:
+            raise StateError(f"{self._request} is damaged: {e}") from e
 
     def write_image(self, image: MountedImage) -> None:
         """Written by the first server when it begins to serve."""
         write_json(self._image, asdict(image))
 
     def read_image(self) -> MountedImage | None:
-        """None until a server has begun to serve."""
+        """None until a server has begun to serve.
+
+        Raises:
+            StateError: it is damaged.
+        """
         try:
             document = read_json(self._image)
         except NotFoundError:
             return None
-        layers = [MountedLayer(**{**layer, "index": Path(layer["index"])}) for layer in document["layers"]]
-        merged = Path(document["merged"]) if document["merged"] else None
-        return MountedImage(**{**document, "layers": tuple(layers), "merged": merged})
+        try:
+            layers = [_mounted_layer(layer) for layer in document["layers"]]
+            document["merged"] = Path(document["merged"]) if document["merged"] else None
+            return MountedImage(**{**_known(MountedImage, document), "layers": tuple(layers)})
+        except (TypeError, KeyError) as e:
+            raise StateError(f"{self._image} is damaged: {e}") from e
 
     def remove(self) -> None:
         """Forget the mount. Nothing may be mounted below any more."""
@@ -157,6 +168,15 @@ class MountDirectory:
             os.close(descriptor)
             return None
         return descriptor
+
+
+def _mounted_layer(document: dict[str, Any]) -> MountedLayer:
+    return MountedLayer(**{**_known(MountedLayer, document), "index": Path(document["index"])})
+
+
+def _known(kind: type[Any], document: dict[str, Any]) -> dict[str, Any]:
+    """What of a record we know: another version of CAFS may have written more into it."""
+    return {field.name: document[field.name] for field in fields(kind) if field.name in document}
 
 
 def remove_tree(path: Path) -> None:

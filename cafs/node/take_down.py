@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import logging
 
 from cafs.errors import NotFoundError, StateError
 from cafs.fuse.device import unmount_device
 from cafs.fuse.erofs_mount import unmount_erofs
 from cafs.node.mount_state import MountDirectory
+
+log = logging.getLogger(__name__)
 
 
 def take_down(directory: MountDirectory, *, lazy: bool) -> None:
@@ -26,6 +29,10 @@ def take_down(directory: MountDirectory, *, lazy: bool) -> None:
     try:
         request = directory.read_request()
     except NotFoundError:
+        return
+    except StateError as e:  # after a power cut, say; whoever holds the lock may begin anew
+        log.warning("%s; what it says is not known, and is forgotten", e)
+        unmount_device(directory.fuse, lazy=True)
         return
     try:
         if request.driver == "erofs":

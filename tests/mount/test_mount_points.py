@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
 from collections.abc import Iterator
@@ -9,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from cafs.node.mount_state import MountDirectory
 from tests.support.mounts import unmounted_after
 from tests.support.observe import observe
-from tests.support.place import Place
+from tests.support.place import Place, mounted
 from tests.support.program import cafs_command, run_cafs
 
 DRIVERS = ("erofs", "fuse")
@@ -39,7 +41,9 @@ def test_what_is_mounted_by_a_name_is_unmounted_by_it(place: Place, driver: str,
 def test_what_was_unmounted_without_cafs_is_told(place: Place) -> None:
     """Below an EROFS that is gone its server goes on."""
     place.cafs("mount", place.source, place.target, "--driver", "erofs")
+    assert place.cafs("mount").endswith(f"{place.target} (erofs)\n")
     subprocess.run(["umount", place.target], check=True)
+    assert "(erofs, not mounted any more" in place.cafs("mount")
     told = place.cafs("mount", place.source, place.target, code=1)
     assert f"cafs umount {place.target}" in told
     place.cafs("umount", place.target)
@@ -76,4 +80,32 @@ def test_where_root_may_not_mount_erofs_the_other_driver_is_taken(place: Place) 
     assert "(driver fuse)" in told
     expected = {name for name in place.image.expected() if name and b"/" not in name}
     assert {name for name in done.stdout.split(b"\0") if name} == expected
+    place.assert_clean()
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_what_another_version_wrote_of_a_mount_is_read(place: Place, driver: str) -> None:
+    """A mount outlives an upgrade and a step back: what only the other version knew is nothing to us."""
+    with mounted(place, "--driver", driver, "--trusted") as tree:
+        for name in ("mount.json", "image.json"):
+            path = place.state(name)
+            path.write_text(json.dumps({**json.loads(path.read_text()), "colour": "blue"}))
+        place.kill("server")
+        assert observe(tree) == place.image.expected()
+        assert str(tree) in place.cafs("mount")
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b"[]", b'{"settings": 5}'])
+def test_state_that_a_power_cut_left_is_in_nobodys_way(place: Place, damage: bytes) -> None:
+    """Where run_dir lies on a disk, files may be there and empty."""
+    left = MountDirectory.of(place.run_dir, place.target).path
+    for command in (("mount", place.source), ("umount",)):
+        left.mkdir(parents=True)
+        (left / "lock").touch()
+        (left / "mount.json").write_bytes(damage)
+        assert "is damaged" in run_cafs("mount", *place.flags, warns="is damaged").err
+        run_cafs(*command, place.target, *place.flags, warns="is damaged")
+        if command[0] == "mount":
+            assert place.cafs("mount").endswith(f"{place.target} (erofs)\n")
+            place.cafs("umount", place.target)
     place.assert_clean()
