@@ -19,7 +19,8 @@ from cafs.errors import UsageError
 @click.option("--driver", type=click.Choice(["auto", "erofs", "fuse"]), default="auto", show_default=True,
               help="The kernel's EROFS (root), or all through FUSE; auto: EROFS if it can be.")  # fmt: skip
 @click.option("--prefetch", type=click.Choice(["none", "profile", "all", "auto"]), default="auto",
-              show_default=True, help="What to fetch before it is read.")  # fmt: skip
+              show_default=True,
+              help="What to fetch in advance; auto: the profile, and all once much was read.")  # fmt: skip
 @click.option("--record", type=click.Path(path_type=Path, dir_okay=False), metavar="PROFILE",
               help="Keep the order of first accesses in this file (see 'cafs profile').")  # fmt: skip
 @click.option(

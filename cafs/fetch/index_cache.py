@@ -134,7 +134,10 @@ class IndexCache:
                 await in_thread(self._unpack, packed, layer, what, early)
             await in_thread(trim_indexes, self._folder)
         except OSError as e:
-            raise StorageError(f"cannot write layer indexes into {self._folder}: {e.strerror}") from e
+            raise StorageError(
+                f"cannot write layer indexes into {self._folder}: {e.strerror}"
+                " (cache_dir has to be writable, with room)"
+            ) from e
 
     async def _download(self, repository: Repository, layer: ArtifactLayer, packed: IO[bytes]) -> None:
         if self._peer is not None:

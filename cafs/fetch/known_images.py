@@ -104,7 +104,9 @@ class KnownImages:
             replace_file(self._path(repository, selector, platform), json.dumps(value).encode())
             self._tidy()
         except OSError as e:
-            raise StorageError(f"cannot write into {self._folder}: {e.strerror}") from e
+            raise StorageError(
+                f"cannot write into {self._folder}: {e.strerror} (cache_dir has to be writable, with room)"
+            ) from e
 
     def _tidy(self) -> None:
         """Many at once, so that it is seldom."""

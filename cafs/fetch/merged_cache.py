@@ -79,7 +79,10 @@ class MergedCache:
             with write_beside(path, durable=False) as descriptor:
                 self._write(descriptor, [layer.index for layer in image.layers])
         except OSError as e:
-            raise StorageError(f"cannot write merged indexes into {self._folder}: {e.strerror}") from e
+            raise StorageError(
+                f"cannot write merged indexes into {self._folder}: {e.strerror}"
+                " (cache_dir has to be writable, with room)"
+            ) from e
         return MergedIndex.open(path)
 
     def _write(self, descriptor: int, layers: Sequence[LayerIndex]) -> None:

@@ -52,7 +52,7 @@ def _fuse_device(facts: Facts) -> Finding:
             "boot a kernel with CONFIG_FUSE_FS, or install its modules: apt-get install linux-image-amd64",
         )
     if facts.fuse.device:
-        missing = "No such file" in facts.fuse.device
+        missing = facts.fuse.device.startswith("No such ")  # also "device": the module is not loaded
         return Finding(
             Level.FAIL,
             subject,

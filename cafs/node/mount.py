@@ -147,7 +147,10 @@ def _claim_directory(request: MountRequest) -> tuple[MountDirectory, int]:
         directory.fuse.mkdir(mode=0o700)
         directory.write_request(request)
     except OSError as e:
-        raise StorageError(f"cannot write the mount's state: {e.strerror}: {e.filename}") from e
+        raise StorageError(
+            f"cannot write the mount's state: {e.strerror}: {e.filename}"
+            " (run_dir has to be writable, with room)"
+        ) from e
     return directory, lock
 
 

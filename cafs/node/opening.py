@@ -143,7 +143,10 @@ def _describe(image: OpenImage, merged: MergedIndex | None, folder: Path) -> Mou
         if merged is not None:
             os.link(merged.path, folder / MERGED)
     except OSError as e:
-        raise StorageError(f"cannot keep the layer indexes in {folder}: {e.strerror}") from e
+        raise StorageError(
+            f"cannot keep the layer indexes in {folder}: {e.strerror}"
+            " (cache_dir has to be writable, with room)"
+        ) from e
     return MountedImage(
         name=image.name,
         manifest_digest=image.manifest_digest,

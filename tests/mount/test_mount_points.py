@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from cafs.node.mount_state import MountDirectory
 from tests.support.mounts import unmounted_after
 from tests.support.observe import observe
+from tests.support.peers import wait_for
 from tests.support.place import Place, mounted
 from tests.support.program import cafs_command, run_cafs
 
@@ -108,4 +111,26 @@ def test_state_that_a_power_cut_left_is_in_nobodys_way(place: Place, damage: byt
         if command[0] == "mount":
             assert place.cafs("mount").endswith(f"{place.target} (erofs)\n")
             place.cafs("umount", place.target)
+    place.assert_clean()
+
+
+def test_directories_that_cannot_be_written_are_told(place: Place) -> None:
+    """Root may write everywhere but in /proc."""
+    told = run_cafs("mount", place.source, place.target, *place.flags, "--set=cache_dir=/proc/cafs", code=1)
+    assert "(cache_dir has to be writable" in told.err
+    told = run_cafs("mount", place.source, place.target, *place.flags, "--set=run_dir=/proc/cafs", code=1)
+    assert "(run_dir has to be writable" in told.err
+    place.assert_clean()
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_a_supervisor_that_is_told_to_end_unmounts(place: Place, driver: str) -> None:
+    """Also from those who use it: they keep what they have open."""
+    place.cafs("mount", place.source, place.target, "--driver", driver, "--trusted")
+    path = max(place.stored_files(), key=lambda path: path.stat().st_size)
+    with path.open("rb", buffering=0) as file:
+        os.kill(int(place.state("supervisor.pid").read_text()), signal.SIGTERM)
+        wait_for(lambda: not place.target.is_mount(), "the tree to go")
+        assert file.read() == place.image.contents()[place.name(path)]
+    wait_for(lambda: not list(place.run_dir.glob("*")), "its processes to end")
     place.assert_clean()

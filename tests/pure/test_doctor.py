@@ -80,6 +80,7 @@ def test_a_good_machine_is_well(facts: Facts) -> None:
     [
         (kernel(fuse=Support.NO), Level.FAIL, "FUSE", "apt-get install linux-image"),
         (fuse(WELL, device="No such file or directory"), Level.FAIL, "FUSE", "modprobe fuse"),
+        (fuse(WELL, device="No such device"), Level.FAIL, "FUSE", "modprobe fuse"),
         (fuse(WELL, device="Permission denied"), Level.FAIL, "FUSE", "chmod"),
         (fuse(USER, helper=None), Level.FAIL, "fusermount3", "apt-get install fuse3"),
         (fuse(USER, helper_setuid=False), Level.FAIL, "fusermount3", "chmod 4755"),
