@@ -66,6 +66,11 @@ class IdleConnections(Generic[Key, C]):
             oldest = min(since for kept in self._kept.values() for _, since in kept)
             self._drop(lambda since: since == oldest)
 
+    def drop(self, key: Key) -> None:
+        """Those to one server: a connection to it has turned out to be dead, and these are no younger."""
+        for connection, _ in self._kept.pop(key, []):
+            connection.close()
+
     def __len__(self) -> int:
         return sum(map(len, self._kept.values()))
 

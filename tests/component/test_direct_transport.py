@@ -134,6 +134,32 @@ async def test_a_connection_that_is_closed_just_when_asked(transport: DirectTran
             await get(transport, server)
 
 
+async def test_connections_that_were_cut_off_silently_cost_one_wait(transport: DirectTransport) -> None:
+    """As by a link that was down: nothing says so, and none of those that were kept is good any more."""
+    both = trio.Event()
+    cut = False
+
+    async def script(server: ScriptedServer, stream: trio.SocketStream) -> None:
+        is_old = not cut
+        while await server.read_request(stream):
+            if server.connections == 2:
+                both.set()
+            await both.wait()
+            if is_old and cut:
+                await trio.sleep_forever()
+            await stream.send_all(OK)
+
+    async with serve_script(script) as server:
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(get, transport, server)
+        cut = True
+        with pytest.raises(DeadlineError):
+            await get(transport, server)
+        assert await get(transport, server) == b"hello"
+        assert server.connections == 3
+
+
 async def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next(transport: DirectTransport) -> None:
     said = trio.Event()
 

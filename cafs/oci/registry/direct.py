@@ -127,6 +127,11 @@ class DirectTransport:
         if connection is not None:
             connection.close()
 
+    def distrust_kept(self, origin: Origin) -> None:
+        """A kept connection was silent: what cut it off (a link, a firewall's memory) cut off the others too,
+        and each of them would cost somebody the whole wait again."""
+        self._idle.drop(origin)
+
     async def connect(self, origin: Origin, what: str) -> Connection:
         """A new connection."""
         scheme, host, port = origin
@@ -169,6 +174,7 @@ class DirectExchange:
         self._owner = owner
         self._stall_s = 0.0
         self._connection: Connection | None = None
+        self._kept: Connection | None = None
         self._whole = False
         self._over = False
         self.url = url
@@ -179,7 +185,7 @@ class DirectExchange:
     async def ask(self, method: str, target: str, fields: Sequence[tuple[str, str]], stall_s: float) -> None:
         """Send the request and wait for the answer's head."""
         self._stall_s = stall_s
-        self._connection = kept = self._transport.take_kept(self._origin)
+        self._connection = self._kept = kept = self._transport.take_kept(self._origin)
         if kept is not None:
             try:
                 self._take_head(await kept.ask(method, target, fields, stall_s))
@@ -219,4 +225,6 @@ class DirectExchange:
     def abort(self) -> None:
         """There is no answer."""
         self._over = True
+        if self._kept is not None and self._kept is self._connection and not self._kept.answered:
+            self._transport.distrust_kept(self._origin)
         self._transport.give_up(self._owner, self._connection)
