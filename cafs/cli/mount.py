@@ -99,6 +99,6 @@ def _list(context: Context) -> None:
         {"source": m.source, "directory": str(m.target), "driver": m.driver, "mounted": is_there}
         for m, is_there in mounts
     ]
-    gone = ", not mounted any more: 'cafs umount' ends what is left"
+    gone = ", not mounted: it is starting, or 'cafs umount' ends what is left"
     lines = [f"{m.source} on {m.target} ({m.driver}{'' if is_there else gone})" for m, is_there in mounts]
     context.result(document, "\n".join(lines))
