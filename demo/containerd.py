@@ -113,8 +113,8 @@ def _clear_away(daemon: Containerd) -> None:
 
 def unmount_below(place: Path) -> None:
     """Every mount below ``place``, the newest first; those in use as soon as they are not."""
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    points = [line.split()[4] for line in lines]
+    lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").split("\n")[:-1]
+    points = [line.split(" ")[4] for line in lines]
     for point in reversed([point for point in points if point.startswith(f"{place}/")]):
         subprocess.run(["umount", "--lazy", point], check=False, capture_output=True)
 

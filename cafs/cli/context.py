@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cafs.node.prefork import Keeper
 
 
+
 @dataclass
 class Context:
     """One run of ``cafs``. The global options fill it, commands read it."""
@@ -63,7 +64,8 @@ class Context:
             is_utf8 = (sys.stdout.encoding or "utf-8").lower() in {"utf-8", "utf8"}
             sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=not is_utf8) + "\n")
         else:
-            sys.stdout.write(text if text.endswith("\n") or not text else text + "\n")
+            written = text if text.endswith("\n") or not text else text + "\n"
+            sys.stdout.write(written.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))
 
     def note(self, text: str) -> None:
         """Something worth knowing, on standard error; ``--quiet`` hides it."""

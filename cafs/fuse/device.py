@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cafs.errors import StateError, StorageError
+from cafs.fuse.mountinfo import read_mounts
 from cafs.fuse.syscalls import MountFlag, UnmountFlag, mount, unmount
 
 
@@ -53,13 +54,8 @@ def is_mount_point(path: Path) -> bool:
 
 def device_number(mount_point: Path) -> str | None:
     """``MAJOR:MINOR`` of what is mounted at a path (absolute, resolved), without asking it; None: nothing."""
-    escaped = str(mount_point)
-    for character in "\\ \t\n":
-        escaped = escaped.replace(character, f"\\{ord(character):03o}")
-    # Fields 3 and 5 of each line, the topmost mount last; proc(5), "mountinfo".
-    lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
-    mounts = (line.split(" ", 5) for line in reversed(lines))
-    return next((fields[2] for fields in mounts if fields[4] == escaped), None)
+    name = str(mount_point)
+    return next((mount.device for mount in reversed(read_mounts()) if mount.point == name), None)
 
 
 def unmount_device(target: Path, *, lazy: bool = False) -> None:

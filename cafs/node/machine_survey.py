@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import resource
 import shutil
 import stat
@@ -16,13 +15,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from cafs.core.settings import Settings
+from cafs.fuse.mountinfo import read_mounts
 from cafs.node.machine_facts import CacheFacts, Facts, FuseFacts, KernelFacts, Support, kernel_version
 from cafs.node.mount_trials import try_mounts
 from cafs.node.service_survey import survey_containerd
 from cafs.store.location import store_directory
-
-_ESCAPED = re.compile(r"\\([0-7]{3})")
-"""Blanks, tabs, newlines and backslashes in mountinfo."""
 
 
 def survey(settings: Settings, containerd_config: Path | None = None) -> Facts:
@@ -128,12 +125,10 @@ def filesystem_of(path: Path) -> str:
     """The type of the filesystem a path lies on, from /proc/self/mountinfo (proc(5))."""
     above = {str(parent) for parent in (path.resolve(), *path.resolve().parents)}
     best, kind = "", "unknown"
-    for line in _text("/proc/self/mountinfo").splitlines():
-        fields, _, tail = line.partition(" - ")
-        point = _ESCAPED.sub(lambda found: chr(int(found[1], 8)), fields.split()[4])
+    for mounted in read_mounts():
         # Of two mounts on one point the later one is seen.
-        if point in above and len(point) >= len(best):
-            best, kind = point, tail.split()[0]
+        if mounted.point in above and len(mounted.point) >= len(best):
+            best, kind = mounted.point, mounted.kind
     return kind
 
 

@@ -28,7 +28,7 @@ def release_file_pages(path: Path) -> None:
 
 def _shared_maps(path: bytes) -> Iterator[tuple[int, int]]:
     """(address, length) of each. Of a private map, changes would be lost."""
-    for line in Path("/proc/self/maps").read_bytes().splitlines():
+    for line in Path("/proc/self/maps").read_bytes().split(b"\n")[:-1]:
         fields = line.split(maxsplit=5)
         if len(fields) == 6 and fields[1].endswith(b"s") and fields[5] == path:
             start, _, end = fields[0].partition(b"-")

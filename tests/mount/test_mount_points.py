@@ -1,4 +1,4 @@
-"""Where people mount: by symlinks, with odd names, where others did, where EROFS may not be mounted."""
+"""Where people mount: by symlinks, with odd names, beside others; where EROFS may not be mounted."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from cafs.fuse.syscalls import MountFlag, mount, unmount
 from cafs.node.mount_state import MountDirectory
 from tests.support.mounts import unmounted_after
 from tests.support.observe import observe
@@ -38,6 +39,38 @@ def test_what_is_mounted_by_a_name_is_unmounted_by_it(place: Place, driver: str,
     assert observe(place.target) == place.image.expected()
     assert "no read has failed" in place.cafs("explain", place.path / name)
     place.cafs("umount", place.path / name)
+    place.assert_clean()
+
+
+def test_a_mount_point_that_is_no_text_is_told(place: Place) -> None:
+    """Where standard output takes nothing but UTF-8, as in most people's locale."""
+    strict = {"PYTHONIOENCODING": "utf-8:strict"}
+    target = place.path / os.fsdecode(b"b\xfccher")
+    target.mkdir()
+    told = run_cafs("--json", "mount", place.source, target, *place.flags, env=strict)
+    assert told.json["directory"] == str(target)
+    assert f"{place.path}/b\\xfccher (" in run_cafs("mount", *place.flags, env=strict).out
+    assert run_cafs("--json", "umount", target, *place.flags, env=strict).json["directory"] == str(target)
+    place.assert_clean()
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_somebody_elses_mount_with_an_odd_name_is_in_nobodys_way(place: Place, driver: str) -> None:
+    """Anybody may make one; the kernel lists it with all that may end a line elsewhere as it is."""
+    odd = place.path / "a\x0c\x0cb\r\x1cc"
+    odd.mkdir()
+    mount("tmpfs", odd, "tmpfs", MountFlag.NODEV, "")
+    try:
+        target = odd / "tree"
+        target.mkdir()
+        for point in (place.target, target):
+            place.cafs("mount", place.source, point, "--driver", driver)
+            assert "not mounted" not in place.cafs("mount")
+            assert "no read has failed" in place.cafs("explain", point)
+            place.cafs("umount", point)
+        assert "open files" in run_cafs("doctor", *place.flags).out
+    finally:
+        unmount(odd)
     place.assert_clean()
 
 

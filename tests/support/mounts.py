@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from cafs.fuse.erofs_mount import mount_image_file, unmount_erofs
+from cafs.fuse.mountinfo import read_mounts
 from tests.support.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
@@ -19,9 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 def mounts_below(directory: Path) -> list[str]:
     """Mount points below ``directory``, outermost first."""
-    lines = Path("/proc/self/mounts").read_text().splitlines()
-    points = [line.split()[1].replace("\\040", " ") for line in lines]
-    return [point for point in points if Path(point).is_relative_to(directory)]
+    return [mount.point for mount in read_mounts() if Path(mount.point).is_relative_to(directory)]
 
 
 def forget_pages(paths: Iterable[Path]) -> None:

@@ -6,12 +6,12 @@ the very one that does not answer.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from cafs.control_socket.protocol import is_layer_name
 from cafs.fuse.flat import LAYERS
+from cafs.fuse.mountinfo import read_mounts
 from cafs.node.mount_state import MountedImage, MountedLayer
 from cafs.node.mountd.state import LayerRecord, RunDirectory
 
@@ -54,26 +54,12 @@ def _shown(directory: RunDirectory, records: list[LayerRecord], inside: Path) ->
 
 def _layer_mounted_above(path: Path) -> tuple[RunDirectory, str, Path] | None:
     """Run directory and name of the layer whose EROFS ``path`` lies in, and where in it."""
-    for point, kind, source in reversed(_mounts()):  # the one mounted last is on top
+    # The outermost first, and of those at one point the one mounted last on top.
+    mounts = sorted(read_mounts(), key=lambda mount: len(Path(mount.point).parts))
+    for mount in reversed(mounts):
+        point, source = Path(mount.point), Path(mount.source)
         if path.is_relative_to(point):
             folder = source.parent
-            named = kind == "erofs" and folder.name == LAYERS.decode() and is_layer_name(source.name)
+            named = mount.kind == "erofs" and folder.name == LAYERS.decode() and is_layer_name(source.name)
             return (RunDirectory(folder.parents[1]), source.name, path.relative_to(point)) if named else None
     return None
-
-
-def _mounts() -> list[tuple[Path, str, Path]]:
-    """(mount point, type, source), the outermost first; proc(5), "mountinfo"."""
-    found = []
-    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
-        before, _, after = line.partition(b" - ")
-        kind, source = after.split(b" ")[:2]
-        point = before.split(b" ")[4]
-        found.append((_unescaped(point), kind.decode(), _unescaped(source)))
-    return sorted(found, key=lambda mount: len(mount[0].parts))
-
-
-def _unescaped(name: bytes) -> Path:
-    for character in b" \t\n\\":
-        name = name.replace(b"\\%03o" % character, bytes([character]))
-    return Path(os.fsdecode(name))
