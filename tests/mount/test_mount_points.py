@@ -29,8 +29,10 @@ def place(short_tmp_path: Path) -> Iterator[Place]:
         yield Place(short_tmp_path)
 
 
-@pytest.mark.parametrize("driver", DRIVERS)
-@pytest.mark.parametrize("name", ["link", "link/../tree", "below/tree", "wide\ntree"])
+@pytest.mark.parametrize(
+    ("name", "driver"),
+    [("link", "erofs"), ("link/../tree", "fuse"), ("below/tree", "erofs"), ("wide\ntree", "fuse")],
+)
 def test_what_is_mounted_by_a_name_is_unmounted_by_it(place: Place, driver: str, name: str) -> None:
     (place.path / "link").symlink_to("tree")
     (place.path / "below").symlink_to(".")
@@ -131,7 +133,7 @@ def test_what_another_version_wrote_of_a_mount_is_read(place: Place, driver: str
         assert str(tree) in place.cafs("mount")
 
 
-@pytest.mark.parametrize("damage", [b"", b"{}", b"[]", b'{"settings": 5}'])
+@pytest.mark.parametrize("damage", [b"", b'{"settings": 5}'])
 def test_state_that_a_power_cut_left_is_in_nobodys_way(place: Place, damage: bytes) -> None:
     """Where run_dir lies on a disk, files may be there and empty."""
     left = MountDirectory.of(place.run_dir, place.target).path
