@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from cafs.node.prefork import Keeper
 
 
-
 @dataclass
 class Context:
     """One run of ``cafs``. The global options fill it, commands read it."""
@@ -64,8 +63,7 @@ class Context:
             is_utf8 = (sys.stdout.encoding or "utf-8").lower() in {"utf-8", "utf8"}
             sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=not is_utf8) + "\n")
         else:
-            written = text if text.endswith("\n") or not text else text + "\n"
-            sys.stdout.write(written.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))
+            sys.stdout.write(_shown(text if text.endswith("\n") or not text else text + "\n"))
 
     def note(self, text: str) -> None:
         """Something worth knowing, on standard error; ``--quiet`` hides it."""
@@ -87,3 +85,11 @@ class Context:
     def log_level(self) -> int:
         """From which level on log records are shown."""
         return logging.DEBUG if self.debug else logging.ERROR if self.quiet else logging.WARNING
+
+
+def _shown(text: str) -> str:
+    """Bytes of a path that are no UTF-8 as ``\\xNN``; halves of characters are left to standard output."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        return text
