@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from itertools import islice
 from typing import Any
 
 from cafs.errors import (
@@ -15,6 +16,10 @@ from cafs.errors import (
     UnavailableError,
     UsageError,
 )
+
+
+_MOST_TOLD, _LETTERS_TOLD = 100, 300
+"""Of what is wrong with one request, so that an answer is not ten times as large as what was sent."""
 
 
 class UnauthenticatedError(CafsError):
@@ -48,11 +53,20 @@ class ConflictError(StateError):
 
 
 class InvalidError(UsageError):
-    """Some fields are not what they must be: each with what is wrong."""
+    """Some fields are not what they must be: each of the first ones with what is wrong.
+
+    Fields that nobody knows are named as they were sent: in any number, of any length, with half a surrogate.
+    """
 
     def __init__(self, wrong: Mapping[str, str]) -> None:
-        super().__init__("; ".join(f"{name}: {why}" for name, why in wrong.items()))
-        self.wrong = wrong
+        first = islice(wrong.items(), _MOST_TOLD)
+        self.wrong = {_tellable(name): _tellable(why) for name, why in first}
+        more = f"; and {len(wrong) - _MOST_TOLD} more" if len(wrong) > _MOST_TOLD else ""
+        super().__init__("; ".join(f"{name}: {why}" for name, why in self.wrong.items()) + more)
+
+
+def _tellable(text: str) -> str:
+    return text[:_LETTERS_TOLD].encode(errors="replace").decode()
 
 
 @dataclass(frozen=True, slots=True)

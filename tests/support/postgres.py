@@ -54,6 +54,11 @@ class Postgres:
         with psycopg.connect(self.url(database), autocommit=True) as connection:
             return connection.execute(statement).fetchall()
 
+    def tell(self, database: str, statement: str) -> None:
+        """Have something done that has no rows."""
+        with psycopg.connect(self.url(database), autocommit=True) as connection:
+            connection.execute(statement)
+
     def stop(self, number: int = signal.SIGINT) -> None:
         """End it (fast: connections are cut) and wait for its end."""
         self.process.send_signal(number)

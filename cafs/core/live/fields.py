@@ -22,7 +22,7 @@ class Wrong:
         kinds = (int,) if whole else (int, float)
         if type(value) not in kinds or not least <= value <= most:
             kind = "whole number" if whole else "number"
-            self.note(path, f"must be a {kind}, {least:,.12g} to {most:,.12g}")
+            self.note(path, f"must be a {kind}, {least:,.16g} to {most:,.16g}")
             return None
         return float(value) if not whole else int(value)
 

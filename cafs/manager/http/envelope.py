@@ -45,10 +45,11 @@ class Envelope:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        began, told = time.perf_counter(), 0
+        began, told, whole = time.perf_counter(), 0, False
 
         async def send_safely(message: Message) -> None:
-            nonlocal told
+            nonlocal told, whole
+            whole = message["type"] == "http.response.body" and not message.get("more_body", False)
             if message["type"] == "http.response.start":
                 told = message["status"]
                 message = {**message, "headers": [*message.get("headers", ()), *self._safety]}
@@ -60,9 +61,10 @@ class Envelope:
             return
         except Exception:
             log.exception("a mistake at %s %s", scope["method"], scope["path"])
-            if told:
+            if told and not whole:
                 raise
-            await refuse(INTERNAL)(scope, receive, send_safely)
+            if not told:
+                await refuse(INTERNAL)(scope, receive, send_safely)
         route = getattr(scope.get("route"), "path", "none")
         self._tally.note_request(scope["method"], route, told, time.perf_counter() - began)
 

@@ -19,7 +19,7 @@ from cafs.core.swarm.ids import (
 )
 from cafs.core.swarm.priorities import HIGHEST, USUAL
 from cafs.errors import UsageError
-from cafs.manager.http.models import MOST_ID, Label, Sent
+from cafs.manager.http.models import MOST_ID, Sent
 from cafs.oci.reference import RegistryReference, parse_reference
 
 _PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]*$"
@@ -123,6 +123,10 @@ class ImageSent(Sent):
     priority: Annotated[int, Field(ge=1, le=HIGHEST, strict=True)] = USUAL
 
 
+HostName = Annotated[str, Field(min_length=1, max_length=255, pattern=_PRINTABLE)]
+"""As long as one that a host says of itself."""
+
+
 class ScopeSent(Sent):
     """Which of the cluster's peers (of a seed cluster: seeds) do it, as they are when it begins."""
 
@@ -131,7 +135,7 @@ class ScopeSent(Sent):
         int, Field(ge=1, le=100, strict=True, description="Of those that are active; with `percent`.")
     ] = 100
     names: Annotated[
-        list[Label], Field(max_length=1000, description="Names or ids of hosts; with `named`.")
+        list[HostName], Field(max_length=1000, description="Names or ids of hosts; with `named`.")
     ] = []  # noqa: RUF012 - pydantic copies it
 
     @model_validator(mode="after")

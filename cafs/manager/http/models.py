@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import Path, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cafs.manager.users.passwords import LEAST, MOST
 from cafs.manager.users.roles import Role, Scope
@@ -15,6 +15,8 @@ T = TypeVar("T")
 
 MOST_ID = (1 << 31) - 1
 """Of INTEGER in PostgreSQL."""
+_MOST_FIELDS = 64
+"""More than any body has."""
 
 Name = Annotated[
     str,
@@ -45,6 +47,14 @@ class Sent(BaseModel):
     """A body: what it does not know is refused."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_bounded(cls, sent: Any) -> Any:
+        """Each unknown field is an error of its own: 90,000 of them would be made in the event loop."""
+        if isinstance(sent, dict) and len(sent) > _MOST_FIELDS:
+            raise ValueError(f"has {_MOST_FIELDS} fields at most")
+        return sent
 
 
 class Told(BaseModel):

@@ -61,6 +61,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(CafsError, _ours)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _frameworks)
+    app.add_exception_handler(Exception, _mistake)
 
 
 async def _ours(_request: Request, error: Exception) -> JSONResponse:
@@ -71,8 +72,16 @@ async def _ours(_request: Request, error: Exception) -> JSONResponse:
 async def _invalid(_request: Request, error: Exception) -> JSONResponse:
     """What was sent is not repeated: it may be a password."""
     assert isinstance(error, RequestValidationError)
-    wrong = {".".join(map(str, found["loc"])): str(found["msg"]) for found in error.errors()}
+    wrong = {
+        ".".join(map(str, found["loc"])): str(found["msg"]).removeprefix("Value error, ")
+        for found in error.errors()
+    }
     return refuse(problem_of(InvalidError(wrong)))
+
+
+async def _mistake(_request: Request, _error: Exception) -> JSONResponse:
+    """The framework raises it again when this is told: whoever serves the application logs it."""
+    return refuse(INTERNAL)
 
 
 async def _frameworks(_request: Request, error: Exception) -> JSONResponse:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Response
-from pydantic import Field, StrictBool, model_validator
+from pydantic import AfterValidator, Field, StrictBool, model_validator
 
 from cafs.errors import NotFoundError, UsageError
 from cafs.manager.clusters.catalogue import get_cluster
@@ -26,18 +26,39 @@ from cafs.manager.users.roles import Caller, Role, Scope, Where
 routes = APIRouter(prefix="/schedules", tags=["jobs"])
 Seer = Annotated[Caller, needs(Role.VIEWER, Scope.JOBS_READ, Where.SOMEWHERE)]
 Maker = Annotated[Caller, needs(Role.OPERATOR, Scope.JOBS_WRITE, Where.SOMEWHERE)]
+
+
+def _cron(text: str) -> str:
+    return _due(text, "UTC", text)
+
+
+def _timezone(text: str) -> str:
+    return _due("0 0 * * *", text, text)
+
+
+def _due(cron: str, timezone: str, text: str) -> str:
+    try:
+        next_time(cron, timezone, datetime.now(UTC))
+    except UsageError as e:
+        raise ValueError(str(e)) from None
+    return text
+
+
 Cron = Annotated[
     str,
     Field(
-        min_length=9,
+        min_length=1,
         max_length=128,
         pattern=r"^[\x20-\x7e]*$",
         description="minute hour day month weekday, as Debian's cron has them.",
         examples=["30 4 * * MON"],
     ),
+    AfterValidator(_cron),
 ]
 TimeZone = Annotated[
-    str, Field(max_length=64, pattern=r"^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$", examples=["Europe/Berlin"])
+    str,
+    Field(max_length=64, pattern=r"^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$", examples=["Europe/Berlin"]),
+    AfterValidator(_timezone),
 ]
 
 
@@ -50,11 +71,6 @@ class NewSchedule(Sent):
     enabled: StrictBool = True
     job: NewJob
 
-    @model_validator(mode="after")
-    def _is_due(self) -> NewSchedule:
-        _check_due(self.cron, self.timezone)
-        return self
-
 
 class ScheduleChanges(Sent):
     """What is left out stays."""
@@ -66,21 +82,10 @@ class ScheduleChanges(Sent):
     job: NewJob | None = None
 
     @model_validator(mode="after")
-    def _is_due(self) -> ScheduleChanges:
-        if "cron" in self.model_fields_set:
-            _check_due(self.cron, self.timezone or "UTC")
-        elif "timezone" in self.model_fields_set:
-            _check_due("0 0 * * *", self.timezone)
+    def _has_a_job(self) -> ScheduleChanges:
         if "job" in self.model_fields_set and self.job is None:
             raise ValueError("a schedule has a job")
         return self
-
-
-def _check_due(cron: str, timezone: str) -> None:
-    try:
-        next_time(cron, timezone, datetime.now(UTC))
-    except UsageError as e:
-        raise ValueError(str(e)) from None
 
 
 class ScheduleTold(Told):

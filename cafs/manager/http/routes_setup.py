@@ -98,7 +98,10 @@ def show_form(parts: Here, link: Annotated[str, Query(max_length=128)] = "") -> 
 @page.post("/setup", include_in_schema=False)
 async def take_form(parts: Here, request: Request) -> HTMLResponse:
     """What the form sends."""
-    given = parse_qs((await request.body()).decode(errors="replace"), max_num_fields=8)
+    try:
+        given = parse_qs((await request.body()).decode(errors="replace"), max_num_fields=8)
+    except ValueError:
+        return _html("<p>The form has no more than 8 fields.</p>", HTTPStatus.UNPROCESSABLE_ENTITY)
     fields = {name: values[0] for name, values in given.items()}
     try:
         sent = SetUp.model_validate(fields)

@@ -14,6 +14,8 @@ from cronsim import CronSim, CronSimError
 
 from cafs.errors import UsageError
 
+_FIELDS = 5
+
 
 def next_time(cron: str, timezone: str, after: datetime) -> datetime:
     """The first time after ``after``, in UTC.
@@ -25,6 +27,8 @@ def next_time(cron: str, timezone: str, after: datetime) -> datetime:
         zone = ZoneInfo(timezone)
     except (ValueError, OSError, KeyError):
         raise UsageError(f"no such time zone: {timezone[:64]!r} (as Europe/Berlin)") from None
+    if len(cron.split()) != _FIELDS:  # of six the first would be seconds
+        raise UsageError("no cron expression: five fields are needed (minute hour day month weekday)")
     try:
         return next(CronSim(cron, after.astimezone(zone))).astimezone(UTC)
     except CronSimError as e:

@@ -29,10 +29,10 @@ class Fleet:
         self._channel = stack.enter_context(channel_to(manager.ports.services))
         self._stack = stack
 
-    def host(self, number: int, kind: int = manager_pb2.PEER) -> ServiceStream:
+    def host(self, number: int, kind: int = manager_pb2.PEER, hostname: str = "") -> ServiceStream:
         stream = ServiceStream(self._channel, f"{number:032x}")
         self._stack.callback(stream.cancel)
-        stream.hello(kind=kind, hostname=f"h{number}", address=f"10.1.2.{number}:7000")
+        stream.hello(kind=kind, hostname=hostname or f"h{number}", address=f"10.1.2.{number}:7000")
         return stream
 
 
@@ -202,15 +202,16 @@ def test_what_is_not_done_in_time_has_failed(manager: Manager, admin: str, fleet
 
 
 def test_scopes(manager: Manager, admin: str, fleet: Fleet) -> None:
+    long = "h" * 255
     for n in range(1, 5):
-        fleet.host(n)
+        fleet.host(n, hostname=long if n == 4 else "")
     seed = fleet.host(9, manager_pb2.SEED)
     half = make(manager, admin, scope={"hosts": "percent", "percent": 50})["id"]
-    named = make(manager, admin, scope={"hosts": "named", "names": ["h1", f"{2:032x}"]})["id"]
+    named = make(manager, admin, scope={"hosts": "named", "names": ["h1", f"{2:032x}", long]})["id"]
     of_seeds = make(manager, admin, cluster_id=2)["id"]
     ordered(seed, of_seeds)
     until(lambda: job(manager, admin, half)["hosts"]["told"] == 2)
-    until(lambda: job(manager, admin, named)["hosts"]["told"] == 2)
+    until(lambda: job(manager, admin, named)["hosts"]["told"] == 3)
     refused = make(manager, admin, 422, scope={"hosts": "named", "names": ["h1", "nobody"]})
     assert refused["errors"] == [{"field": "body.scope.names", "message": "the cluster has no host nobody"}]
 

@@ -57,21 +57,24 @@ def test_made_changed_and_removed(manager: Manager) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "field"),
     [
-        {"cron": "61 * * * *"},
-        {"cron": "0 0 31 2 *"},
-        {"cron": "nonsense of letters"},
-        {"timezone": "Mars/Olympus"},
-        {"timezone": "../../etc/passwd"},
-        {"job": {**JOB, "spec": {"idle_s": -1}}},
-        {"job": {**JOB, "kind": "unheard-of"}},
+        ({"cron": "61 * * * *"}, "body.cron"),
+        ({"cron": "0 0 31 2 *"}, "body.cron"),
+        ({"cron": "nonsense of letters"}, "body.cron"),
+        ({"cron": "@daily"}, "body.cron"),
+        ({"cron": "*/5 * * * * *"}, "body.cron"),
+        ({"timezone": "Mars/Olympus"}, "body.timezone"),
+        ({"timezone": "../../etc/passwd"}, "body.timezone"),
+        ({"job": {**JOB, "spec": {"idle_s": -1}}}, "body.job.gc.spec.idle_s"),
+        ({"job": {**JOB, "kind": "unheard-of"}}, "body.job"),
     ],
 )
-def test_what_cannot_be_is_refused(manager: Manager, changes: dict[str, Any]) -> None:
+def test_what_cannot_be_is_refused(manager: Manager, changes: dict[str, Any], field: str) -> None:
     admin = manager.administrator()
     answer = manager.ask("POST", "/schedules", admin, json=BODY | changes)
     assert (answer.status_code, answer.json()["type"]) == (422, "urn:cafs:problem:invalid")
+    assert [error["field"] for error in answer.json()["errors"]] == [field]
     assert manager.call("GET", "/schedules", admin)["items"] == []
 
 
