@@ -17,7 +17,6 @@ from cafs.errors import (
     UsageError,
 )
 
-
 _MOST_TOLD, _LETTERS_TOLD = 100, 300
 """Of what is wrong with one request, so that an answer is not ten times as large as what was sent."""
 

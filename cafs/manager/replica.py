@@ -18,9 +18,9 @@ from functools import partial
 from sqlalchemy import delete, select, update
 
 from cafs import __version__
-from cafs.errors import CafsError
+from cafs.errors import UnavailableError
 from cafs.manager.clusters.hosts import all_gone
-from cafs.manager.database import Database
+from cafs.manager.database import Database, words_of
 from cafs.manager.in_thread import in_thread
 from cafs.manager.tables import Replica
 from cafs.manager.tally import Tally
@@ -97,19 +97,21 @@ class ThisReplica:
         while True:
             await asyncio.sleep(self._beat_s)
             try:
-                known = await in_thread(self._beat)
-            except CafsError as e:
+                if not await in_thread(self._beat):
+                    log.warning("another replica took this one for gone")
+                    await in_thread(partial(self.join, self._address))
+                    on_removed()
+            except UnavailableError as e:
                 self._tally.database_failures += 1
-                (log.debug if self._failing else log.warning)("no beat: %s", e)
+                (log.debug if self._failing else log.warning)("no beat: %s: %s", e, words_of(e))
                 self._failing = True
+                continue
+            except Exception:  # the beats that are to come must not end with this one
+                log.exception("a mistake in a beat")
                 continue
             if self._failing:
                 log.warning("the database answers again")
             self._failing = False
-            if not known:
-                log.warning("another replica took this one for gone")
-                await in_thread(partial(self.join, self._address))
-                on_removed()
 
     def _beat(self) -> bool:
         self._beats += 1

@@ -103,7 +103,8 @@ class Liar:
         self.asked.append(path)
         if path == "/keys":
             public = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(self.key.public_key()))
-            return {"keys": [{**public, "kid": "1"}, {"kty": "strange"}, 7]}
+            odd = [{"kty": "strange"}, 7, {"kty": "RSA", "n": "!", "e": "AQAB"}, {**public, "kid": ["1"]}]
+            return {"keys": [{**public, "kid": "1"}, *odd]}
         if path == "/token":
             return {"id_token": self.token(form["code"][0])}  # a test gives the nonce as code
         return self.description

@@ -95,8 +95,11 @@ def sign_in(sent: SignIn, request: Request, parts: Here) -> SignedIn:
         raise UnauthenticatedError("no such name and password")
     parts.throttle.was_right(keys)
     with parts.database.writing() as session:
-        account = get_account(session, account.id)
-        token, secret = begin_session(session, account)
+        # Checking takes a while: whoever was disabled, or given another password, meanwhile stays out.
+        now = find_account(session, sent.name, to_change=True)
+        if now is None or now.disabled or now.password_hash != account.password_hash:
+            raise UnauthenticatedError("no such name and password")
+        token, secret = begin_session(session, now)
     return SignedIn(token=secret, expires_at=token.expires_at)
 
 

@@ -36,11 +36,12 @@ def get_account(session: Session, account_id: int, *, to_change: bool = False) -
     return account
 
 
-def find_account(session: Session, name: str) -> Account | None:
+def find_account(session: Session, name: str, *, to_change: bool = False) -> Account | None:
     """By name, which may be anything."""
     if not name.isprintable():
         return None  # PostgreSQL would not even be asked for some of them
-    return session.scalar(select(Account).where(Account.name == name))
+    query = select(Account).where(Account.name == name)
+    return session.scalar(query.with_for_update() if to_change else query)
 
 
 def add_account(

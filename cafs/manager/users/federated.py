@@ -46,7 +46,7 @@ def come_in(session: Session, issuer: str, identity: Identity, address: str) -> 
 
 
 def _first_time(session: Session, key: str, identity: Identity, address: str) -> Account:
-    account = find_account(session, identity.name)
+    account = find_account(session, identity.name, to_change=True)  # of two at once one is the first
     if account is None:
         if identity.role is None:
             raise DeniedError(f"there is no account {identity.name!r} here: an administrator makes them")

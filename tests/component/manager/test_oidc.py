@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import socket
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +16,23 @@ from urllib.parse import parse_qs, urlsplit
 import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from cafs.core.settings import Settings
 from cafs.errors import UsageError
+from cafs.manager.oidc.client import AGAIN_S, ProviderClient
+from cafs.manager.oidc.flow import Flow
 from cafs.manager.oidc.provider import Provider, parse_roles, provider_of
+from cafs.manager.refusals import UnauthenticatedError
 from cafs.manager.users.roles import Role
 from tests.support.logs import ExpectedLogs
 from tests.support.manager import Manager, options_for, running_manager
+from tests.support.manager_client import until
 from tests.support.openid import CLIENT, Liar, Openid, begin, finish, running_liar, running_openid, sign_in
+from tests.support.patience import PATIENCE_S
+
+_MANY = 45
+"""Sign-ins at once: more than REST has threads."""
 
 
 @pytest.fixture(scope="module")
@@ -247,6 +258,46 @@ def test_a_provider_that_is_none_or_away_is_told_and_comes_back(
         assert len(liar.asked) == before  # its description is kept
     with manager_with(tmp_path / "two", liar.issuer) as manager:
         assert problem(manager.ask("POST", "/api/v1/oidc/flows")) == (503, "unavailable")
+
+
+def test_keys_that_are_others_by_the_same_number_are_asked_for(expected_logs: ExpectedLogs) -> None:
+    expected_logs.expect("Signature verification failed")
+    now = 0.0
+    with running_liar() as liar:
+        provider = Provider(issuer=liar.issuer, client_id=CLIENT, client_secret="s3cret")
+        client, flow = ProviderClient(provider, lambda: now), Flow.begin()
+        assert client.claims(flow, flow.nonce, "/back")["sub"] == "42"
+        liar.key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        with pytest.raises(UnauthenticatedError):  # asked for a moment ago
+            client.claims(flow, flow.nonce, "/back")
+        now = AGAIN_S + 1
+        assert client.claims(flow, flow.nonce, "/back")["sub"] == "42"
+        client.close()
+
+
+def test_clocks_that_do_not_agree_are_told(
+    lied_to: tuple[Liar, Manager], expected_logs: ExpectedLogs
+) -> None:
+    expected_logs.expect("do the clocks agree")
+    liar, manager = lied_to
+    liar.claims, liar.sign = {"groups": ["all"], "iat": int(time.time()) + 3600}, None
+    assert "clock" in _come_back(manager).json()["detail"]
+
+
+def test_a_provider_that_does_not_answer_leaves_threads_to_others(
+    tmp_path: Path, expected_logs: ExpectedLogs
+) -> None:
+    expected_logs.allow("OIDC")
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=64) as silent,
+        manager_with(tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}") as manager,
+        ThreadPoolExecutor(_MANY) as threads,
+    ):
+        asked = [threads.submit(manager.ask, "POST", "/api/v1/oidc/flows") for _ in range(_MANY)]
+        until(lambda: sum(each.done() for each in asked) >= _MANY - 8)
+        assert manager.ask("GET", "/healthz").status_code == 200
+        silent.close()  # which resets whoever waits for it
+        assert {problem(each.result(PATIENCE_S)) for each in asked} == {(503, "unavailable")}
 
 
 def test_settings_that_cannot_be_are_refused(tmp_path: Path) -> None:
