@@ -23,7 +23,7 @@ BODY = os.urandom((3 << 20) + 5)
 
 def mount_id(point: Path) -> str:
     """Of what is mounted there: another session has another one."""
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    lines = Path("/proc/self/mountinfo").read_text(errors="replace").split("\n")[:-1]
     return next((line.split()[2] for line in lines if line.split()[4] == str(point)), "")
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import select
 import signal
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,9 +51,15 @@ def _processes() -> dict[int, str]:
 
 
 def _mounts() -> tuple[str, ...]:
-    lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
-    points = (line.split()[4].encode().decode("unicode_escape") for line in lines)
+    points = mount_points(Path("/proc/self/mountinfo").read_bytes())
     return tuple(point for point in points if point.startswith(tempfile.gettempdir() + "/"))
+
+
+def mount_points(mountinfo: bytes) -> Iterator[str]:
+    """Names may hold any byte, of other runs' mounts too: blanks, line ends and backslashes are in octal."""
+    for line in mountinfo.split(b"\n")[:-1]:
+        point = line.split(b" ")[4]
+        yield os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), point))
 
 
 def leftovers(before: Things, long_lived: set[int], grace_ms: int = _GRACE_MS) -> list[str]:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from cafs.errors import ExistsError, NotFoundError
 from cafs.manager.clusters.placing import Candidate, Scopes
-from cafs.manager.tables import Account, Cluster, ClusterRole, Counter, Host
+from cafs.manager.tables import Account, Cluster, ClusterRole, Counter, Host, Schedule
 
 
 def list_clusters(session: Session, only: Collection[int] | None = None) -> list[Cluster]:
@@ -64,8 +64,14 @@ def change_cluster(session: Session, cluster: Cluster, changes: Mapping[str, Any
     note_change(session)
 
 
+def held_by(session: Session, cluster: Cluster) -> dict[str, Any]:
+    """What somebody made for it and what goes with it, for the audit: roles by name, names of schedules."""
+    schedules = select(Schedule.name).where(Schedule.cluster_id == cluster.id).order_by(Schedule.id)
+    return {"members": dict(list_members(session, cluster.id)), "schedules": list(session.scalars(schedules))}
+
+
 def remove_cluster(session: Session, cluster: Cluster) -> None:
-    """Its hosts find others."""
+    """With its configurations, jobs, schedules and roles. Its hosts find others."""
     session.delete(cluster)
     note_change(session)
 

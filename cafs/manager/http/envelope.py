@@ -43,6 +43,8 @@ class Envelope:
         self._safety = tuple(safety)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close"})  # before it is accepted: 403
         if scope["type"] != "http":
             return
         began, told, whole = time.perf_counter(), 0, False

@@ -13,6 +13,7 @@ from cafs.manager.clusters.catalogue import (
     change_cluster,
     count_hosts,
     get_cluster,
+    held_by,
     list_clusters,
     remove_cluster,
 )
@@ -132,10 +133,11 @@ def change(  # noqa: PLR0917 - FastAPI calls it, by keyword
 
 @routes.delete("/{cluster_id}", status_code=204, responses=declared(401, 403, 404, 409, 422, 428, 503))
 def delete(cluster_id: Id, caller: Maker, parts: Here, if_match: IfMatch = None) -> None:
-    """Remove a cluster. Its hosts find others."""
+    """Remove a cluster, with its configurations, jobs, schedules and roles. Its hosts find others."""
     with parts.database.writing() as session:
         cluster = get_cluster(session, cluster_id, to_change=True)
         check_match(if_match, cluster.version, fields(cluster), {})
+        before = fields(cluster) | held_by(session, cluster)
         remove_cluster(session, cluster)
-        write_down(session, caller, "cluster.delete", named(cluster), before=fields(cluster))
+        write_down(session, caller, "cluster.delete", named(cluster), before=before)
     parts.changed()

@@ -31,6 +31,7 @@ from cafs.manager.users.accounts import (
     get_account,
     list_accounts,
     remove_account,
+    roles_of,
 )
 from cafs.manager.users.audit import write_down
 from cafs.manager.users.roles import Caller, Role, Scope
@@ -148,8 +149,9 @@ def delete_user(user_id: Id, caller: Writer, parts: Here, if_match: IfMatch = No
     with parts.database.writing() as session:
         account = get_account(session, user_id, to_change=True)
         check_match(if_match, account.version, fields(account), {})
+        before = fields(account) | {"clusters": roles_of(session, account)}
         remove_account(session, account)
-        write_down(session, caller, "user.delete", _named(account), before=fields(account))
+        write_down(session, caller, "user.delete", _named(account), before=before)
 
 
 @routes.post("/{user_id}/link", status_code=201, responses=declared(401, 403, 404, 409, 422, 503))

@@ -30,8 +30,10 @@ def next_time(cron: str, timezone: str, after: datetime) -> datetime:
     if len(cron.split()) != _FIELDS:  # of six the first would be seconds
         raise UsageError("no cron expression: five fields are needed (minute hour day month weekday)")
     try:
-        return next(CronSim(cron, after.astimezone(zone))).astimezone(UTC)
+        for found in CronSim(cron, after.astimezone(zone)):
+            # Within an hour that comes twice it means the first one, which may be over.
+            if (due := found.astimezone(UTC)) > after:
+                return due
     except CronSimError as e:
         raise UsageError(f"no cron expression: {e} (minute hour day month weekday)") from None
-    except StopIteration:
-        raise UsageError("it is never due") from None
+    raise UsageError("it is never due")

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from cafs.errors import ExistsError, NotFoundError, StateError
 from cafs.manager.refusals import UnauthenticatedError
-from cafs.manager.tables import Account, Counter, Invitation
+from cafs.manager.tables import Account, ClusterRole, Counter, Invitation
 from cafs.manager.users.roles import Role
 from cafs.manager.users.secret import LINK, hash_secret, make_secret
 
@@ -81,8 +81,14 @@ def change_account(session: Session, account: Account, changes: Mapping[str, Any
     _keep_an_admin(session)
 
 
+def roles_of(session: Session, account: Account) -> dict[str, str]:
+    """Those in single clusters, by the cluster's number."""
+    found = session.scalars(select(ClusterRole).where(ClusterRole.account_id == account.id))
+    return {str(held.cluster_id): held.role for held in found}
+
+
 def remove_account(session: Session, account: Account) -> None:
-    """With its tokens.
+    """With its tokens and its roles in clusters.
 
     Raises:
         StateError: as ``change_account``.

@@ -181,3 +181,21 @@ def test_hosts_are_filtered_sorted_paged_and_counted(manager: Manager) -> None:
         (True, True, 1),
     ]
     assert manager.ask("GET", "/hosts?order=refused", admin).status_code == 422
+
+
+def test_the_audit_keeps_what_goes_with_a_cluster_or_an_account(manager: Manager) -> None:
+    admin = manager.administrator()
+    body = {"kind": "scheduler", "name": "gpu"}
+    number = manager.call("POST", "/clusters", admin, 201, json=body)["id"]
+    for name in ("alice", "bob"):
+        made = manager.call("POST", "/users", admin, 201, json={"name": name})
+        path = f"/clusters/{number}/members/{name}"
+        manager.call("PUT", path, admin, 204, json={"role": "operator"})
+    tidy = {"name": "tidy", "cron": "0 4 * * *", "job": {"kind": "gc", "cluster_id": number}}
+    manager.call("POST", "/schedules", admin, 201, json=tidy)
+    for path in (f"/users/{made['id']}", f"/clusters/{number}"):
+        manager.call("DELETE", path, admin, 204, headers={"If-Match": "*"})
+    cluster, user = manager.call("GET", "/audit?limit=2", admin)["items"]
+    assert (user["action"], user["before"]["clusters"]) == ("user.delete", {str(number): "operator"})
+    kept = {name: cluster["before"][name] for name in ("name", "members", "schedules")}
+    assert kept == {"name": "gpu", "members": {"alice": "operator"}, "schedules": ["tidy"]}

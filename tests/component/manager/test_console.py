@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, expect
@@ -13,6 +14,7 @@ from tests.support.managed_peers import Peer, peers
 from tests.support.manager import PASSWORD
 from tests.support.manager_client import until
 from tests.support.openid import CLIENT, running_openid
+from tests.support.patience import PATIENCE_S
 
 EVERYWHERE = (
     "/", "/clusters", "/clusters/1", "/clusters/1/configuration", "/clusters/1/versions",
@@ -242,3 +244,15 @@ def test_by_an_openid_provider(chromium: Browser, tmp_path_factory: pytest.TempP
             assert (session["httpOnly"], session["sameSite"]) == (True, "Strict")
             visitor.wrong.clear()  # the provider's page wants a style sheet from elsewhere
             visitor.asked.clear()
+
+
+def test_a_socket_where_none_is_gets_a_refusal(console: Console) -> None:
+    """Its log, which must not speak of mistakes, is looked at when it ends."""
+    place = urlsplit(console.site)
+    knock = (
+        b"GET /api/v1/jobs HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    with socket.create_connection((place.hostname or "", place.port or 0), PATIENCE_S) as connection:
+        connection.sendall(knock)
+        assert connection.makefile("rb").readline().split()[1] == b"403"

@@ -190,4 +190,8 @@ def test_clocks_that_change() -> None:
     autumn = datetime(2026, 10, 24, 12, tzinfo=UTC)
     first = next_time("30 2 * * *", "Europe/Berlin", autumn)
     assert first == datetime(2026, 10, 25, 0, 30, tzinfo=UTC)
-    assert next_time("30 2 * * *", "Europe/Berlin", first) == datetime(2026, 10, 26, 1, 30, tzinfo=UTC)
+    tomorrow = datetime(2026, 10, 26, 1, 30, tzinfo=UTC)
+    assert next_time("30 2 * * *", "Europe/Berlin", first) == tomorrow
+    second_ten_past_two = datetime(2026, 10, 25, 1, 10, tzinfo=UTC)  # of who starts a manager then
+    assert next_time("30 2 * * *", "Europe/Berlin", second_ten_past_two) == tomorrow
+    assert next_time("30 * * * *", "Europe/Berlin", second_ten_past_two) == first + timedelta(hours=1)
