@@ -11,7 +11,7 @@ from functools import partial
 
 from bench.containers.record import record_profile
 from bench.containers.start import Start, started
-from bench.images.recipes import NODE, POSTGRES, PYTHON, Recipe, container_images, database
+from bench.images.recipes import NODE, POSTGRES, PYTHON, SCIENCE, Recipe, container_images, database
 from bench.measure import interleave, median
 from bench.place import Place
 from bench.report import Result, Row, format_seconds
@@ -28,7 +28,7 @@ TEACHERS = 3
 """Nodes that start an image before it is measured."""
 PATIENCE_S, LOOK_S = 60.0, 0.2
 MANAGER = f"{SERVER_ADDRESS}:65003"
-SET = (PYTHON, NODE, POSTGRES)
+SET = (PYTHON, NODE, POSTGRES, SCIENCE)
 NONE, DERIVED, LEARNED, RECORDED = "none", "derived", "learned", "recorded"
 
 
@@ -146,7 +146,8 @@ def _judge(samples: dict[str, Taken]) -> Result:
     return Result(
         "learned_start",
         "Start of containers with what was learned of other starts",
-        f"Images and link as in the start of containers ({MBIT_PER_S} Mbit/s); each node also runs"
+        f"Images and link as in the start of containers ({MBIT_PER_S} Mbit/s), and one whose program imports"
+        " pandas and scipy, as it reads more than those; each node also runs"
         f" `cafs peer`, which the manager knows. *Learned*: {TEACHERS} other nodes have started the image"
         " before."
         " *None*: no profile is attached. *Derived*: the one that `cafs convert` attaches."

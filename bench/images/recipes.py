@@ -42,6 +42,11 @@ _PYTHON = (*_BASE, Packages(("python3",)), Packages(("python3-numpy",)))
 
 SHELL = Recipe("shell", (*_BASE, Files((programs.SHELL,))), (programs.SHELL[0],))
 PYTHON = Recipe("python", (*_PYTHON, Files((programs.PYTHON,))), ("python3", programs.PYTHON[0]))
+SCIENCE = Recipe(
+    "science",
+    (*_PYTHON, Packages(("python3-scipy", "python3-pandas")), Files((programs.SCIENCE,))),
+    ("python3", programs.SCIENCE[0]),
+)
 NGINX = Recipe(
     "nginx",
     (
