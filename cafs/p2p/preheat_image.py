@@ -35,7 +35,7 @@ from cafs.p2p.work import Result, Tell, Work
 log = logging.getLogger(__name__)
 
 _BATCH_CHUNKS, _BATCH_BYTES = 256, MAX_ANSWER_BYTES // 2
-_BATCHES_AT_ONCE, _BLOBS_AT_ONCE = 4, 3
+_BATCHES_AT_ONCE, _BLOBS_AT_ONCE = 4, 6
 _Batch = tuple[BlobRef, tuple[ChunkRef, ...]]
 
 
