@@ -27,6 +27,7 @@ CASES = {
     "p2p_peer_memory": "what a peer holds in memory, idle and under full load",
     "proxy_latency": "one byte through the proxy, warm and for the first time",
     "manager_load": "10,000 hosts that live and report to one manager on SQLite: processor, memory, REST",
+    "overview_page": "the console's overview of 10,000 hosts in Chromium, until it is drawn",
     "config_push": "a change of the configuration until all of 1,000 connected services have it",
     "preheat": "an image preheated to eight hosts by a job, against these fetching the same bytes themselves",
     "swarm_simulation": "100 to 100,000 simulated hosts under the scheduler's core; churn, slow hosts, liars",

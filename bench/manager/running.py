@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx2
 
@@ -20,6 +20,16 @@ from demo.relay import relayed
 _START_S = 60.0
 _LOOK_S, _ASK_EVERY_S = 0.02, 0.1
 _TOLD = r"setup\?link=(\S+)[\s\S]*metrics on port (\d+)[\s\S]*services on (\S+)[\s\S]*REST on (\S+)"
+
+
+class Account(NamedTuple):
+    """Somebody who may sign in."""
+
+    name: str
+    password: str
+
+
+ROOT = Account("root", "correct horse battery")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +42,8 @@ class RunningManager:
     rest: httpx2.Client
     """Signed in."""
     metrics_port: int
+    site: str
+    """``http://HOST:PORT`` of REST and the console."""
 
     def call(self, method: str, path: str, **more: Any) -> Any:
         """What REST answers.
@@ -87,11 +99,11 @@ def open_manager(
             site = f"http://127.0.0.1:{port}"
         rest = stack.enter_context(httpx2.Client(base_url=f"{site}/api/v1", trust_env=False, timeout=30))
         _sign_in(rest, link)
-        yield RunningManager(process.pid, services, rest, int(metrics_port))
+        yield RunningManager(process.pid, services, rest, int(metrics_port), site)
 
 
 def _sign_in(rest: httpx2.Client, link: str) -> None:
-    whom = {"name": "root", "password": "correct horse battery"}
+    whom = ROOT._asdict()
     rest.post("/setup", json={"link": link, **whom}).raise_for_status()
     token = rest.post("/sessions", json=whom).raise_for_status().json()["token"]
     rest.headers["Authorization"] = f"Bearer {token}"
