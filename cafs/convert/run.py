@@ -86,8 +86,7 @@ async def convert(
     _check_target(origin, goal, given=named is not None)
     if bound is not None:
         _check_bound(origin, goal, target)
-    if platform is not None and _is_tree(origin):
-        raise UsageError(f"{origin} is for no platform: leave --platform out")
+    _check_platform(origin, platform)
     key = await trio.to_thread.run_sync(load_signing_key, sign_key) if sign_key else None
     async with AsyncExitStack() as stack:
         repository = await stack.enter_async_context(opened(goal, settings))
@@ -126,6 +125,11 @@ async def convert(
             results.append(await conversion.publish())
             await attach_start_profile(run, repository, conversion.image.descriptor, results[-1])
         return Outcome(results)
+
+
+def _check_platform(origin: Reference, platform: Platform | None) -> None:
+    if platform is not None and _is_tree(origin):
+        raise UsageError(f"{origin} is for no platform: leave --platform out")
 
 
 async def _bind(
