@@ -180,11 +180,12 @@ class ChunkExchange:
         with self._tracer.span("cafs.bring", blob=blob, chunks=count, urgency=wish.urgency):
             return await self._bring(wish)
 
-    def take_part(self, blob: BlobRef, repository: str) -> None:
-        """Chunks of it will be wanted in a moment. Hosts that say so early know of each other by then, and
-        none of them reads for all the others because it was the first.
+    def take_part(self, wish: ChunkWish) -> None:
+        """The like of this will be wanted in a moment. Hosts that say so early know of each other by then,
+        and none of them reads for all the others because it was the first.
         """
-        self._nursery.start_soon(self._shared.swarm, self._shared.join(blob, repository))
+        if self._refusal(wish) is None:
+            self._nursery.start_soon(self._shared.swarm, self._shared.join(wish.blob, wish.repository))
 
     async def fill(self, wish: ChunkWish) -> tuple[list[Frame | None], list[bool]]:
         """As ``bring``, for who shares our store; also, which of the chunks lie or will lie in there.

@@ -118,16 +118,17 @@ async def _bring_converted(
             profile = choose_profile(attached, learned, {layer.diff_id for layer in layers})
             _say(result, profile)
         name = f"{wish.image.host}/{wish.image.repository}"
-        for blob in {blob for layer in layers for blob in layer.index.blobs}:
-            work.exchange.take_part(blob, name)
         async with trio.open_nursery() as nursery:
             chunks = _Chunks(work, name, account, nursery)
+            batches: list[_Batch] = []
             for layer in {layer.index.path: layer for layer in layers}.values():
                 rows = _profile_rows(layer, profile) if wish.start_only else range(len(layer.index.table))
-                batches = await trio.to_thread.run_sync(partial(_batches, layer, rows))
-                account.expect(sum(ref.frame_bytes for _, refs in batches for ref in refs))
-                for blob, refs in batches:
-                    await chunks.begin(blob, refs)
+                batches += await trio.to_thread.run_sync(partial(_batches, layer, rows))
+            account.expect(sum(ref.frame_bytes for _, refs in batches for ref in refs))
+            for blob, refs in dict(batches).items():
+                work.exchange.take_part(ChunkWish(blob, name, refs, True, LEAST_URGENT))
+            for blob, refs in batches:
+                await chunks.begin(blob, refs)
         if chunks.missing:
             raise RemoteError(f"{chunks.missing} chunks came neither from other hosts nor from the registry")
     finally:

@@ -2,8 +2,8 @@
 
 All members of a swarm compute the same order without a word. Left to the hashes alone, one host would get
 twice as many of a few pieces as another, and its link would be what all wait for. So pieces are given out in
-blocks, in which everybody gets as many as anybody else, or one more: a piece goes to the first in its order
-who has not got his share yet. When a member comes or goes its own pieces change hands, and a few of others'.
+blocks, in which nobody gets more than his share, rounded up: a piece goes to the first in its order who has
+not got that many yet. When a member comes or goes its own pieces change hands, and a few of others'.
 
 Source of the method: Mirrokni, Thorup, Zadimoghaddam, "Consistent Hashing with Bounded Loads" (2016), here on
 top of rendezvous hashing.

@@ -93,9 +93,17 @@ async def test_who_says_early_that_he_will_want_it_is_known_by_then(
 ) -> None:
     async with swarm(tmp_path, ScriptedSource(layer.blob), 2) as ([first, second], table):
         for host in (first, second):
-            host.exchange.take_part(wish_for(layer).blob, wish_for(layer).repository)
+            host.exchange.take_part(wish_for(layer, urgency=3))
         with trio.fail_after(30):
             while len(table.members) < 2:  # noqa: ASYNC110 - it happens in another task, without an event
                 await trio.sleep(0.01)
         await fill(first, layer)
         assert 0 < second.exchange.figures.source_bytes < len(layer.blob)
+
+
+async def test_who_may_not_exchange_a_blob_takes_no_part_in_it(tmp_path: Path, layer: MemoryLayer) -> None:
+    async with swarm(tmp_path, ScriptedSource(layer.blob), 1) as ([host], table):
+        host.account.blocked = True
+        host.exchange.take_part(wish_for(layer, urgency=3))
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert not table.members
