@@ -10,33 +10,30 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import partial
 from hashlib import sha256
-from http import HTTPStatus
 
 import trio
 
 from cafs.core.recent import Recent
 from cafs.core.swarm.demand import Demand
-from cafs.core.swarm.freshness import is_fresh
+from cafs.core.swarm.freshness import is_fresh, said_since, taken_for_s
 from cafs.core.swarm.ids import TaskId, is_private, task_id, tellable_url
 from cafs.core.swarm.messages import ForgetReason
 from cafs.core.swarm.task import TaskSpec, is_name
-from cafs.errors import CafsError, RemoteError, StateError, UsageError
+from cafs.errors import CafsError, StateError, UsageError
 from cafs.p2p.content import NotSharedError, OriginError, Wish
 from cafs.p2p.download import Download
 from cafs.p2p.means import Means
+from cafs.p2p.origin_word import OriginWord
 from cafs.p2p.sharing import NotShared, check_shared
-from cafs.p2p.source import ChangedError, ForbiddenAddressError, Guard
-from cafs.p2p.source_runs import Origin
+from cafs.p2p.source import ChangedError, ForbiddenAddressError, Guard, check_unchanged
+from cafs.p2p.source_runs import Origin, guard_of
 from cafs.p2p.stored_task import StoredTask
 from cafs.p2p.task_content import TaskContent
 
 log = logging.getLogger(__name__)
 
 _VERSIONS = 1024
-ORIGIN_S = 3.0
-"""For an origin to say whether what is here is still what it has."""
 
 
 class Engine:
@@ -47,6 +44,7 @@ class Engine:
         self._nursery = nursery
         self._downloads: dict[TaskId, Download] = {}
         self._not_shared = NotShared()
+        self._word = OriginWord(means.sources)
         self._versions: Recent[TaskId, str] = Recent(_VERSIONS)
         """Of contents that changed at their origin: what tells the new one from the old one. Of one that is
         forgotten the origin says it again, as to a host that never knew."""
@@ -86,7 +84,20 @@ class Engine:
             raise
 
     async def _hold(self, wish: Wish, spec: TaskSpec, origin: Origin, *, waits: bool) -> Hold:
-        spec = await self._accepted(wish, spec, origin)
+        asked_at_s = time.time()
+        spec, seen = await self._accepted(wish, spec, origin)
+        held = await self._take(wish, spec, origin, waits=waits)
+        try:
+            is_gone = await self._is_gone(wish, held, origin, seen, asked_at_s)
+        except BaseException:
+            held.release()
+            raise
+        if not is_gone:
+            return held
+        held.release()
+        return await self._take(wish, await self._changed(wish, spec, origin), origin, waits=waits)
+
+    async def _take(self, wish: Wish, spec: TaskSpec, origin: Origin, *, waits: bool) -> Hold:
         task = await self._means.tasks.take(spec)
         if task.meta is not None:
             check_shared(spec, task.meta.headers, wish.headers)
@@ -109,8 +120,10 @@ class Engine:
             raise
         return held
 
-    async def _accepted(self, wish: Wish, spec: TaskSpec, origin: Origin) -> TaskSpec:
+    async def _accepted(self, wish: Wish, spec: TaskSpec, origin: Origin) -> tuple[TaskSpec, Guard | None]:
         """The task to take part in, once the origin was asked where only it can say who may have what.
+
+        Also what it said of the content, where nobody here has anything to compare that with yet.
 
         Raises:
             OriginError: it refuses this client.
@@ -119,41 +132,52 @@ class Engine:
         spec = self._newest(spec)
         task = self._means.tasks.find(spec.task_id)
         meta = task.meta if task is not None else None
-        if not spec.private and (meta is None or spec.digest or is_fresh(meta, time.time())):
-            return spec
+        if not spec.private and (meta is None or spec.digest or is_fresh(meta, time.time(), wish.headers)):
+            return spec, None
         download = self._downloads.get(spec.task_id)
-        if not spec.private and download is not None and download.demands:
-            return spec  # somebody is reading it just now
-        guard = None if meta is None else Guard(meta.header("etag"), meta.header("last-modified"))
+        is_read = download is not None and bool(download.demands)
+        has_asked = meta is not None and bool(meta.asked_at_s)
+        if not spec.private and is_read and has_asked and taken_for_s(wish.headers):
+            return spec, None  # somebody has it come just now
         try:
-            with trio.fail_after(ORIGIN_S if not spec.private else float("inf")):
-                await self._ask_first(spec, origin, guard)
+            seen = await self._word.say(spec, origin, None if meta is None else guard_of(meta))
         except ChangedError:
-            return await self._changed(wish, spec, origin)
-        except OriginError:
-            raise
-        except (RemoteError, trio.TooSlowError) as e:
-            if spec.private:
-                raise
-            log.info("what is here of task %s is given without the origin's word: %s", spec.task_id, e)
-        return spec
+            return await self._changed(wish, spec, origin), None
+        return spec, seen if meta is None else None
 
-    async def _ask_first(self, spec: TaskSpec, origin: Origin, guard: Guard | None) -> Guard:
-        """Whether this client may have it, and whether it is what it was."""
-        ask = partial(self._means.sources.open, origin.url, origin.headers, for_others=origin.of_others)
+    async def _is_gone(
+        self, wish: Wish, held: Hold, origin: Origin, seen: Guard | None, asked_at_s: float
+    ) -> bool:
+        """Whether other hosts have what the origin has no more: who was told by them asks it once.
+
+        Args:
+            wish: What is wanted.
+            held: The task, of which something is known by now.
+            origin: Where it comes from.
+            seen: What the origin said, if it was asked already.
+            asked_at_s: When the wish began, in seconds since the epoch.
+
+        Raises:
+            OriginError: the origin refuses it by now.
+        """
+        spec, meta = held.task.spec, held.task.meta
+        assert meta is not None
+        if spec.digest or held.knew or meta.asked_at_s:
+            return False
+        is_answer = said_since(meta, asked_at_s) and taken_for_s(wish.headers) > 0
+        if seen is None and (is_answer or is_fresh(meta, time.time(), wish.headers)):
+            return False
         try:
-            async with ask(0, 0, guard) as answer:
-                check_shared(spec, answer.headers, origin.headers)
-                return answer.guard
-        except OriginError as e:
-            if e.status != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                raise
-        async with ask(None, None, guard) as answer:
-            check_shared(spec, answer.headers, origin.headers)
-            return answer.guard
+            if seen is None:
+                await self._word.say(spec, origin, guard_of(meta))
+            else:
+                check_unchanged(guard_of(meta), seen, "the origin")
+        except ChangedError:
+            return True
+        return False
 
     async def _changed(self, wish: Wish, spec: TaskSpec, origin: Origin) -> TaskSpec:
-        guard = await self._ask_first(spec, origin, None)
+        guard = await self._word.must_say(spec, origin, None)
         version = guard.etag or guard.last_modified or str(guard.content_bytes)
         log.info("what task %s is about has changed at its origin", spec.task_id)
         self._versions.put(spec_of(wish).task_id, version)
@@ -253,6 +277,8 @@ class Hold:
         self.demand = demand
         self.had = task.have.bits
         """What was here before."""
+        self.knew = task.meta is not None
+        """It was known here before what the content is like."""
         self._engine = engine
         self._origin = origin
         self._use = task.use()

@@ -31,7 +31,7 @@ from cafs.errors import (
     UsageError,
 )
 from cafs.http11.connection import connect_unix
-from cafs.http11.pool import AwayError, ConnectionPool, OpenAnswer
+from cafs.http11.pool import ConnectionPool, OpenAnswer
 from cafs.oci.registry.answers import parse_content_range
 from cafs.p2p.content import Headers, OriginError, Wish
 
@@ -112,31 +112,39 @@ class NodeDistributor:
         """See ``Distributor``.
 
         Raises:
-            UnavailableError: no peer listens.
+            UnavailableError: no peer listens, or it ended, hangs or talks nonsense before it had said
+                anything of the content.
         """
         try:
             answer = await self._pool.open(
                 "POST", DOWNLOAD_PATH, body=encode_wish(wish), headers=_SENT, stall_s=_STALL_S
             )
-        except AwayError as e:
+        except RemoteError as e:
             raise UnavailableError(f"no peer answers on {self._path}: {e}") from e
         try:
             if answer.status not in {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}:
-                raise await _refusal(answer)
+                raise await self._refusal(answer)
             return NodeContent(answer, wish)
         except BaseException:
             answer.close()
             raise
 
+    async def _refusal(self, answer: OpenAnswer) -> CafsError:
+        """The origin's no, or the peer's own."""
+        try:
+            body = await _read_refusal(answer)
+        except RemoteError as e:
+            return UnavailableError(f"no peer answers on {self._path}: {e}")
+        if (status := dict(answer.headers).get("x-cafs-origin-status", "")).isdecimal():
+            return OriginError(f"the origin answered {status}", int(status), answer.headers, body)
+        return parse_refusal(answer.status, body)
 
-async def _refusal(answer: OpenAnswer) -> CafsError:
-    """The origin's no, or the peer's own."""
+
+async def _read_refusal(answer: OpenAnswer) -> bytes:
     body = bytearray()
     while len(body) <= _MAX_REFUSAL_BYTES and (piece := await answer.receive()):
         body += piece
-    if (status := dict(answer.headers).get("x-cafs-origin-status", "")).isdecimal():
-        return OriginError(f"the origin answered {status}", int(status), answer.headers, bytes(body))
-    return parse_refusal(answer.status, bytes(body))
+    return bytes(body)
 
 
 class NodeContent:

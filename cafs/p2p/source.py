@@ -347,7 +347,7 @@ class Sources:
         state.breaker.note_answer()
         seen = Guard(facts.etag or None, facts.last_modified or None, facts.size)
         if guard is not None:
-            _check_unchanged(guard, seen, _name(url))
+            check_unchanged(guard, seen, _name(url))
         if first is not None and first >= facts.size:
             told = (("content-range", f"bytes */{facts.size}"),)
             raise OriginError(f"the content has {facts.size} bytes only", 416, told, b"")
@@ -386,7 +386,7 @@ class Sources:
         start, end, total = _extent(exchange, first)
         seen = Guard(exchange.headers.get("etag"), exchange.headers.get("last-modified"), total)
         if guard is not None:
-            _check_unchanged(guard, seen, _name(exchange.url))
+            check_unchanged(guard, seen, _name(exchange.url))
         if exchange.status == 206 and last is not None and end is not None and end > last:
             raise ProtocolError(f"{_name(exchange.url)} sent more than it was asked for")
         ranges = exchange.status == 206 or (
@@ -432,7 +432,11 @@ def _extent(exchange: Exchange, first: int | None) -> tuple[int, int | None, int
     return said.first, said.last, said.total
 
 
-def _check_unchanged(guard: Guard, seen: Guard, name: str) -> None:
+def check_unchanged(guard: Guard, seen: Guard, name: str) -> None:
+    """
+    Raises:
+        ChangedError: both cannot be about the same content.
+    """
     pairs = (
         (guard.etag, seen.etag),
         (guard.last_modified, seen.last_modified),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import trio
 
-from cafs.core.swarm.freshness import origin_said_at
+from cafs.core.swarm.freshness import dated, origin_said_at
 from cafs.core.swarm.layout import MIN_PIECE_BYTES, Bitmap, Layout, piece_bytes_for
 from cafs.core.swarm.task import TaskMeta, replayed
 from cafs.errors import CafsError, ProtocolError, RemoteError
@@ -110,7 +110,8 @@ class SourceRuns:
             raise RemoteError("the origin gave nothing of the range that it was asked for")
 
     async def _read(self, first: int | None, last: int | None) -> None:
-        guard = self._guard or _guard_of(self._task.meta)
+        known = self._task.meta
+        guard = self._guard or (None if known is None else guard_of(known))
         self.running += 1
         try:
             origin = self._origin
@@ -140,8 +141,9 @@ class SourceRuns:
 
     def _set_meta(self, layout: Layout, headers: Headers) -> None:
         before = self._task.meta
-        kept = before.headers if before is not None else replayed(headers)
-        meta = TaskMeta(layout, kept, origin_said_at(headers, time.time()))
+        now_s = time.time()
+        kept = before.headers if before is not None else replayed(dated(headers, now_s))
+        meta = TaskMeta(layout, kept, origin_said_at(headers, now_s))
         self._task.set_meta(meta)
         if before is None or before.layout != layout:
             self._tell_meta(meta)
@@ -204,9 +206,8 @@ def _less(left: int | None, came: int) -> int | None:
     return None if left is None else left - came
 
 
-def _guard_of(meta: TaskMeta | None) -> Guard | None:
-    if meta is None:
-        return None
+def guard_of(meta: TaskMeta) -> Guard:
+    """What all answers of an origin must agree with."""
     return Guard(meta.header("etag"), meta.header("last-modified"), meta.layout.content_bytes)
 
 

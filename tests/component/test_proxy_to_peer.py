@@ -104,3 +104,37 @@ async def test_an_address(short_tmp_path: Path, origin: Origin) -> None:
         assert (answer[:12], answer[-len(BODY) :]) == (b"HTTP/1.1 200", BODY)
         assert host.figures.source_bytes == len(BODY)
     assert origin.asked[-1].target == target
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\nContent-Le",
+        b"nonsense\r\n\r\n",
+        b'HTTP/1.1 502 Bad Gateway\r\nContent-Length: 99\r\n\r\n{"error": "I am dy',
+    ],
+    ids=["nothing", "half a head", "nonsense", "half a refusal"],
+)
+async def test_a_peer_that_ends_before_it_has_said_what_it_has(
+    short_tmp_path: Path, origin: Origin, said: bytes
+) -> None:
+    """Killed or restarted while clients wait: they get it straight from the origin."""
+
+    async def take_and_end(stream: trio.SocketStream) -> None:
+        async with stream:
+            await stream.receive_some(1 << 20)
+            if said:
+                await stream.send_all(said)
+
+    path = short_tmp_path / "peer.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        async with trio.open_nursery() as nursery:
+            listening = trio.SocketListener(trio.socket.from_stdlib_socket(listener.dup()))
+            nursery.start_soon(trio.serve_listeners, take_and_end, [listening])
+            async with run_proxy(distributor=NodeDistributor(path)) as proxy:
+                answer = await get(proxy, f"{origin.url}/f")
+            nursery.cancel_scope.cancel()
+    assert (answer[:12], answer[-len(BODY) :]) == (b"HTTP/1.1 200", BODY)

@@ -50,6 +50,73 @@ async def test_what_has_changed_since_is_another_task(tmp_path: Path, origin: Or
         assert await other.get(wish(origin)) in {BODY, newer}
 
 
+LONG_AGO = "Sun, 29 Nov 2020 12:00:00 GMT"
+
+
+PRIVATE = (("Authorization", "Basic eDp5"),)
+
+
+@pytest.mark.parametrize(
+    ("said", "headers"),
+    [
+        ({"etag": '"1"', "date": LONG_AGO}, ()),
+        ({"etag": '"1"', "date": LONG_AGO}, PRIVATE),
+        ({"last_modified": LONG_AGO, "date": LONG_AGO, "cache_control": "max-age=60"}, ()),
+        ({"date": LONG_AGO}, ()),  # a length is all that there is to compare
+    ],
+    ids=["etag", "etag-private", "last-modified", "length"],
+)
+async def test_who_never_had_it_gets_no_older_one_than_the_origin_has(
+    tmp_path: Path, origin: Origin, said: dict[str, str], headers: tuple[tuple[str, str], ...]
+) -> None:
+    newer = BODY[::-1][:-1]
+    origin.page("/f", BODY, **said)
+    async with grid(tmp_path) as swarm:
+        first, second, third = [await swarm.host() for _ in range(3)]
+        assert await first.get(wish(origin, headers=headers)) == BODY
+        asked = len(origin.asked)
+        assert await second.get(wish(origin, headers=headers)) == BODY
+        assert {one.headers["range"] for one in origin.asked[asked:]} == {"bytes=0-0"}
+        origin.page("/f", newer, **said | {"etag": '"2"'})
+        assert await third.get(wish(origin, headers=headers, first_byte=7, last_byte=9)) == newer[7:10]
+        assert await third.get(wish(origin, headers=headers)) == newer
+
+
+@pytest.mark.parametrize(
+    "said", [{"cache_control": "max-age=60"}, {"date": LONG_AGO}], ids=["fresh", "stale"]
+)
+@pytest.mark.parametrize("header", [("Cache-Control", "no-cache"), ("Pragma", "no-cache")])
+async def test_a_client_may_want_the_origins_word(
+    tmp_path: Path, origin: Origin, said: dict[str, str], header: tuple[str, str]
+) -> None:
+    newer = BODY[::-1]
+    origin.page("/f", BODY, etag='"1"', **said)
+    async with grid(tmp_path) as swarm:
+        host, other = await swarm.host(), await swarm.host()
+        assert await host.get(wish(origin)) == BODY
+        origin.page("/f", newer, etag='"2"', **said)
+        for one in (other, host):
+            assert await one.get(wish(origin, headers=(header,))) == newer
+
+
+@pytest.mark.parametrize(("status", "is_heard"), [(503, False), (429, False), (404, True), (403, True)])
+async def test_an_origin_that_fails_is_not_heard_and_one_that_refuses_is(
+    tmp_path: Path, origin: Origin, status: int, is_heard: bool
+) -> None:
+    origin.page("/f", BODY, etag='"1"', date=LONG_AGO)
+    async with grid(tmp_path) as swarm:
+        host, other = await swarm.host(), await swarm.host()
+        assert await host.get(wish(origin)) == BODY
+        origin.page("/f", b"no", status=status)
+        for one in (other, host):
+            if is_heard:
+                with pytest.raises(OriginError) as caught:
+                    await one.get(wish(origin))
+                assert (caught.value.status, caught.value.body) == (status, b"no")
+            else:
+                assert await one.get(wish(origin)) == BODY
+
+
 async def test_what_has_changed_is_known_of_the_latest_only(
     tmp_path: Path, origin: Origin, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

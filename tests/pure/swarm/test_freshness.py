@@ -2,7 +2,7 @@
 
 import pytest
 
-from cafs.core.swarm.freshness import MOST_GUESSED_S, is_fresh, origin_said_at
+from cafs.core.swarm.freshness import MOST_GUESSED_S, dated, is_fresh, origin_said_at, said_since
 from cafs.core.swarm.layout import Layout
 from cafs.core.swarm.task import TaskMeta
 
@@ -60,3 +60,30 @@ def test_what_a_cache_on_the_way_held_is_as_old_as_it_says(age: str, seconds: in
 
 def test_what_has_no_age_is_new() -> None:
     assert origin_said_at((("Date", DATE),), AT) == AT
+
+
+@pytest.mark.parametrize(
+    ("sent", "seconds"),
+    [
+        ((("Cache-Control", "no-cache"),), 0),
+        ((("cache-control", "max-age=20"), ("Cache-Control", "no-transform")), 20),
+        ((("Cache-Control", "max-age=3600"),), 60),
+        ((("Cache-Control", "max-age=0"),), 0),
+        ((("Pragma", "no-cache"),), 0),
+        ((("Pragma", "no-cache"), ("Cache-Control", "max-stale")), 60),
+        ((("Accept", "no-cache"),), 60),
+    ],
+)
+def test_a_client_may_want_it_fresher(sent: tuple[tuple[str, str], ...], seconds: int) -> None:
+    meta = TaskMeta(Layout(1, 1 << 20), (("date", DATE), ("cache-control", "max-age=60")))
+    assert is_fresh(meta, AT + seconds - 0.5, sent) is (seconds > 0)
+    assert not is_fresh(meta, AT + seconds, sent)
+
+
+def test_what_was_said_since_a_wish_began_is_its_answer() -> None:
+    meta = TaskMeta(Layout(1, 1 << 20), dated((), AT + 0.7))
+    assert meta.header("date") == DATE
+    assert said_since(meta, AT + 0.9)
+    assert not said_since(meta, AT + 1.0)
+    assert not said_since(TaskMeta(Layout(1, 1 << 20)), AT)
+    assert dated((("Date", DATE),), AT + 99) == (("Date", DATE),)

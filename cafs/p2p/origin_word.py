@@ -1,0 +1,62 @@
+"""What an origin says just now of a content that hosts have already: for the engine, by one byte (trio)."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from http import HTTPStatus
+
+import trio
+
+from cafs.core.swarm.task import TaskSpec
+from cafs.errors import RemoteError
+from cafs.p2p.content import OriginError
+from cafs.p2p.sharing import check_shared
+from cafs.p2p.source import ChangedError, Guard, Sources
+from cafs.p2p.source_runs import Origin, is_lasting
+
+log = logging.getLogger(__name__)
+
+ORIGIN_S = 3.0
+"""For an origin to say whether what is here is still what it has."""
+
+
+class OriginWord:
+    """See the module. May be asked concurrently."""
+
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+
+    async def say(self, spec: TaskSpec, origin: Origin, guard: Guard | None) -> Guard | None:
+        """Its word; None: it does not answer, or fails, and need not be heard.
+
+        Raises:
+            ChangedError: it has something else than ``guard``.
+            OriginError: it refuses this client.
+            NotSharedError: it lets nobody share it.
+            CafsError: it does not answer, and its word is needed, as what is private is not given without.
+        """
+        try:
+            with trio.fail_after(ORIGIN_S if not spec.private else float("inf")):
+                return await self.must_say(spec, origin, guard)
+        except ChangedError:
+            raise
+        except (RemoteError, trio.TooSlowError) as e:
+            if spec.private or (isinstance(e, OriginError) and is_lasting(e)):
+                raise
+            log.info("what is here of task %s is given without the origin's word: %s", spec.task_id, e)
+        return None
+
+    async def must_say(self, spec: TaskSpec, origin: Origin, guard: Guard | None) -> Guard:
+        """Its word, however long that takes; raises as ``say``."""
+        ask = partial(self._sources.open, origin.url, origin.headers, for_others=origin.of_others)
+        try:
+            async with ask(0, 0, guard) as answer:
+                check_shared(spec, answer.headers, origin.headers)
+                return answer.guard
+        except OriginError as e:
+            if e.status != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                raise
+        async with ask(None, None, guard) as answer:
+            check_shared(spec, answer.headers, origin.headers)
+            return answer.guard
