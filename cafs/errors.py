@@ -57,6 +57,10 @@ class StateError(CafsError):
     """The operation does not fit the present state (mount point in use, not a CAFS mount, ...)."""
 
 
+class BlockedError(StateError):
+    """Somebody who decides here does not want it: a priority, or the cluster's configuration."""
+
+
 class ExistsError(StateError):
     """What is to be made is there already."""
 

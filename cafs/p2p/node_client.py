@@ -20,6 +20,7 @@ import trio
 from cafs.core.swarm.download_request import DOWNLOAD_PATH, DownloadRequest
 from cafs.errors import (
     AuthError,
+    BlockedError,
     CafsError,
     DeadlineError,
     IntegrityError,
@@ -81,6 +82,7 @@ _KINDS: dict[str, type[CafsError]] = {
     "unauthorized": AuthError,
     "storage": StorageError,
     "unavailable": UnavailableError,
+    "blocked": BlockedError,
     "state": StateError,
 }
 

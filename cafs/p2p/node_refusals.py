@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cafs.errors import (
     AuthError,
+    BlockedError,
     CafsError,
     DeadlineError,
     IntegrityError,
@@ -25,6 +26,7 @@ _TABLE: tuple[tuple[type[CafsError], int, str], ...] = (
     (RemoteError, 502, "unreachable"),
     (StorageError, 507, "storage"),
     (UnavailableError, 503, "unavailable"),
+    (BlockedError, 409, "blocked"),
     (StateError, 409, "state"),
 )
 """The first that fits counts."""

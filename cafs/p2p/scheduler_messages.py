@@ -288,7 +288,8 @@ def _parse(message: p2p_pb2.ToHost) -> Heard | None:  # noqa: PLR0911 - one answ
             return ForPeer(PeerId(said.peer_id), SourceAllowed(not said.revoked, said.why))
         case "refused":
             no = message.refused
-            refusal = Refused(no.why, no.retry_after_ms / 1000, no.detail, no.status)
+            status = no.status if 400 <= no.status < 600 else 0  # no success by hearsay
+            refusal = Refused(no.why, no.retry_after_ms / 1000, no.detail, status)
             return ForPeer(PeerId(no.peer_id), refusal)
         case "forget":
             why = _FORGET.get(message.forget.why, ForgetReason.DELETED)

@@ -24,7 +24,7 @@ from cafs.core.swarm.messages import (
 )
 from cafs.core.swarm.swarm_view import SwarmView
 from cafs.core.swarm.task import TaskMeta
-from cafs.errors import CafsError, IntegrityError, NotFoundError, RemoteError, StateError
+from cafs.errors import BlockedError, CafsError, IntegrityError, NotFoundError, RemoteError, StateError
 from cafs.p2p.content import OriginError
 from cafs.p2p.piece_fetch import Proofs
 from cafs.p2p.schedulers import Schedulers
@@ -114,7 +114,7 @@ class SchedulerWord:
             case "unknown_peer":
                 session.register_anew()
             case "blocked":
-                raise StateError("blocked: its priority is 0, or the cluster's configuration says so")
+                raise BlockedError("blocked: its priority is 0, or the cluster's configuration says so")
             case "quarantined":
                 raise IntegrityError("the content was not what its digest says: try again later")
             case "no_source":

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from cafs.core.live.wishes import WishRules
 from cafs.core.swarm.priorities import USUAL, policy_of
-from cafs.errors import StateError
+from cafs.errors import BlockedError
 from cafs.p2p.content import Wish
 from cafs.p2p.membership import TAG
 
@@ -21,23 +21,23 @@ class WishPolicy:
         """The wish with the priority that counts.
 
         Raises:
-            StateError: it is blocked.
+            BlockedError: it is.
         """
         self._check(url=wish.url, application=wish.application, tag=wish.tag, priority=wish.priority)
         priority = self.rules.priority_of(wish.application, wish.priority)
         if policy_of(priority).blocked:
-            raise StateError("blocked: its priority is 0")
+            raise BlockedError("blocked: its priority is 0")
         return wish if priority == wish.priority else replace(wish, priority=priority)
 
     def judge_chunks(self, url: str) -> None:
         """Of a lazily mounted image, whose blob has this address.
 
         Raises:
-            StateError: they are blocked.
+            BlockedError: they are.
         """
         self._check(url=url, application="", tag=TAG, priority=USUAL)
 
     def _check(self, *, url: str, application: str, tag: str, priority: int) -> None:
         why = self.rules.why_blocked(url=url, application=application, tag=tag, priority=priority)
         if why:
-            raise StateError(f"blocked by the cluster's configuration: {why}")
+            raise BlockedError(f"blocked by the cluster's configuration: {why}")

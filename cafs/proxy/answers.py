@@ -9,6 +9,7 @@ from cafs.core.proxying.fields import for_client
 from cafs.core.proxying.refusal import RequestRefusedError
 from cafs.errors import (
     AuthError,
+    BlockedError,
     CafsError,
     DeadlineError,
     IntegrityError,
@@ -25,6 +26,7 @@ _KINDS: tuple[tuple[type[CafsError], int, str], ...] = (
     (AuthError, 502, "origin-refuses"),
     (StorageError, 507, "storage"),
     (UsageError, 400, "bad-request"),
+    (BlockedError, 403, "refused"),
     (CafsError, 502, "origin-failed"),
 )
 

@@ -11,7 +11,7 @@ import datetime
 import os
 import ssl
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -23,13 +23,22 @@ from cafs.core.proxying.intercept import HostPattern
 _KEPT = 1000
 _DAYS = 7
 _RENEW = datetime.timedelta(days=_DAYS - 1)
+_NO_AGE = datetime.timedelta()
+
+
+Clock = Callable[[], datetime.datetime]
+
+
+def _clock() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
 
 
 class Interception:
     """Which hosts, and with what certificates."""
 
-    def __init__(self, authority: Authority, patterns: Sequence[HostPattern]) -> None:
+    def __init__(self, authority: Authority, patterns: Sequence[HostPattern], clock: Clock = _clock) -> None:
         self._authority = authority
+        self._clock = clock
         self._patterns = tuple(patterns)
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._contexts: OrderedDict[str, tuple[datetime.datetime, ssl.SSLContext]] = OrderedDict()
@@ -40,9 +49,10 @@ class Interception:
 
     def context_for(self, host: str) -> ssl.SSLContext:
         """For a server that is ``host``."""
-        now = datetime.datetime.now(datetime.UTC)
+        now = self._clock()
         made, context = self._contexts.get(host, (None, None))
-        if made is None or context is None or now - made > _RENEW:
+        # A clock that was set back leaves certificates that are not valid yet.
+        if made is None or context is None or not _NO_AGE <= now - made <= _RENEW:
             context = self._make(host, now)
             self._contexts[host] = (now, context)
         self._contexts.move_to_end(host)

@@ -150,7 +150,8 @@ def _failed(host_id: str, failed: p2p_pb2.PieceFailed) -> Event:
 def _finished(host_id: str, finished: p2p_pb2.PeerFinished) -> Event:
     outcome = _OUTCOMES.get(finished.outcome, Outcome.FAILED)
     reason = _line(finished.reason)
-    status = finished.status if 100 <= finished.status < 600 else 0
+    # Others are told it, and a client who is told 200 has an empty content and takes it for whole.
+    status = finished.status if 400 <= finished.status < 600 else 0
     return PeerFinished(host_id, _id(finished.peer_id), outcome, reason, status)
 
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 import trio
 
+from cafs.core.live.document import parse_document
 from cafs.core.proxying.head import MAX_FIELDS, MAX_HEAD_BYTES, MAX_TARGET_BYTES
 from cafs.filesystem import CafsFileSystem
 from cafs.http11.server import serve_http
@@ -95,6 +96,18 @@ async def test_what_its_origin_lets_nobody_share(short_tmp_path: Path, origin: O
         filesystem = CafsFileSystem(peer=str(short_tmp_path / "peer.sock"), skip_instance_cache=True)
         assert await trio.to_thread.run_sync(filesystem.cat_file, f"{origin.url}/own") == BODY
         assert not any(task.have.bits for task in host.store.tasks())
+
+
+@pytest.mark.parametrize("line", [{"url": "/f$"}, {"priority": 3}])
+async def test_what_the_cluster_blocks(short_tmp_path: Path, origin: Origin, line: dict[str, object]) -> None:
+    """No fault of the origin's, which a client would ask again."""
+    async with proxied(short_tmp_path) as (proxy, host):
+        host.means.policy.rules = parse_document({"block": [line]}, "scheduler").wishes
+        answer = await get(proxy, f"{origin.url}/f")
+        assert answer.startswith(b"HTTP/1.1 403 ")
+        assert b"x-cafs-error: refused" in answer.lower()
+        assert b"blocked by the cluster's configuration" in answer
+    assert not origin.asked
 
 
 async def test_an_address(short_tmp_path: Path, origin: Origin) -> None:

@@ -136,6 +136,15 @@ def test_what_the_scheduler_says() -> None:
             pytest.fail(repr(other))
 
 
+@pytest.mark.parametrize("status", [0, 1, 200, 204, 304, 399, 600, 1 << 31])
+def test_no_failure_is_told_on_as_a_success(status: int) -> None:
+    """Whoever hears that the source failed with 200 would have an empty content."""
+    assert heard(messages.finished(PEER, Outcome.FAILED, "why", status)).status == 0
+    assert told(decisions.Refused((ME,), PEER, "source_failed", 1.5, "no", status)) == ForPeer(
+        PEER, Refused("source_failed", 1.5, "no", 0)
+    )
+
+
 @pytest.mark.parametrize(
     "message",
     [
