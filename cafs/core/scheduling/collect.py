@@ -11,7 +11,14 @@ from cafs.core.scheduling.membership import leave, revoke
 from cafs.core.scheduling.mesh import connect, flush, tell_digests, unlink
 from cafs.core.scheduling.records import Member, Peer, Task
 from cafs.core.scheduling.shunning import pardon
-from cafs.core.scheduling.source import consider, refuse, send, source_failed, stalled_there
+from cafs.core.scheduling.source import (
+    consider,
+    may_go,
+    refuse,
+    send,
+    source_failed,
+    stalled_there,
+)
 from cafs.core.scheduling.state import State
 from cafs.core.scheduling.states import PeerState, TaskState, TaskStep
 from cafs.core.swarm.priorities import policy_of
@@ -26,6 +33,7 @@ def tick(state: State, now: float) -> None:
     for host_id in state.court.end_due(now):
         pardon(state, host_id, now)
     _impatience(state, now)
+    _away(state, now)
     for peer in list(islice(state.waiting, _SHARE)):
         if peer.checked_at + state.limits.stall_s > now:
             break
@@ -59,20 +67,33 @@ def _impatience(state: State, now: float) -> None:
         consider(state, task, now)
 
 
+def _away(state: State, now: float) -> None:
+    """Who was killed at the source brings nothing, and all others wait for it."""
+    for peer, since in list(islice(state.away.items(), _SHARE)):
+        if since + state.limits.seed_patience_s > now:
+            break
+        _replace_at_source(state, peer, now, "its stream broke, and it did not come back")
+
+
+def _replace_at_source(state: State, peer: Peer, now: float, why: str) -> None:
+    """Somebody else shall go."""
+    peer.source_failed = True
+    revoke(state, peer, why)
+    stalled_there(state, peer.member.task, peer, now, why)
+    consider(state, peer.member.task, now)
+
+
 def _stalled(state: State, peer: Peer, now: float) -> None:
     """It got nothing for long: new parents, at last the source."""
     peer.progress_at = now
     peer.stalls += 1
     task, member = peer.member.task, peer.member
     if peer.state is PeerState.AT_SOURCE:
-        peer.source_failed = True
-        revoke(state, peer, "nothing came for long")
-        stalled_there(state, task, peer, now)
-        consider(state, task, now)
+        _replace_at_source(state, peer, now, "nothing came for long")
         return
     _other_parents(state, member, now)
-    may_go = policy_of(task.spec.priority).peers and not peer.source_failed
-    if peer.stalls >= state.limits.stalls and may_go and len(task.at_source) < state.limits.source_peers:
+    may = policy_of(task.spec.priority).peers and may_go(peer)
+    if peer.stalls >= state.limits.stalls and may and len(task.at_source) < state.limits.source_peers:
         send(state, peer, now, "nothing came for long, whoever was asked")
 
 

@@ -94,10 +94,14 @@ def _heard(state: State, host: Host, now: float) -> None:
 
 
 def lost(state: State, event: HostLost, now: float) -> None:
-    """Its stream broke. It keeps its place until it comes back or its time is over."""
+    """Its stream broke. It keeps its place for a while, at the source not so long."""
     host = state.hosts.get(event.host_id)
-    if host is not None:
-        host.step(HostStep.LOSE)
+    if host is None:
+        return
+    host.step(HostStep.LOSE)
+    for member in host.members.values():
+        if member.peer is not None and member.at_source:
+            state.away[member.peer] = now
 
 
 def left(state: State, event: HostLeft, now: float) -> None:

@@ -84,6 +84,7 @@ def revoke(state: State, peer: Peer, why: str) -> None:
     peer.step(PeerStep.REVOKE)
     task = peer.member.task
     task.at_source.pop(peer, None)
+    state.away.pop(peer, None)
     state.decide(GoToSource((peer.member.host.id,), peer.id, why, revoked=True))
     settle(task)
 
@@ -96,6 +97,7 @@ def end_peer(state: State, peer: Peer, step: PeerStep, now: float, *, stays: boo
     task.active.pop(peer, None)
     task.at_source.pop(peer, None)
     state.waiting.pop(peer, None)
+    state.away.pop(peer, None)
     state.peers.pop(peer.id, None)
     member.host.peers.discard(peer.id)
     member.peer = None

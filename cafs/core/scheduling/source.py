@@ -117,18 +117,20 @@ def send_some(state: State, task: Task, now: float, most: int | None = None) -> 
     room = state.limits.source_peers - len(task.at_source) if most is None else most
     sent = False
     for owner in list(task.owners):
-        if room > 0 and owner.peer is not None and _may_go(owner.peer):
+        if room > 0 and owner.peer is not None and may_go(owner.peer):
             send(state, owner.peer, now, "no seed does it; it is an owner")
             room, sent = room - 1, True
     for peer in list(islice(task.active, _LOOKED_AT)) if not sent else ():
-        if room > 0 and _may_go(peer):
+        if room > 0 and may_go(peer):
             send(state, peer, now, "no seed does it")
             room, sent = room - 1, True
     return sent
 
 
-def _may_go(peer: Peer) -> bool:
-    return peer.state is PeerState.RUNNING and not peer.source_failed
+def may_go(peer: Peer) -> bool:
+    """Whether it can be sent: it was not in vain before, and would hear of it."""
+    is_there = peer.member.host.state is not HostState.SILENT
+    return peer.state is PeerState.RUNNING and is_there and not peer.source_failed
 
 
 def send(state: State, peer: Peer, now: float, why: str) -> None:
@@ -177,12 +179,12 @@ def source_failed(
     settle(task)
 
 
-def stalled_there(state: State, task: Task, peer: Peer, now: float) -> None:
+def stalled_there(state: State, task: Task, peer: Peer, now: float, why: str) -> None:
     """Nothing was heard for long of what it gets there: why, nobody knows, so the source is not blamed."""
     host_id = peer.member.host.id
     if host_id in state.seeds:
         task.failed_seeds.add(host_id)
-    state.explain(now, task, "source", "stalled: nothing came for long", peer_id=peer.id)
+    state.explain(now, task, "source", f"stalled: {why}", peer_id=peer.id)
     settle(task)
 
 

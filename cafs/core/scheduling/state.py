@@ -32,6 +32,8 @@ class State:
         self.waiting: dict[Peer, None] = {}
         """Those that want pieces, longest not looked at first."""
         self.seeding: dict[Task, None] = {}
+        self.away: dict[Peer, float] = {}
+        """Those at the source whose host's stream broke, and when: longest ago first."""
         self.quarantined: dict[Task, None] = {}
         self.dirty: dict[Member, None] = {}
         """Members of small swarms with changes they have not been told of."""

@@ -58,6 +58,35 @@ def test_the_seed_is_chosen_by_rendezvous_and_the_next_takes_its_place() -> None
     assert any(cluster.goes(number) for number in range(3))
 
 
+def test_a_seed_that_was_killed_at_the_source_is_replaced_soon_unless_it_comes_back() -> None:
+    """Within its patience: others would wait for it as long as for one that stalls."""
+    for comes_back in (False, True):
+        cluster = swarm(3, seeds=2, seedable=True)
+        first, second = sorted((1000, 1001), key=lambda n: rendezvous(task_id(1), host_id(n)), reverse=True)
+        cluster.register(first, seedable=True)
+        assert cluster.goes(first)
+        cluster(HostLost(host_id(first)))
+        cluster.pass_time(Limits().seed_patience_s - 1)
+        assert not cluster.known(second).seeds
+        if comes_back:
+            cluster.hello(first, seed=True)
+            cluster.register(first, seedable=True)
+        cluster.pass_time(2)
+        assert bool(cluster.known(second).seeds) is not comes_back
+        assert cluster.goes(first) is comes_back
+        assert not cluster.core.state.away
+
+
+def test_a_peer_that_is_not_there_is_not_sent_to_the_source() -> None:
+    cluster = swarm(Limits().source_peers + 2)
+    going = [number for number in range(Limits().source_peers + 2) if cluster.goes(number)]
+    silent, there = [number for number in range(Limits().source_peers + 2) if number not in going]
+    cluster(HostLost(host_id(silent)))
+    cluster(HostLost(host_id(going[0])))
+    cluster.pass_time(Limits().seed_patience_s + 1)
+    assert (cluster.goes(silent), cluster.goes(there), cluster.goes(going[0])) == (False, True, False)
+
+
 def test_a_seed_is_not_told_of_what_needs_credentials() -> None:
     cluster = swarm(2, seeds=1, seedable=False)
     assert not cluster.known(1000).seeds

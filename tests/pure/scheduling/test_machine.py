@@ -186,7 +186,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.cluster(HostLeft(host))
         self.cluster.pass_time(LONGEST_MEMORY_S, step=5)
         state = self.state
-        kept = [state.hosts, state.seeds, state.tasks, state.peers, state.waiting, state.seeding]
+        kept = [state.hosts, state.seeds, state.tasks, state.peers, state.waiting, state.seeding, state.away]
         kept += [state.quarantined, state.dirty, state.dirty_large, state.news, state.news_large]
         assert not any(kept), "something is left of those who went"
         assert not state.court.sentences
@@ -297,6 +297,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert set(group) <= live
         for dirty in (self.state.dirty, self.state.dirty_large):
             assert all(member.task.members.get(member.host.id) is member for member in dirty)
+        assert all(peer.state is PeerState.AT_SOURCE for peer in self.state.away)
+        assert all(self.state.peers.get(peer.id) is peer for peer in self.state.away)
         for peer in self.state.peers.values():
             assert peer.member.host.id in self.state.hosts
             assert peer.member.task in live
