@@ -32,7 +32,7 @@ from cafs.p2p.means import Means
 from cafs.p2p.parent_client import ParentError
 from cafs.p2p.piece_fetch import PieceFetch
 from cafs.p2p.reports import Reports
-from cafs.p2p.scheduler_word import SchedulerWord
+from cafs.p2p.scheduler_word import HearsayError, SchedulerWord
 from cafs.p2p.source_runs import Origin, is_lasting
 from cafs.p2p.source_share import SourceShare
 from cafs.p2p.stored_task import StoredTask
@@ -236,7 +236,10 @@ class Download:
         """
         inbox, self._inbox = self._inbox, []
         for event in inbox:
-            self._word.apply(event, parts.session, now)
+            try:
+                self._word.apply(event, parts.session, now)
+            except HearsayError as e:
+                raise parts.source.last_error or e from None  # it was there itself
         if (broken := parts.fetch.error or parts.source.disk_error) is not None:
             raise broken
         if self.task.forgotten:

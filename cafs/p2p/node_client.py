@@ -83,6 +83,7 @@ _KINDS: dict[str, type[CafsError]] = {
     "storage": StorageError,
     "unavailable": UnavailableError,
     "blocked": BlockedError,
+    "forbidden": BlockedError,
     "state": StateError,
 }
 
@@ -138,7 +139,8 @@ class NodeDistributor:
         except RemoteError as e:
             return UnavailableError(f"no peer answers on {self._path}: {e}")
         if (status := dict(answer.headers).get("x-cafs-origin-status", "")).isdecimal():
-            return OriginError(f"the origin answered {status}", int(status), answer.headers, body)
+            told = tuple(field for field in answer.headers if field[0] != "x-cafs-origin-status")
+            return OriginError(f"the origin answered {status}", int(status), told, body)
         return parse_refusal(answer.status, body)
 
 

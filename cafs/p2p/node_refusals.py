@@ -16,8 +16,10 @@ from cafs.errors import (
     UsageError,
 )
 from cafs.http11.messages import Answer, refusal
+from cafs.p2p.source import ForbiddenAddressError
 
 _TABLE: tuple[tuple[type[CafsError], int, str], ...] = (
+    (ForbiddenAddressError, 403, "forbidden"),
     (UsageError, 400, "bad_request"),
     (NotFoundError, 404, "unknown"),
     (IntegrityError, 502, "invalid"),

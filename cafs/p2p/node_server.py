@@ -191,7 +191,9 @@ async def _pass_on(wish: Wish, content: Content, reply: Reply) -> None:
 def _of_origin(error: OriginError) -> Answer:
     """The origin's own answer, for clients that pass it on."""
     kind = next((v for n, v in error.headers if n.lower() == "content-type"), BYTES_TYPE)
-    kept = tuple(h for h in error.headers if h[0].lower() not in _SHIFTED)
+    # Of a range that it does not have it says how long the content is.
+    said = "content-range" if error.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE else ""
+    kept = tuple(h for h in error.headers if h[0].lower() == said or h[0].lower() not in _SHIFTED)
     headers = (*kept, ("X-Cafs-Origin-Status", str(error.status)))
     return Answer(HTTPStatus.BAD_GATEWAY, error.body, kind, headers)
 

@@ -126,11 +126,15 @@ class SchedulerWord:
                 self._refused = True
 
 
+class HearsayError(RemoteError):
+    """The origin failed others; how, nobody says who was there."""
+
+
 def _as_said(refused: Refused) -> CafsError:
     """What the origin told others, who were sent there for all."""
     message = refused.detail or "the origin fails"
     if refused.status:
         return OriginError(message, refused.status, (), b"")
-    error = RemoteError(message)
+    error = HearsayError(message)
     error.retry_after_s = refused.retry_after_s or None
     return error

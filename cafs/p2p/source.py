@@ -7,6 +7,7 @@ the content under way raises ``ChangedError``. Cancellation closes the connectio
 
 from __future__ import annotations
 
+import ipaddress
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -358,6 +359,9 @@ class Sources:
         )
 
     async def _ask(self, state: _OriginState, url: str, headers: Mapping[str, str]) -> Exchange:
+        origin = origin_of(url)
+        if _is_literal(origin[1]):  # else it is looked at once there is a connection
+            self._check_address(origin, origin[1])
         try:
             exchange = await self._transport.send("GET", url, headers, _name(url))
         except RemoteError:
@@ -460,6 +464,14 @@ async def _refusal(exchange: Exchange) -> CafsError:
     )
     error.retry_after_s = parse_retry_after(exchange.headers.get("retry-after"), time.time())
     return error
+
+
+def _is_literal(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _names_loopback(origin: Origin) -> bool:

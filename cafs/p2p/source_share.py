@@ -86,6 +86,11 @@ class SourceShare:
         error = self._error
         return error if error is not None and (is_lasting(error) or self._failures >= TRIES) else None
 
+    @property
+    def last_error(self) -> CafsError | None:
+        """How the origin failed us last, if nothing came since."""
+        return self._error
+
     def room(self, now: float, others: int) -> int:
         """How many more pieces may be begun with, while so many other hosts read there, too."""
         layout = self._task.layout

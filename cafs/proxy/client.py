@@ -169,8 +169,9 @@ class Client:
         self, status: int, reason: str, fields: Iterable[tuple[str, str]], body: bytes
     ) -> None:
         """A small answer in one piece; to HEAD without its body."""
-        self.begin_answer(status, reason, [*fields, ("content-length", str(len(body)))])
-        if not self._wants_head_only:
+        length = [] if status == 204 else [("content-length", str(len(body)))]
+        self.begin_answer(status, reason, [*fields, *length])
+        if not self._wants_head_only and body:
             await self.send(body)
         await self.end()
 

@@ -35,6 +35,8 @@ _PASSED_S, _MAX_PASSED = 60.0, 1000
 _RESOLVE_S = 1.0
 """For a name that somebody else will be sent to: he looks again."""
 _REPEATABLE = frozenset(("GET", "HEAD", "OPTIONS"))
+_WITH_BODIES = frozenset(("POST", "PUT", "PATCH"))
+"""Other bodies have no meaning, and some origins leave them lying: as the next request, of another client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,11 +214,14 @@ class OriginConnection:
         self._stream = stream
         self._socket = plain
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
+        self._is_read_out = True
+        """Nothing that was sent can still be unread there."""
         self.answered = False
 
     async def ask(self, request: OriginRequest, patience: Patience) -> h11.Response:
         """Send, with the body if there is one, until the answer's head is here."""
         self.answered = False
+        self._is_read_out = request.body is None or request.method in _WITH_BODIES
         head = h11.Request(
             method=request.method,
             target=request.address.target,
@@ -290,6 +295,8 @@ class OriginConnection:
                 return False
             if self._http.trailing_data[0]:
                 return False  # nobody asked for that; it would be taken for the next answer
+            if not self._is_read_out:
+                return False
             self._http.start_next_cycle()
         except h11.ProtocolError:
             return False

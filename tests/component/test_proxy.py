@@ -401,6 +401,39 @@ async def test_a_client_that_leaves_harms_nobody(origin: Origin, proxy: RunningP
     assert (await proxy.get(f"{origin.url}{BLOB}")).body == BODY
 
 
+@pytest.mark.parametrize(("method", "kept"), [("GET", False), ("DELETE", False), ("POST", True)])
+async def test_what_an_origin_leaves_of_a_body_is_nobodys_request(method: str, kept: bool) -> None:
+    """Where bodies mean nothing some origins do not read them: the next client has its request there."""
+    heads: list[list[bytes]] = []
+
+    async def answer_heads(stream: trio.SocketStream) -> None:
+        heads.append([])
+        received = b""
+        while data := await stream.receive_some(1 << 16):
+            received += data
+            while b"\r\n\r\n" in received:
+                head, _, received = received.partition(b"\r\n\r\n")
+                heads[-1].append(head)
+                if head.startswith(b"POST"):
+                    received = received.removeprefix(SMUGGLED)
+                await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    async with trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, answer_heads, listeners)
+        url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+        async with run_proxy() as proxy:
+            assert (await proxy.get(f"{url}/theirs", method=method, body=SMUGGLED)).status == 200
+            assert (await proxy.get(f"{url}/mine")).status == 200
+        nursery.cancel_scope.cancel()
+    assert (len(heads) == 1) is kept
+    assert heads[-1][-1].startswith(b"GET /mine HTTP/1.1\r\n")
+
+
+SMUGGLED = b"GET /others HTTP/1.1\r\nX: "
+"""Without an end: what follows on the connection becomes part of it."""
+
+
 async def test_a_range_of_nothing(origin: Origin, proxy: RunningProxy) -> None:
     origin.pages["/empty.bin"] = lambda _: Told(200, {"etag": '"v1"'}, b"")
     told = await proxy.get(f"{origin.url}/empty.bin", ("Range", "bytes=0-5"), ("X-Cafs-Use", "p2p"))

@@ -98,6 +98,28 @@ async def test_what_its_origin_lets_nobody_share(short_tmp_path: Path, origin: O
         assert not any(task.have.bits for task in host.store.tasks())
 
 
+async def test_refusals_are_the_origins_own(short_tmp_path: Path, origin: Origin) -> None:
+    origin.page("/empty", b"", status=204)
+    async with proxied(short_tmp_path) as (proxy, _):
+        assert (await get(proxy, f"{origin.url}/f"))[-len(BODY) :] == BODY
+        beyond = await get(proxy, f"{origin.url}/f", ("Range", b"bytes=9999-"))
+        assert beyond.startswith(b"HTTP/1.1 416 ")
+        assert f"content-range: bytes */{len(BODY)}\r\n".encode() in beyond.lower()
+        empty = await get(proxy, f"{origin.url}/empty")
+        assert empty.startswith(b"HTTP/1.1 204 ")
+        assert b"content-length" not in empty.lower()
+        assert b"x-cafs-origin-status" not in (beyond + empty).lower()
+
+
+@pytest.mark.parametrize("onward", ["http://169.254.169.254/latest", "http://[fe80::1]/f"])
+async def test_a_redirect_to_where_nobody_is_sent(short_tmp_path: Path, origin: Origin, onward: str) -> None:
+    origin.page("/onward", b"", status=302, location=onward)
+    async with proxied(short_tmp_path) as (proxy, _):
+        answer = await get(proxy, f"{origin.url}/onward")
+        assert answer.startswith(b"HTTP/1.1 403 ")
+        assert b"x-cafs-error: refused" in answer.lower()
+
+
 @pytest.mark.parametrize("line", [{"url": "/f$"}, {"priority": 3}])
 async def test_what_the_cluster_blocks(short_tmp_path: Path, origin: Origin, line: dict[str, object]) -> None:
     """No fault of the origin's, which a client would ask again."""

@@ -155,6 +155,19 @@ async def test_hosts_that_were_all_refused_do_not_wait_for_each_other(tmp_path: 
         assert statuses == [404] * 4
 
 
+async def test_who_was_at_the_source_itself_says_how_it_failed(
+    tmp_path: Path, origin: Origin, expected_logs: ExpectedLogs
+) -> None:
+    """And not that others, who were sent there first, got nothing."""
+    expected_logs.allow("cannot be seeded")
+    origin.page("/circle", b"", status=302, location="/circle")
+    async with grid(tmp_path) as swarm:
+        await swarm.host(seed=True)
+        host = await swarm.host()
+        with pytest.raises(RemoteError, match="circle"):
+            await host.get(wish(origin, "/circle"))
+
+
 async def test_a_liar_is_found_out_and_asked_no_more(
     tmp_path: Path, origin: Origin, expected_logs: ExpectedLogs
 ) -> None:
