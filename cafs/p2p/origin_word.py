@@ -8,8 +8,10 @@ from http import HTTPStatus
 
 import trio
 
+from cafs.core.recent import Recent
 from cafs.core.swarm.task import TaskSpec
 from cafs.errors import RemoteError
+from cafs.oci.registry.answers import origin_of
 from cafs.p2p.content import OriginError
 from cafs.p2p.sharing import check_shared
 from cafs.p2p.source import ChangedError, Guard, Sources
@@ -19,6 +21,9 @@ log = logging.getLogger(__name__)
 
 ORIGIN_S = 3.0
 """For an origin to say whether what is here is still what it has."""
+SILENT_S = 30.0
+"""One that did not say so is not waited for so long: not for each range that somebody reads."""
+_ORIGINS = 1024
 
 
 class OriginWord:
@@ -26,6 +31,7 @@ class OriginWord:
 
     def __init__(self, sources: Sources) -> None:
         self._sources = sources
+        self._silent_until: Recent[tuple[str, str, int | None], float] = Recent(_ORIGINS)
 
     async def say(self, spec: TaskSpec, origin: Origin, guard: Guard | None) -> Guard | None:
         """Its word; None: it does not answer, or fails, and need not be heard.
@@ -36,15 +42,21 @@ class OriginWord:
             NotSharedError: it lets nobody share it.
             CafsError: it does not answer, and its word is needed, as what is private is not given without.
         """
+        if spec.private:
+            return await self.must_say(spec, origin, guard)
+        where = origin_of(origin.url)
+        if (self._silent_until.get(where) or 0.0) > trio.current_time():
+            return None
+        why = "it is silent"
         try:
-            with trio.fail_after(ORIGIN_S if not spec.private else float("inf")):
+            with trio.move_on_after(ORIGIN_S):
                 return await self.must_say(spec, origin, guard)
-        except ChangedError:
-            raise
-        except (RemoteError, trio.TooSlowError) as e:
-            if spec.private or (isinstance(e, OriginError) and is_lasting(e)):
+            self._silent_until.put(where, trio.current_time() + SILENT_S)
+        except RemoteError as e:
+            if isinstance(e, ChangedError) or (isinstance(e, OriginError) and is_lasting(e)):
                 raise
-            log.info("what is here of task %s is given without the origin's word: %s", spec.task_id, e)
+            why = str(e)
+        log.info("what is here of task %s is given without the origin's word: %s", spec.task_id, why)
         return None
 
     async def must_say(self, spec: TaskSpec, origin: Origin, guard: Guard | None) -> Guard:

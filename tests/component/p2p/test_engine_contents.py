@@ -10,7 +10,7 @@ import trio
 
 from cafs.core.digest import Digest
 from cafs.errors import IntegrityError, RemoteError
-from cafs.p2p import engine
+from cafs.p2p import engine, origin_word
 from cafs.p2p.content import NotSharedError, OriginError
 from cafs.p2p.engine import spec_of
 from tests.support.grid import GridHost, grid, until
@@ -146,6 +146,29 @@ async def test_what_is_here_is_given_while_the_origin_is_dead(tmp_path: Path) ->
         assert await host.get(wish(origin)) == BODY
         assert await other.get(wish(origin)) == BODY
         assert other.figures.peer_bytes == len(BODY)
+
+
+async def test_a_silent_origin_is_waited_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(origin_word, "ORIGIN_S", 0.2)
+    connections = 0
+
+    async def say_nothing(stream: trio.SocketStream) -> None:
+        nonlocal connections
+        connections += 1
+        await trio.sleep_forever()
+
+    async with grid(tmp_path) as swarm, trio.open_nursery() as nursery:
+        host = await swarm.host()
+        async with serve_origin() as origin:
+            origin.page("/f", BODY, etag='"1"', date=LONG_AGO)
+            assert await host.get(wish(origin)) == BODY
+        port = int(origin.host.rpartition(":")[2])
+        listeners = await trio.open_tcp_listeners(port, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, say_nothing, listeners)
+        for first in range(3):
+            assert await host.get(wish(origin, first_byte=first, last_byte=9)) == BODY[first:10]
+        assert connections == 1
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_digest_decides_at_the_end(
