@@ -14,7 +14,7 @@ from cafs.errors import RemoteError
 from cafs.oci.registry.answers import origin_of
 from cafs.p2p.content import OriginError
 from cafs.p2p.sharing import check_shared
-from cafs.p2p.source import ChangedError, Guard, Sources
+from cafs.p2p.source import ChangedError, Guard, Sources, check_unchanged
 from cafs.p2p.source_runs import Origin, is_lasting
 
 log = logging.getLogger(__name__)
@@ -60,10 +60,15 @@ class OriginWord:
         return None
 
     async def must_say(self, spec: TaskSpec, origin: Origin, guard: Guard | None) -> Guard:
-        """Its word, however long that takes; raises as ``say``."""
+        """Its word, however long that takes; raises as ``say``.
+
+        Without If-Range: an origin that has something else by now would send all of it.
+        """
         ask = partial(self._sources.open, origin.url, origin.headers, for_others=origin.of_others)
         try:
-            async with ask(0, 0, guard) as answer:
+            async with ask(0, 0, None) as answer:
+                if guard is not None:
+                    check_unchanged(guard, answer.guard, "the origin")
                 check_shared(spec, answer.headers, origin.headers)
                 return answer.guard
         except OriginError as e:

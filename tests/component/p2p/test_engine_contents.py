@@ -77,6 +77,7 @@ async def test_who_never_had_it_gets_no_older_one_than_the_origin_has(
         asked = len(origin.asked)
         assert await second.get(wish(origin, headers=headers)) == BODY
         assert {one.headers["range"] for one in origin.asked[asked:]} == {"bytes=0-0"}
+        assert not any("if-range" in one.headers for one in origin.asked[asked:])  # it would be sent whole
         origin.page("/f", newer, **said | {"etag": '"2"'})
         assert await third.get(wish(origin, headers=headers, first_byte=7, last_byte=9)) == newer[7:10]
         assert await third.get(wish(origin, headers=headers)) == newer
