@@ -164,8 +164,9 @@ class Engine:
         assert meta is not None
         if spec.digest or held.knew or meta.asked_at_s:
             return False
-        is_answer = said_since(meta, asked_at_s) and taken_for_s(wish.headers) > 0
-        if seen is None and (is_answer or is_fresh(meta, time.time(), wish.headers)):
+        now_s = time.time()
+        is_answer = said_since(meta, asked_at_s, now_s) and taken_for_s(wish.headers) > 0
+        if seen is None and (is_answer or is_fresh(meta, now_s, wish.headers)):
             return False
         try:
             if seen is None:

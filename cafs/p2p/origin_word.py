@@ -51,7 +51,8 @@ class OriginWord:
         try:
             with trio.move_on_after(ORIGIN_S):
                 return await self.must_say(spec, origin, guard)
-            self._silent_until.put(where, trio.current_time() + SILENT_S)
+            if self._sources.has_room(origin.url):  # else others of ours may have kept it waiting
+                self._silent_until.put(where, trio.current_time() + SILENT_S)
         except RemoteError as e:
             if isinstance(e, ChangedError) or (isinstance(e, OriginError) and is_lasting(e)):
                 raise

@@ -260,6 +260,10 @@ class Sources:
                         with trio.CancelScope(shield=True):
                             await exchange.aclose()
 
+    def has_room(self, url: str) -> bool:
+        """Whether one more request to this origin need not wait for others of ours."""
+        return self._state_of(url).room.available_tokens >= 1
+
     def _check_address(self, origin: Origin, address: str) -> None:
         _, host, port = origin
         if not _names_loopback(origin) and (why := self._guard.refusal(Authority(host, port or 80), address)):

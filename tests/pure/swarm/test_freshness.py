@@ -83,7 +83,8 @@ def test_a_client_may_want_it_fresher(sent: tuple[tuple[str, str], ...], seconds
 def test_what_was_said_since_a_wish_began_is_its_answer() -> None:
     meta = TaskMeta(Layout(1, 1 << 20), dated((), AT + 0.7))
     assert meta.header("date") == DATE
-    assert said_since(meta, AT + 0.9)
-    assert not said_since(meta, AT + 1.0)
-    assert not said_since(TaskMeta(Layout(1, 1 << 20)), AT)
+    assert said_since(meta, AT + 0.9, AT + 0.9)
+    assert not said_since(meta, AT + 1.0, AT + 1.0)
+    assert not said_since(meta, AT - 3600, AT - 3500), "a clock that is wrong"
+    assert not said_since(TaskMeta(Layout(1, 1 << 20)), AT, AT)
     assert dated((("Date", DATE),), AT + 99) == (("Date", DATE),)
