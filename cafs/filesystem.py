@@ -2,17 +2,22 @@
 
 For pandas, PyTorch, datasets and whatever else opens files by fsspec, found by its entry point. Random reads
 ask for ranges, so only what is read is fetched. Read-only. Without a peer on this node everything comes
-straight from the origin. Each call has a trio loop of its own in a thread of its own, so that it may be
+straight from the origin. An open file is of one content: where the origin has another one by now, reads fail
+with ESTALE. Each call has a trio loop of its own in a thread of its own, so that it may be
 called from anywhere, also from within an event loop; any number of threads may use a filesystem.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from http import HTTPStatus
 from pathlib import Path
-from typing import Any, TypeVar
+from tempfile import TemporaryFile
+from typing import IO, Any, TypeVar
 
 import trio
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
@@ -31,6 +36,8 @@ from cafs.proxy.fallback import PeerOrDirect
 from cafs.proxy.origin import Origins, Patience
 
 T = TypeVar("T")
+_Use = Callable[[Content | None], Awaitable[T]]
+"""What becomes of an answer; None: the content has no such range."""
 _PREFIX = "cafs://"
 _BLOCK_BYTES = 1 << 20
 """A piece's size: what a small read brings anyway."""
@@ -77,7 +84,7 @@ class CafsFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no
         return str(path).rpartition("/")[0]
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
-        """Size and validators of one file.
+        """Size (None: its origin does not say) and validators of one file.
 
         Raises:
             FileNotFoundError, PermissionError, OSError: as the origin says.
@@ -106,15 +113,42 @@ class CafsFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no
         content: bytes = _run(self._ask, path, first, last, _read)
         return content
 
-    def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **options: Any) -> CafsFile:
+    def read_part(self, path: str, first: int, last: int, known: dict[str, Any]) -> bytes:
+        """The bytes from ``first`` to ``last`` of the content that ``info`` described as ``known``.
+
+        Raises:
+            OSError: ESTALE: the origin has another content by now; else as ``info``.
+        """
+        expected = {} if self._digest else known
+        part: bytes = _run(self._ask, path, first, last, partial(_read_same, expected))
+        return part
+
+    def _open(
+        self, path: str, mode: str = "rb", block_size: int | None = None, **options: Any
+    ) -> CafsFile | IO[bytes]:
         if mode != "rb":
             raise NotImplementedError("cafs:// is read-only")
         options.pop("autocommit", None)
-        return CafsFile(self, path, mode, block_size or _BLOCK_BYTES, **options)
+        known = self.info(path)
+        if known["size"] is None:
+            return self._open_whole(path)
+        options["size"] = known["size"]
+        file = CafsFile(self, path, mode, block_size or _BLOCK_BYTES, **options)
+        file.details = known
+        return file
 
-    async def _ask(
-        self, path: str, first: int, last: int | None, use: Callable[[Content], Awaitable[T]]
-    ) -> T:
+    def _open_whole(self, path: str) -> IO[bytes]:
+        """Of what has no known length there is no range to ask for: all of it, in a file without a name."""
+        file = TemporaryFile()  # noqa: SIM115 - whoever opens it closes it
+        try:
+            _run(self._ask, path, 0, None, partial(_copy, file))
+            file.seek(0)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    async def _ask(self, path: str, first: int, last: int | None, use: _Use[T]) -> T:
         wish = Wish(
             url=path,
             digest=self._digest,
@@ -129,9 +163,7 @@ class CafsFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no
             return await _use(SourceDistributor(peer, anonymous=self._anonymous), wish, use)
         return await self._ask_http(peer, wish, use)
 
-    async def _ask_http(
-        self, peer: Distributor | None, wish: Wish, use: Callable[[Content], Awaitable[T]]
-    ) -> T:
+    async def _ask_http(self, peer: Distributor | None, wish: Wish, use: _Use[T]) -> T:
         origins = Origins(parse_guard(ANYWHERE), Patience.from_settings(self._settings))
         try:
             direct = DirectDistributor(origins)
@@ -144,24 +176,24 @@ class CafsFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec has no typ
     """An open file; fsspec's caches decide which ranges are asked for."""
 
     def _fetch_range(self, start: int, end: int) -> bytes:
-        content: bytes = self.fs.cat_file(self.path, start, end)
-        return content
+        part: bytes = self.fs.read_part(self.path, start, end - 1, self.details)
+        return part
 
 
-async def _use(distributor: Distributor, wish: Wish, use: Callable[[Content], Awaitable[T]]) -> T:
+async def _use(distributor: Distributor, wish: Wish, use: _Use[T]) -> T:
     try:
         async with await distributor.open(wish) as content:
             return await use(content)
     except OriginError as e:
-        if e.status == 416 and use is _read:
-            return b""  # type: ignore[return-value]  # what _read gives: there is nothing
-        raise _as_os_error(e) from e
+        if e.status != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            raise _as_os_error(e) from e
     except NotFoundError as e:
         raise FileNotFoundError(str(e)) from e
     except AuthError as e:
         raise PermissionError(str(e)) from e
     except CafsError as e:
         raise OSError(str(e)) from e
+    return await use(None)
 
 
 def _as_os_error(error: OriginError) -> OSError:
@@ -170,7 +202,9 @@ def _as_os_error(error: OriginError) -> OSError:
     return PermissionError(str(error)) if error.status in {401, 403} else OSError(str(error))
 
 
-async def _describe(content: Content) -> dict[str, Any]:
+async def _describe(content: Content | None) -> dict[str, Any]:
+    if content is None:  # not even a first byte
+        return {"size": 0, "type": "file", "ETag": None, "LastModified": None}
     fields = {name.lower(): value for name, value in content.headers}
     return {
         "size": content.content_bytes,
@@ -180,8 +214,28 @@ async def _describe(content: Content) -> dict[str, Any]:
     }
 
 
-async def _read(content: Content) -> bytes:
-    return b"".join([piece async for piece in content])
+async def _read(content: Content | None) -> bytes:
+    return b"" if content is None else b"".join([piece async for piece in content])
+
+
+async def _read_same(known: dict[str, Any], content: Content | None) -> bytes:
+    if content is None or _differ(known, await _describe(content)):
+        raise OSError(errno.ESTALE, "the content changed at its origin while it was read")
+    return await _read(content)
+
+
+def _differ(known: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether these are two contents, as far as both answers say; an ETag says more than a time."""
+    tagged = bool(known.get("ETag") and now["ETag"])
+    names = ("size", "ETag") if tagged else ("size", "LastModified")
+    said = [(known.get(name), now[name]) for name in names]
+    return any(before is not None and by_now is not None and before != by_now for before, by_now in said)
+
+
+async def _copy(file: IO[bytes], content: Content | None) -> None:
+    if content is not None:
+        async for piece in content:
+            file.write(piece)
 
 
 def _run(call: Callable[..., Awaitable[T]], *arguments: Any) -> T:

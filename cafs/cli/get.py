@@ -21,10 +21,10 @@ _RANGE = re.compile(r"([0-9]{1,18})-([0-9]{1,18})?")
 @click.argument("url")
 @click.option("--output", "-o", required=True, type=click.Path(path_type=Path), metavar="FILE",
               help="Write here; an existing directory gets a file of the same name.")  # fmt: skip
-@click.option("--digest", metavar="sha256:HEX", help="The content must have it, or nothing is kept.")
-@click.option(
-    "--header", "-H", "headers", multiple=True, metavar="'NAME: VALUE'", help="Sent to the origin only."
-)
+@click.option("--digest", metavar="sha256:HEX",
+              help="The content must have it, or nothing is kept; of a --range it is a name.")  # fmt: skip
+@click.option("--header", "-H", "headers", multiple=True, metavar="'NAME: VALUE'",
+              help="Sent to the origin only, by HTTP.")  # fmt: skip
 @click.option("--range", "wanted", metavar="FIRST-[LAST]", help="These bytes only, counted from 0.")
 @click.option("--recursive", "-r", is_flag=True, help="All files below URL, into the directory FILE.")
 @click.option("--tag", default="", help="Keeps contents apart that have the same address.")

@@ -18,7 +18,7 @@ from cafs.core.settings import Settings
 from cafs.core.swarm.priorities import USUAL
 from cafs.download.fetch import Fetched, fetch_to_file
 from cafs.download.pace import Pace
-from cafs.errors import StorageError, UsageError
+from cafs.errors import IntegrityError, StorageError, UsageError
 from cafs.p2p.content import Distributor, Headers, Wish
 from cafs.p2p.node_client import NodeDistributor, usual_node_socket
 from cafs.proxy.direct import DirectDistributor
@@ -69,6 +69,8 @@ async def get(settings: Settings, order: Order, progress: Progress) -> Got:
         CafsError: it cannot be done, and why; files that were whole by then stay.
     """
     scheme = order.url.partition("://")[0] if "://" in order.url else "file"
+    if order.headers and scheme not in {"http", "https"}:
+        raise UsageError(f"--header: nothing asks {scheme}:// with headers, which are HTTP's")
     pace = Pace(order.bytes_per_s)
     node = NodeDistributor(order.node_socket or usual_node_socket(settings.run_dir))
     peer = node if order.p2p and await node.is_there() else None
@@ -125,6 +127,8 @@ async def _get_blobs(
     repository = RegistryRepository(reference.host, reference.repository, settings)
     try:
         blobs = await list_blobs(repository, reference)
+        if order.digest:
+            _check_digest(order.digest, [blob.digest for blob in blobs])
         distributor = BlobDistributor(repository, peer)
         single = len(blobs) == 1 and not order.output.is_dir()
         fetched = []
@@ -138,6 +142,13 @@ async def _get_blobs(
         return Got(fetched, distributor.by_peer)
     finally:
         await repository.aclose()
+
+
+def _check_digest(wanted: Digest, found: Sequence[Digest]) -> None:
+    if len(found) != 1:
+        raise UsageError(f"--digest is of one file, and this artifact has {len(found)}")
+    if found[0] != wanted:
+        raise IntegrityError(f"what is there has the digest {found[0]}, not {wanted}: it was not fetched")
 
 
 def _wish(order: Order, url: str, digest: Digest | None) -> Wish:

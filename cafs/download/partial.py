@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from cafs.core.digest import Digest, new_hash
-from cafs.errors import IntegrityError, StateError, StorageError
+from cafs.errors import IntegrityError, StateError, StorageError, UsageError
 
 _ATTRIBUTE = "user.cafs.download"
 _READ_BYTES = 1 << 20
@@ -68,9 +68,12 @@ class PartialFile:
     def __enter__(self) -> Self:
         """
         Raises:
+            UsageError: the target is there and no file: it would be replaced by one.
             StateError: another download has it.
             StorageError: the disk cannot.
         """
+        if self._target.exists() and not self._target.is_file():
+            raise UsageError(f"{self._target} is no regular file: a download would replace it")
         while not self._open():
             pass  # it was renamed or removed by who had it, just then
         self.size = os.fstat(self._descriptor).st_size

@@ -41,7 +41,7 @@ async def _walk_index(url: str, distributor: Distributor, headers: Headers) -> d
     waiting = [("", url)]
     while waiting:
         prefix, address = waiting.pop()
-        if prefix.count("/") > _MAX_DEPTH or len(found) > _MAX_FILES:
+        if prefix.count("/") > _MAX_DEPTH or len(found) + len(waiting) > _MAX_FILES:
             raise UsageError("the source lists too many files, or in too deep directories")
         for name, below in parse_index(await _read_page(address, distributor, headers), address).items():
             if name.endswith("/"):

@@ -1,4 +1,4 @@
-"""``cafs get`` after a try that broke off, or beside another one: never a file that is put together wrong."""
+"""``cafs get`` after a try that broke off, beside another, or for what cannot be: never a wrong file."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ import pytest
 
 from cafs.core.digest import parse_digest
 from cafs.core.settings import Settings
+from cafs.download import recursive
 from cafs.download.get import Order
 from cafs.download.partial import Identity, PartialFile
-from cafs.errors import StateError
+from cafs.errors import DeadlineError, IntegrityError, RemoteError, StateError, UsageError
+from cafs.http11.messages import Reply, Request, refusal
 from tests.component.test_get import names, push_file, run_get
 from tests.support.faults import FaultyRegistry, IgnoreRange
+from tests.support.node_sockets import listening
 from tests.support.proxying import serve_origin
 
 BODY = os.urandom(1 << 16)
@@ -104,3 +107,71 @@ async def test_two_at_once_do_not_write_one_file(tmp_path: Path) -> None:
         assert target.read_bytes() == BODY
         await run_get(tmp_path, order)
     assert names(tmp_path) == ["f"]
+
+
+async def test_what_is_no_file_is_not_replaced_by_one(tmp_path: Path) -> None:
+    """/dev/null, say, whose directory root may write."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    (tmp_path / "out/a").mkdir(parents=True)
+    async with serve_origin() as origin:
+        origin.page("/f", BODY)
+        origin.page("/d/", b'<a href="a">a</a>', content_type="text/html")
+        for name in ("pipe", "link"):
+            with pytest.raises(UsageError, match="no regular file"):
+                await run_get(tmp_path, Order(url=f"{origin.url}/f", output=tmp_path / name))
+        with pytest.raises(UsageError, match="no regular file"):
+            await run_get(tmp_path, Order(url=f"{origin.url}/d/", output=tmp_path / "out", recursive=True))
+        assert [asked.target for asked in origin.asked] == ["/d/"]
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "link").is_symlink()
+    assert names(tmp_path) == []
+
+
+async def test_directories_without_end_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recursive, "_MAX_FILES", 1000)
+    page = "".join(f'<a href="{number}/">x</a>' for number in range(100)).encode()
+    async with serve_origin() as origin:
+        for depth in range(65):
+            origin.page("/d/" + "99/" * depth, page, content_type="text/html")
+        with pytest.raises(UsageError, match="too many files"):
+            await run_get(tmp_path, Order(url=f"{origin.url}/d/", output=tmp_path / "o", recursive=True))
+        assert len(origin.asked) < 12
+    assert names(tmp_path) == []
+
+
+async def test_what_a_registry_has_must_have_the_digest_that_is_given(
+    faulty_registry: FaultyRegistry, tmp_path: Path
+) -> None:
+    settings = Settings(cache_dir=tmp_path / "cache", run_dir=tmp_path / "run", retries=1)
+    manifest, blob = await push_file(faulty_registry.host, settings)
+    order = Order(url=f"docker://{faulty_registry.host}/get/blobs@{manifest}", output=tmp_path / "f")
+    with pytest.raises(IntegrityError, match="it was not fetched"):
+        await run_get(tmp_path, replace(order, digest=DIGEST))
+    assert names(tmp_path) == []
+    await run_get(tmp_path, replace(order, digest=blob))
+    assert names(tmp_path) == ["f"]
+
+
+async def test_headers_are_for_those_who_are_asked_with_some(tmp_path: Path) -> None:
+    for url in ("docker://127.0.0.1:1/a:b", "s3://bucket/key", tmp_path.as_uri()):
+        with pytest.raises(UsageError, match="--header"):
+            await run_get(tmp_path, Order(url=url, output=tmp_path / "f", headers=(("x-mine", "1"),)))
+
+
+@pytest.mark.parametrize(("status", "error"), [(502, RemoteError), (504, DeadlineError)])
+async def test_what_the_peer_gave_up_is_not_begun_again(
+    short_tmp_path: Path, tmp_path: Path, status: int, error: type[RemoteError]
+) -> None:
+    """It has tried five times already, with pauses that grow to a minute."""
+    path, asked = short_tmp_path / "n", []
+
+    async def answer(request: Request, reply: Reply) -> None:
+        asked.append(request.path)
+        await reply.send(refusal(status, "the origin is left alone", "unreachable"))
+
+    async with listening(path, answer):
+        order = Order(url="http://127.0.0.1:1/f", output=tmp_path / "f", node_socket=path)
+        with pytest.raises(error, match="left alone"):
+            await run_get(tmp_path, order)
+    assert asked == ["/v1/download"]
