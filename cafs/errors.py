@@ -39,6 +39,8 @@ class RemoteError(CafsError):
     """How long the origin asked to be left alone (Retry-After); whoever raises the error sets it."""
     http_status: int | None = None
     """What it answered, where that was an answer of HTTP; set like the other."""
+    given_up: bool = False
+    """Whoever tells us so has tried again and again, as this node's peer does; set like the others."""
 
 
 class AuthError(RemoteError):

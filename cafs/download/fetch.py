@@ -75,8 +75,8 @@ class _Download:
                 except RemoteError as e:
                     came = self.received > before
                     failures = 1 if came else failures + 1
-                    lasting = isinstance(e, AuthError) or (isinstance(e, ProtocolError) and not came)
-                    if lasting or failures >= _MAX_TRIES:
+                    lasting = e.given_up or isinstance(e, AuthError)
+                    if lasting or (isinstance(e, ProtocolError) and not came) or failures >= _MAX_TRIES:
                         raise
                     await trio.sleep(_PAUSE_S * 2**failures)
                 else:

@@ -32,7 +32,7 @@ from cafs.p2p.means import Means
 from cafs.p2p.parent_client import ParentError
 from cafs.p2p.piece_fetch import PieceFetch
 from cafs.p2p.reports import Reports
-from cafs.p2p.scheduler_word import HearsayError, SchedulerWord
+from cafs.p2p.scheduler_word import SchedulerWord, SourceFailedError
 from cafs.p2p.source_runs import Origin, is_lasting
 from cafs.p2p.source_share import SourceShare
 from cafs.p2p.stored_task import StoredTask
@@ -238,8 +238,8 @@ class Download:
         for event in inbox:
             try:
                 self._word.apply(event, parts.session, now)
-            except HearsayError as e:
-                raise parts.source.last_error or e from None  # it was there itself
+            except SourceFailedError as e:
+                raise _best_told(parts.source.last_error, e.told) from None
         if (broken := parts.fetch.error or parts.source.disk_error) is not None:
             raise broken
         if self.task.forgotten:
@@ -367,6 +367,13 @@ class Download:
         assert self.task.spec.digest is not None
         self._whole_is_right = await WholeDigest(self.task, self.task.spec.digest).run()
         self.poke()
+
+
+def _best_told(own: CafsError | None, told: CafsError) -> CafsError:
+    """What the origin said to this host, or else to others; or else how it failed us."""
+    if isinstance(own, OriginError) or not isinstance(told, OriginError):
+        return own or told
+    return told
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,9 +70,11 @@ def parse_refusal(status: int, body: bytes) -> CafsError:
         message, reason = str(document["error"]), str(document["reason"])
     except (ValueError, KeyError, TypeError):
         message, reason = f"the peer answered {status}", ""
-    if status == HTTPStatus.GATEWAY_TIMEOUT:
-        return DeadlineError(message)
-    return _KINDS.get(reason, RemoteError)(message)
+    kind = DeadlineError if status == HTTPStatus.GATEWAY_TIMEOUT else _KINDS.get(reason, RemoteError)
+    error = kind(message)
+    if isinstance(error, RemoteError):
+        error.given_up = True
+    return error
 
 
 _KINDS: dict[str, type[CafsError]] = {

@@ -69,6 +69,7 @@ class SchedulerWord:
         """Take it to heart.
 
         Raises:
+            SourceFailedError: the download is over, as the origin fails all who were sent there.
             CafsError: the download is over, and why.
         """
         match event:
@@ -120,14 +121,19 @@ class SchedulerWord:
             case "no_source":
                 raise NotFoundError("no host has it, and none may fetch it from its origin")
             case "source_failed":
-                raise _as_said(refused)
+                raise SourceFailedError(_as_said(refused))
             case _:
                 log.info("task %s is not scheduled (%s): straight to its origin", self._task.id, refused.why)
                 self._refused = True
 
 
-class HearsayError(RemoteError):
-    """The origin failed others; how, nobody says who was there."""
+class SourceFailedError(Exception):
+    """Nobody gets it from its origin, the scheduler says; this host may have heard why itself."""
+
+    def __init__(self, told: CafsError) -> None:
+        super().__init__(str(told))
+        self.told = told
+        """What the scheduler knows of it."""
 
 
 def _as_said(refused: Refused) -> CafsError:
@@ -135,6 +141,6 @@ def _as_said(refused: Refused) -> CafsError:
     message = refused.detail or "the origin fails"
     if refused.status:
         return OriginError(message, refused.status, (), b"")
-    error = HearsayError(message)
+    error = RemoteError(message)
     error.retry_after_s = refused.retry_after_s or None
     return error

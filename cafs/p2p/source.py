@@ -76,6 +76,12 @@ class ForbiddenAddressError(RemoteError):
 class LeftAloneError(RemoteError):
     """The origin failed, or asked for a pause, and is not asked now."""
 
+    def __init__(self, message: str, wait_s: float, *, failing: bool) -> None:
+        super().__init__(message)
+        self.retry_after_s = wait_s
+        self.failing = failing
+        """It failed again and again; else it asked for the pause."""
+
 
 class Body(Protocol):
     """Bytes that come."""
@@ -305,9 +311,10 @@ class Sources:
 
     async def _await_turn(self, state: _OriginState, url: str) -> None:
         if (wait := state.breaker.wait_s(trio.current_time())) > 0:
-            error = LeftAloneError(f"{_name(url)} is left alone for {wait:.1f} s, as it failed before")
-            error.retry_after_s = wait
-            raise error
+            failing = state.breaker.is_failing
+            why = "failed before" if failing else "asked for"
+            message = f"{_name(url)} is left alone for {wait:.1f} s, as it {why}"
+            raise LeftAloneError(message, wait, failing=failing)
         if wait := state.requests.take(_LIMITED_REQUESTS, trio.current_time()):
             await trio.sleep(wait)
 

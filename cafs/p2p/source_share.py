@@ -1,7 +1,8 @@
 """A download's share in reading from the origin: how much at once, and what follows from failures.
 
 Asks nobody whether it may: see ``Download``. Failures are counted once for all that fails together, and
-pauses grow between tries; whatever comes makes them forgotten.
+pauses grow between tries; whatever comes makes them forgotten. An origin that failed others before is waited
+for once, and not five times as long.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from cafs.errors import CafsError, RemoteError, StorageError
 from cafs.p2p.download_pace import DownloadPace
 from cafs.p2p.means import Means
 from cafs.p2p.reports import Reports
-from cafs.p2p.source import ChangedError
+from cafs.p2p.source import ChangedError, LeftAloneError
 from cafs.p2p.source_runs import Origin, SourceRuns, is_lasting
 from cafs.p2p.stored_task import StoredTask
 from cafs.p2p.swarm_session import Session
@@ -24,6 +25,8 @@ from cafs.p2p.task_files import NewPiece
 
 TRIES = 5
 PAUSE_S = 0.5
+PATIENCE_S = 7.5
+"""What the pauses between so many tries are in all."""
 PIECES, BYTES = 4, 32 << 20
 """Being read from the origin at once; fewer where several hosts read: others have the first the sooner."""
 SHARED_PIECES = 8
@@ -61,6 +64,9 @@ class SourceShare:
             spend=pace.spend_from_source,
         )
         self._failures = 0
+        self._failing_since = 0.0
+        self._left_alone = False
+        """One of these failures was that others had seen the origin fail, so that it was not even asked."""
         self._again_at = 0.0
         self._error: CafsError | None = None
         self._beginning = False
@@ -156,14 +162,20 @@ class SourceShare:
             self._note_success()
 
     def _note_success(self) -> None:
-        self._failures, self._error = 0, None
+        self._failures, self._left_alone, self._error = 0, False, None
 
     def _note_failure(self, error: CafsError) -> None:
         now = trio.current_time()
-        self._error = error
+        if self._error is None or not isinstance(error, LeftAloneError):
+            self._error = error  # what it said is worth more than that it was not asked
         if now < self._again_at:
             return  # of those that failed together with another
+        if not self._failures:
+            self._failing_since = now
         self._failures += 1
+        self._left_alone |= isinstance(error, LeftAloneError) and error.failing
+        if self._left_alone and now - self._failing_since >= PATIENCE_S:
+            self._failures = TRIES
         told_s = error.retry_after_s if isinstance(error, RemoteError) else None
         pause_s = PAUSE_S * 2.0 ** (self._failures - 1)
         self._again_at = now + max(told_s or 0.0, pause_s)

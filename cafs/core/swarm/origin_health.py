@@ -33,6 +33,11 @@ class Breaker:
             self.trying = True
         return 0.0
 
+    @property
+    def is_failing(self) -> bool:
+        """It failed so often that it is left alone; else a pause is one that it asked for."""
+        return self.failures >= TRIES
+
     def note_answer(self) -> None:
         """It answered, whatever it said."""
         self.failures, self.trying, self.closed_until_s = 0, False, 0.0

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import trio
 
+from cafs.core.swarm import origin_health
 from cafs.errors import CafsError, RemoteError, StorageError
+from cafs.p2p import source_share
 from cafs.p2p.content import OriginError, Wish
 from tests.support.grid import GridHost, grid
 from tests.support.logs import ExpectedLogs
@@ -84,6 +86,27 @@ async def test_an_origins_refusal_of_one_content(tmp_path: Path, origin: Origin,
             for one in (host, other):
                 nursery.start_soon(fail, one)
                 nursery.start_soon(check, one, origin)
+
+
+@pytest.mark.parametrize("scheduled", [True, False])
+async def test_an_origin_that_failed_others_is_waited_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheduled: bool
+) -> None:
+    """And what it then says is the answer, not that it was left alone meanwhile, nor a scheduler's words."""
+    monkeypatch.setattr(origin_health, "TOGETHER_S", 0.0)
+    monkeypatch.setattr(origin_health, "FIRST_PAUSE_S", 0.5)
+    monkeypatch.setattr(source_share, "PAUSE_S", 0.01)
+    monkeypatch.setattr(source_share, "PATIENCE_S", 0.0001)
+    async with grid(tmp_path, scheduled=scheduled) as swarm, serve_origin() as bad:
+        bad.page("/one", b"no", 503)
+        bad.page("/two", b"no", 503)
+        host = await swarm.host()
+        for path in ("/one", "/two"):
+            with pytest.raises(OriginError) as refused:
+                await host.get(wish(bad, path))
+            assert refused.value.status == 503
+        if not scheduled:  # else the scheduler has sent nobody there again, before it is left alone
+            assert [asked.target for asked in bad.asked].count("/two") == 1
 
 
 async def test_a_host_without_room_fails_alone(
