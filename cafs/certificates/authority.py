@@ -200,7 +200,7 @@ def load_identity(certificate: Path, key: Path) -> Identity:
 
 
 def save_identity(identity: Identity, certificate: Path, key: Path) -> None:
-    """Write both files, the key 0600; neither over another.
+    """Write both files, the key 0600; neither over another. The key's directory is made, for its owner only.
 
     Raises:
         ExistsError: one of them is there.
@@ -209,6 +209,7 @@ def save_identity(identity: Identity, certificate: Path, key: Path) -> None:
     for path in (certificate, key):
         if path.exists() or path.is_symlink():
             raise ExistsError(f"{path} is there already, and is not written over")
+    _make_directory(key.parent)
     _write_new(key, identity.key_pem, 0o600)
     _write_new(certificate, identity.certificate_pem, 0o644)
 

@@ -17,7 +17,7 @@ from typing import Self
 
 import trio
 
-from cafs.core.swarm.download_request import DOWNLOAD_PATH, DownloadRequest
+from cafs.core.swarm.download_request import DOWNLOAD_PATH, STATUS_PATH, DownloadRequest
 from cafs.errors import (
     AuthError,
     BlockedError,
@@ -32,14 +32,17 @@ from cafs.errors import (
     UsageError,
 )
 from cafs.http11.connection import connect_unix
-from cafs.http11.pool import ConnectionPool, OpenAnswer
+from cafs.http11.pool import AwayError, ConnectionPool, OpenAnswer
 from cafs.oci.registry.answers import parse_content_range
 from cafs.p2p.content import Headers, OriginError, Wish
 
 _SENT = (("Content-Type", "application/json"),)
 _MAX_REFUSAL_BYTES = 1 << 20
 _STALL_S = 120.0
-"""The peer has deadlines of its own towards parents and origin: these only bound a peer that hangs."""
+"""The peer has deadlines of its own towards parents and origin, which add up."""
+_DOUBT_S, _ALIVE_S = 10.0, 5.0
+"""After so long a peer is asked whether it answers at all, and has so long to do it."""
+_MOST_STATUS_BYTES = 64 << 20
 
 
 def usual_node_socket(run_dir: Path) -> Path:
@@ -121,9 +124,7 @@ class NodeDistributor:
                 anything of the content.
         """
         try:
-            answer = await self._pool.open(
-                "POST", DOWNLOAD_PATH, body=encode_wish(wish), headers=_SENT, stall_s=_STALL_S
-            )
+            answer = await self._ask(wish)
         except RemoteError as e:
             raise UnavailableError(f"no peer answers on {self._path}: {e}") from e
         try:
@@ -133,6 +134,35 @@ class NodeDistributor:
         except BaseException:
             answer.close()
             raise
+
+    async def _ask(self, wish: Wish) -> OpenAnswer:
+        """What the peer says, as long as it is alive."""
+        answered: OpenAnswer | None = None
+        failure: CafsError | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch, nursery.cancel_scope)
+            try:
+                answered = await self._pool.open(
+                    "POST", DOWNLOAD_PATH, body=encode_wish(wish), headers=_SENT, stall_s=_STALL_S
+                )
+            except CafsError as e:
+                failure = e
+            nursery.cancel_scope.cancel()
+        if answered is None:
+            raise failure or AwayError("it listens and does nothing")
+        return answered
+
+    async def _watch(self, waiting: trio.CancelScope) -> None:
+        """End the waiting for a peer that hangs: one that is only slow says how it is."""
+        while True:
+            await trio.sleep(_DOUBT_S)
+            try:
+                await self._pool.ask("GET", STATUS_PATH, most_bytes=_MOST_STATUS_BYTES, stall_s=_ALIVE_S)
+            except (AwayError, DeadlineError):
+                waiting.cancel()
+                return
+            except RemoteError:
+                pass  # it said something
 
     async def _refusal(self, answer: OpenAnswer) -> CafsError:
         """The origin's no, or the peer's own."""

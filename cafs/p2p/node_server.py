@@ -27,7 +27,7 @@ from cafs.core.swarm.chunk_request import (
     encode_have,
     parse_chunk_wish,
 )
-from cafs.core.swarm.download_request import DOWNLOAD_PATH, parse_download
+from cafs.core.swarm.download_request import DOWNLOAD_PATH, STATUS_PATH, parse_download
 from cafs.core.swarm.ids import TaskId, parse_task_id
 from cafs.errors import CafsError, NotFoundError, UnavailableError, UsageError
 from cafs.http11.messages import BYTES_TYPE, Answer, Handler, Headers, Reply, Request, ServerLimits
@@ -42,7 +42,7 @@ from cafs.p2p.upload_server import describe_task
 
 log = logging.getLogger(__name__)
 
-TASKS_PATH, STATUS_PATH, METRICS_PATH, LIMITS_PATH = "/v1/tasks", "/v1/status", "/metrics", "/v1/limits"
+TASKS_PATH, METRICS_PATH, LIMITS_PATH = "/v1/tasks", "/metrics", "/v1/limits"
 LIMITS = ServerLimits(connections=512, idle_s=300.0, send_s=120.0)
 _SHIFTED = frozenset(["content-length", "content-range", "content-type", "transfer-encoding", "connection"])
 """Headers of the origin's answer that say something about its own message only, or that we say ourselves."""

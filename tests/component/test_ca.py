@@ -40,6 +40,14 @@ def test_an_authority_and_what_it_issues(tmp_path: Path) -> None:
     assert checked.returncode == 0, checked.stderr
 
 
+def test_a_directory_for_one_host_is_made(tmp_path: Path) -> None:
+    """As docs/operations.md says it."""
+    ca, out = make(tmp_path / "ca"), tmp_path / "hosts" / "node7"
+    run_cafs("ca", "issue", ca, "node7", "--address", "10.0.0.7", "--out", out)
+    assert sorted(path.name for path in out.iterdir()) == ["node7.key", "node7.pem"]
+    assert (mode(out), mode(out / "node7.key")) == (0o700, 0o600)
+
+
 def test_nothing_is_written_over(tmp_path: Path) -> None:
     ca = make(tmp_path / "ca")
     before = (ca / "ca.key").read_bytes()

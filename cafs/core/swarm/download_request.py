@@ -16,7 +16,7 @@ from cafs.core.swarm.priorities import HIGHEST, USUAL
 from cafs.core.swarm.task import MOST_NAME_BYTES, is_name
 from cafs.errors import UsageError
 
-DOWNLOAD_PATH = "/v1/download"
+DOWNLOAD_PATH, STATUS_PATH = "/v1/download", "/v1/status"
 _MEMBERS = frozenset(
     ["url", "digest", "tag", "application", "headers", "priority", "bytes_per_s", "range", "filtered_query"]
 )

@@ -6,13 +6,18 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
 import trio
 
+from cafs.errors import UnavailableError
 from cafs.http11.conversation import Conversation, PeerLeftError
-from cafs.http11.messages import Reply, Request
+from cafs.http11.messages import Answer, Reply, Request
+from cafs.p2p import node_client
 from cafs.p2p.content import Wish
 from cafs.p2p.node_client import NodeDistributor
 from cafs.p2p.node_server import LIMITS
+from tests.support.grid import until
+from tests.support.node_sockets import listening
 
 
 class OneByOne:
@@ -73,3 +78,31 @@ async def test_connections_to_a_peer_are_kept_while_their_answers_are_read_whole
             assert [await read(unkept, small) for _ in range(2)] == [b"abc"] * 2
             assert peer.connections == 5
             nursery.cancel_scope.cancel()
+
+
+async def test_a_peer_that_hangs_is_as_none(short_tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It listens, and that is all: a process that was stopped, or one that waits for its disk."""
+    monkeypatch.setattr(node_client, "_DOUBT_S", 0.01)
+    monkeypatch.setattr(node_client, "_ALIVE_S", 0.01)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(short_tmp_path / "n"))
+        listener.listen()
+        with pytest.raises(UnavailableError, match="does nothing"):
+            await NodeDistributor(short_tmp_path / "n").open(Wish(url="http://o.example/f"))
+
+
+async def test_a_peer_that_is_only_slow_is_waited_for(
+    short_tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_client, "_DOUBT_S", 0.01)
+    asked: list[str] = []
+
+    async def answer(request: Request, reply: Reply) -> None:
+        asked.append(request.path)
+        if request.path == "/v1/download":
+            await until(lambda: asked.count("/v1/status") > 2)
+        await reply.send(Answer(200, b"abc"))
+
+    async with listening(short_tmp_path / "n", answer):
+        node = NodeDistributor(short_tmp_path / "n")
+        assert await read(node, Wish(url="http://o.example/f")) == b"abc"
