@@ -12,6 +12,7 @@ from pathlib import Path
 import trio
 
 from cafs.core.progress import Progress, Step
+from cafs.core.swarm.ids import tellable_url
 from cafs.download.pace import Pace
 from cafs.download.partial import Identity, PartialFile
 from cafs.errors import AuthError, CafsError, NotFoundError, ProtocolError, RemoteError, UsageError
@@ -138,7 +139,7 @@ def _is_whole(wish: Wish, size: int, kept: Identity) -> bool:
 def _identity(content: Content, wish: Wish) -> Identity:
     fields = {name.lower(): value for name, value in content.headers}
     return Identity(
-        wish.url.partition("?")[0],
+        tellable_url(wish.url, private=True),
         wish.digest or "",
         fields.get("etag", ""),
         fields.get("last-modified", ""),

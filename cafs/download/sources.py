@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import trio
 
-from cafs.core.swarm.ids import OWN_CREDENTIALS
+from cafs.core.swarm.ids import OWN_CREDENTIALS, tellable_url
 from cafs.errors import CafsError, RemoteError
 from cafs.p2p.content import Content, Distributor, Headers, OriginError, Wish
 from cafs.p2p.drivers import call_driver, facts_of, open_filesystem
@@ -63,7 +63,7 @@ class FsspecDistributor:
         last = size - 1 if wish.last_byte is None else min(wish.last_byte, size - 1)
         if wish.first_byte and wish.first_byte > last:
             told = (("content-range", f"bytes */{size}"),)
-            raise OriginError(f"{_shown(wish.url)} has {size} bytes only", 416, told, b"")
+            raise OriginError(f"{tellable_url(wish.url, private=True)} has {size} bytes only", 416, told, b"")
         file = await call_driver(partial(filesystem.open, path, "rb", block_size=_READ_BYTES))
         return FsspecContent(file, facts.headers, (wish.first_byte, last, size))
 
@@ -119,7 +119,3 @@ async def list_files(url: str, *, anonymous: bool = False) -> dict[str, str]:
 
 def _as_uri(path: str) -> str:
     return Path(path).as_uri()
-
-
-def _shown(url: str) -> str:
-    return url.partition("?")[0]

@@ -30,18 +30,29 @@ def load_host_tls(settings: Settings) -> HostTls | None:
         return None
     if not all(given):
         raise UsageError("mutual TLS needs all of peer_certificate, peer_key and peer_ca")
+    for name, path in zip(("peer_certificate", "peer_key", "peer_ca"), given, strict=True):
+        _check_readable(name, Path(path))
     try:
         server = _context(ssl.PROTOCOL_TLS_SERVER, *map(Path, given))
         client = _context(ssl.PROTOCOL_TLS_CLIENT, *map(Path, given))
     except (OSError, ssl.SSLError) as e:
-        raise StorageError(f"the peer's certificates cannot be loaded: {e}") from e
+        why = "the key is another certificate's" if "KEY_VALUES_MISMATCH" in str(e) else str(e)
+        raise StorageError(f"peer_certificate, peer_key and peer_ca cannot be used: {why}") from e
     return HostTls(server, client)
+
+
+def _check_readable(name: str, path: Path) -> None:
+    """OpenSSL's own errors name no file."""
+    try:
+        path.read_bytes()
+    except OSError as e:
+        raise StorageError(f"{name}: {path} cannot be read: {e.strerror}") from e
 
 
 def _context(protocol: int, certificate: Path, key: Path, authority: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_mode = ssl.CERT_REQUIRED
-    context.load_cert_chain(certificate, key)
+    context.load_cert_chain(certificate, key, password="")  # of an encrypted key nobody is asked for one
     context.load_verify_locations(authority)
     return context

@@ -7,10 +7,14 @@ import ssl
 import stat
 import subprocess
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from cafs.core.settings import Settings
+from cafs.errors import StorageError
+from cafs.p2p.mutual_tls import load_host_tls
 from tests.support.patience import PATIENCE_S
 from tests.support.program import run_cafs
 
@@ -117,3 +121,28 @@ def test_both_sides_show_certificates(tmp_path: Path, authority: str, taken: boo
         said.append(b"")
     thread.join(PATIENCE_S)
     assert (said == [b"hello"]) is taken
+
+
+def test_files_of_a_host_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    ca = make(tmp_path / "ca")
+    for name in ("a", "b"):
+        run_cafs("ca", "issue", ca, name, "--address", "127.0.0.1")
+    (ca / "empty").touch()
+    locked = ca / "locked.key"
+    subprocess.run(
+        ["openssl", "pkey", "-in", ca / "a.key", "-aes256", "-passout", "pass:x", "-out", locked], check=True
+    )
+    settings = Settings(
+        cache_dir=tmp_path, run_dir=tmp_path,
+        peer_certificate=str(ca / "a.pem"), peer_key=str(ca / "a.key"), peer_ca=str(ca / "ca.pem"),
+    )  # fmt: skip
+    assert load_host_tls(settings) is not None
+    for changes, says in (
+        ({"peer_key": str(ca / "none.key")}, "^peer_key: .*none.key cannot be read"),
+        ({"peer_ca": str(ca)}, "^peer_ca: .*cannot be read"),
+        ({"peer_key": str(ca / "b.key")}, "the key is another certificate's"),
+        ({"peer_key": str(locked)}, "cannot be used"),
+        ({"peer_ca": str(ca / "empty")}, "cannot be used"),
+    ):
+        with pytest.raises(StorageError, match=says):
+            load_host_tls(replace(settings, **changes))

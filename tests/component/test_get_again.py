@@ -7,7 +7,9 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import pytest
+import trio
 
 from cafs.core.digest import parse_digest
 from cafs.core.settings import Settings
@@ -16,7 +18,8 @@ from cafs.download.get import Order
 from cafs.download.partial import Identity, PartialFile
 from cafs.errors import DeadlineError, IntegrityError, RemoteError, StateError, UsageError
 from cafs.http11.messages import Reply, Request, refusal
-from tests.component.test_get import names, push_file, run_get
+from tests.component import test_get
+from tests.component.test_get import Watch, names, push_file, run_get
 from tests.support.faults import FaultyRegistry, IgnoreRange
 from tests.support.node_sockets import listening
 from tests.support.proxying import serve_origin
@@ -175,3 +178,17 @@ async def test_what_the_peer_gave_up_is_not_begun_again(
         with pytest.raises(error, match="left alone"):
             await run_get(tmp_path, order)
     assert asked == ["/v1/download"]
+
+
+async def test_what_lets_somebody_in_is_not_kept_beside_a_part(tmp_path: Path) -> None:
+    """Drivers take a user and a password in the address; the attribute is as readable as the file."""
+    fsspec.filesystem("memory").pipe("/user:secret@host/f", test_get.BODY)
+    order = Order(url="memory://user:secret@host/f", output=tmp_path / "f", bytes_per_s=1.0)
+    watch = Watch()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_get, tmp_path, order, watch)
+        await watch.half.wait()
+        nursery.cancel_scope.cancel()
+    kept = os.getxattr(tmp_path / "f.part", "user.cafs.download")
+    assert b"memory://host/f" in kept
+    assert b"secret" not in kept
