@@ -239,7 +239,7 @@ class Download:
             try:
                 self._word.apply(event, parts.session, now)
             except SourceFailedError as e:
-                raise _best_told(parts.source.last_error, e.told) from None
+                raise parts.source.why(e.told) from None
         if (broken := parts.fetch.error or parts.source.disk_error) is not None:
             raise broken
         if self.task.forgotten:
@@ -367,13 +367,6 @@ class Download:
         assert self.task.spec.digest is not None
         self._whole_is_right = await WholeDigest(self.task, self.task.spec.digest).run()
         self.poke()
-
-
-def _best_told(own: CafsError | None, told: CafsError) -> CafsError:
-    """What the origin said to this host, or else to others; or else how it failed us."""
-    if isinstance(own, OriginError) or not isinstance(told, OriginError):
-        return own or told
-    return told
 
 
 @dataclass(frozen=True, slots=True)

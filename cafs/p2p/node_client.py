@@ -202,7 +202,7 @@ class NodeContent:
             self.first_byte, self.last_byte, self.content_bytes = found.first, found.last, found.total
         elif (length := fields.get("content-length")) is not None:
             self.last_byte = self.first_byte + int(length) - 1
-            if self._wish.last_byte is None:
+            if self._wish.last_byte is None or self.last_byte < 0:  # not even a first byte
                 self.content_bytes = self.last_byte + 1
 
     async def __aenter__(self) -> Self:

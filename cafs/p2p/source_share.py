@@ -14,6 +14,7 @@ import trio
 from cafs.core.swarm.layout import Bitmap
 from cafs.core.swarm.messages import FailReason, FinishedPiece
 from cafs.errors import CafsError, RemoteError, StorageError
+from cafs.p2p.content import OriginError
 from cafs.p2p.download_pace import DownloadPace
 from cafs.p2p.means import Means
 from cafs.p2p.reports import Reports
@@ -92,10 +93,10 @@ class SourceShare:
         error = self._error
         return error if error is not None and (is_lasting(error) or self._failures >= TRIES) else None
 
-    @property
-    def last_error(self) -> CafsError | None:
-        """How the origin failed us last, if nothing came since."""
-        return self._error
+    def why(self, told: CafsError) -> CafsError:
+        """What keeps all from the content, of which a scheduler knows ``told``: best the origin's answer."""
+        own = self._error
+        return told if own is None or (_is_answer(told) and not _is_answer(own)) else own
 
     def room(self, now: float, others: int) -> int:
         """How many more pieces may be begun with, while so many other hosts read there, too."""
@@ -192,3 +193,7 @@ class SourceShare:
         self._end_piece(number)
         self._reports.add(FinishedPiece(number, digest, None, 0))
         self._poke()
+
+
+def _is_answer(error: CafsError) -> bool:
+    return isinstance(error, OriginError)

@@ -88,6 +88,14 @@ async def test_an_origins_refusal_of_one_content(tmp_path: Path, origin: Origin,
                 nursery.start_soon(check, one, origin)
 
 
+async def test_who_was_at_the_origin_tells_what_is_wrong_there(tmp_path: Path) -> None:
+    """The scheduler knows only that pieces did not come."""
+    async with grid(tmp_path) as swarm, serve_origin() as bad:
+        bad.pages["/bad"] = in_a_circle
+        with pytest.raises(RemoteError, match="circle"):
+            await (await swarm.host()).get(wish(bad, "/bad"))
+
+
 @pytest.mark.parametrize("scheduled", [True, False])
 async def test_an_origin_that_failed_others_is_waited_for_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheduled: bool

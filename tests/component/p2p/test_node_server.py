@@ -25,6 +25,7 @@ from cafs.fetch.service import ChunkService
 from cafs.http11.messages import Handler, Reply, Request, refusal
 from cafs.p2p import chunk_exchange
 from cafs.p2p.content import Content, OriginError, Wish
+from cafs.p2p.node_client import NodeDistributor
 from cafs.p2p.task_files import NewPiece
 from cafs.store.chunk_store import ChunkStore
 from tests.support.fetching import MemoryLayer, ScriptedSource, joined
@@ -238,6 +239,11 @@ async def test_a_download_streams_what_the_distributor_has(short_tmp_path: Path,
         answer = await node.ask("POST", "/v1/download", {"url": "http://o.example/f"})
         assert (answer.status, answer.body) == (200, b"unknown length")
         assert answer.headers["transfer-encoding"] == "chunked"
+        node.distributor.answer = lambda _: FakeContent(b"", 0, 0)
+        async with await NodeDistributor(node.path).open(
+            Wish(url="http://o.example/f", first_byte=0, last_byte=0)
+        ) as content:
+            assert (content.content_bytes, [piece async for piece in content]) == (0, [])
 
 
 async def test_errors_before_the_first_byte_are_answers(short_tmp_path: Path, layer: MemoryLayer) -> None:
