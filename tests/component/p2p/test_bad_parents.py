@@ -145,6 +145,9 @@ async def swarm_with(
     folder: Path, origin: Origin, script: Script
 ) -> AsyncIterator[tuple[Grid, list[GridHost]]]:
     """An honest host that has it all, three that have nothing, and one more that says that it has it all."""
+    origin.page(
+        "/f", BODY, etag='"1"', cache_control="max-age=3600"
+    )  # nobody need ask it whether it is the same
     async with serve_script(script) as server, grid(folder) as swarm:
         honest = await swarm.host()
         assert await honest.get(Wish(url=f"{origin.url}/f")) == BODY

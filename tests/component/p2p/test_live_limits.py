@@ -131,6 +131,9 @@ async def test_so_many_hosts_are_served_and_so_many_requests_of_each() -> None:
 
 async def pair(swarm: Grid, origin: Origin) -> tuple[GridHost, GridHost]:
     """A host that has all of it, and one that has nothing."""
+    origin.page(
+        "/f", BODY, etag='"1"', cache_control="max-age=3600"
+    )  # nobody need ask it whether it is the same
     holder = await swarm.host()
     await holder.get(Wish(url=f"{origin.url}/f"))
     return holder, await swarm.host()
