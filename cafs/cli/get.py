@@ -53,7 +53,7 @@ def command(  # noqa: PLR0917 - click calls it, by keyword
     URL is http(s)://, docker://HOST/REPO:TAG (the files of an OCI artifact), docker://HOST/REPO@DIGEST (a
     blob), s3://, gs://, hf:// and what else fsspec has drivers for (pip install 'cafs[sources]'), file:// or
     a path. An interrupted download leaves FILE.part; the same command goes on from there if the source can
-    prove that the content is the same.
+    prove that the content is the same. Files of a directory or artifact that are whole and the same stay.
     """
     first, last = _parse_range(wanted)
     import trio  # noqa: PLC0415 - see cafs.cli.main

@@ -14,7 +14,7 @@ import trio
 from cafs.core.progress import Progress, Step
 from cafs.core.swarm.ids import tellable_url
 from cafs.download.pace import Pace
-from cafs.download.partial import Identity, PartialFile
+from cafs.download.partial import Identity, PartialFile, length_with, whole_file
 from cafs.errors import AuthError, CafsError, NotFoundError, ProtocolError, RemoteError, UsageError
 from cafs.p2p.content import Content, Distributor, OriginError, Wish
 
@@ -34,22 +34,54 @@ class Fetched:
 
 
 async def fetch_to_file(
-    distributor: Distributor, wish: Wish, target: Path, progress: Progress, pace: Pace
+    distributor: Distributor,
+    wish: Wish,
+    target: Path,
+    progress: Progress,
+    pace: Pace,
+    *,
+    of_many: bool = False,
 ) -> Fetched:
-    """Download.
+    """Download. ``of_many``: the same command may come again for the others, and this one need not.
 
     Raises:
         IntegrityError: the content does not have the digest; nothing is kept.
         CafsError: it cannot be had, and why. The partial file stays.
     """
+    if of_many and (there := await _there_already(distributor, wish, target)) is not None:
+        progress.step(target.name).finish("here already")
+        return Fetched(target, there, 0)
     with PartialFile(target) as partial:
         download = _Download(distributor, wish, partial, progress.step(target.name), pace)
         await download.run()
         if wish.digest and wish.first_byte == 0 and wish.last_byte is None:
             await trio.to_thread.run_sync(partial.verify, wish.digest)
         size = partial.size
-        partial.finish()
+        partial.finish(recognisable=of_many)
     return Fetched(target, size, download.received)
+
+
+async def _there_already(distributor: Distributor, wish: Wish, target: Path) -> int | None:
+    """The length of what an earlier command brought, if that is still what is wanted."""
+    if wish.first_byte or wish.last_byte is not None:
+        return None
+    if wish.digest:
+        return await trio.to_thread.run_sync(length_with, target, wish.digest)
+    kept = whole_file(target)
+    return await _length_if_same(distributor, wish, kept) if kept is not None else None
+
+
+async def _length_if_same(distributor: Distributor, wish: Wish, kept: Identity) -> int | None:
+    """The last byte is asked for, to hear what the origin has."""
+    if not kept.content_bytes:
+        return None
+    last = kept.content_bytes - 1
+    try:
+        async with await distributor.open(replace(wish, first_byte=last)) as content:
+            is_same = content.first_byte == last and _identity(content, wish).may_continue(kept)
+    except CafsError:
+        return None  # it is asked for again, which tells why
+    return kept.content_bytes if is_same else None
 
 
 @dataclass

@@ -111,7 +111,9 @@ async def _get_files(order: Order, distributor: Distributor, progress: Progress,
     for path, url in sorted(listed.items()):
         target = order.output / path
         _make_parents(target)
-        fetched.append(await fetch_to_file(distributor, _wish(order, url, None), target, progress, pace))
+        fetched.append(
+            await fetch_to_file(distributor, _wish(order, url, None), target, progress, pace, of_many=True)
+        )
     return fetched
 
 
@@ -136,9 +138,8 @@ async def _get_blobs(
             target = order.output if single else order.output / (blob.path or blob.digest.partition(":")[2])
             _make_parents(target)
             url = f"{repository.client.base}{repository.path(f'blobs/{blob.digest}')}"
-            fetched.append(
-                await fetch_to_file(distributor, _wish(order, url, blob.digest), target, progress, pace)
-            )
+            wish = _wish(order, url, blob.digest)
+            fetched.append(await fetch_to_file(distributor, wish, target, progress, pace, of_many=not single))
         return Got(fetched, distributor.by_peer)
     finally:
         await repository.aclose()

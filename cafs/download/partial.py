@@ -1,7 +1,7 @@
 """A file that is still coming: beside its target, resumable, renamed once it is whole.
 
-What it is a part of is kept in an extended attribute, so that there is one file only. On a filesystem without
-them a partial file is begun anew.
+What it is a part of is kept in an extended attribute, so that there is one file only; what the files of a
+directory are, too: they need not come again. On a filesystem without them all is begun anew.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from cafs.core.digest import Digest, new_hash
 from cafs.errors import IntegrityError, StateError, StorageError, UsageError
 
 _ATTRIBUTE = "user.cafs.download"
+_WRITTEN = "written_ns"
+"""When a whole file was last written: it may be another one since."""
 _READ_BYTES = 1 << 20
 _FLUSH_BYTES = 16 << 20
 """The disk is set to work on each so many bytes as they come: at the end little is left to wait for."""
@@ -162,20 +164,52 @@ class PartialFile:
         """Nothing of it is worth keeping."""
         self.begin(Identity(""), 0)
 
-    def finish(self) -> None:
-        """It is whole: it takes its target's name.
+    def finish(self, *, recognisable: bool = False) -> None:
+        """It is whole: it takes its target's name. ``recognisable``: by ``whole_file``, until it is written.
 
         Raises:
             StorageError: it cannot.
         """
+        kept = self.kept if recognisable else None
         try:
             with suppress(OSError):
-                os.removexattr(self._descriptor, _ATTRIBUTE)
+                if kept is None:
+                    os.removexattr(self._descriptor, _ATTRIBUTE)
+                else:
+                    document = {**asdict(kept), _WRITTEN: os.fstat(self._descriptor).st_mtime_ns}
+                    os.setxattr(self._descriptor, _ATTRIBUTE, json.dumps(document).encode())
             os.fsync(self._descriptor)
             self.path.rename(self._target)
         except OSError as e:
             raise StorageError(f"cannot write {self._target}: {e.strerror}") from e
         self.size = max(self.size, 1)  # an empty file was renamed, too: nothing is left to remove
+
+
+def whole_file(path: Path) -> Identity | None:
+    """What a file is that came whole earlier and was left as it was; None: it is none, or nobody knows."""
+    try:
+        document = json.loads(os.getxattr(path, _ATTRIBUTE))
+        seen = path.stat()
+        written = document.pop(_WRITTEN)
+        kept = Identity(**document)
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
+        return None
+    return kept if (written, kept.content_bytes) == (seen.st_mtime_ns, seen.st_size) else None
+
+
+def length_with(path: Path, digest: Digest) -> int | None:
+    """The length of a file with this content; None: it is none, or has another one. Reads all of it."""
+    hasher, length = new_hash(digest), 0
+    try:
+        if not path.is_file():
+            return None
+        with path.open("rb") as file:
+            while piece := file.read(_READ_BYTES):
+                hasher.update(piece)
+                length += len(piece)
+    except OSError:
+        return None
+    return length if f"{hasher.name}:{hasher.hexdigest()}" == digest else None
 
 
 def _lock(descriptor: int) -> None:

@@ -16,7 +16,7 @@ from cafs.core.settings import Settings
 from cafs.download import recursive
 from cafs.download.get import Order
 from cafs.download.partial import Identity, PartialFile
-from cafs.errors import DeadlineError, IntegrityError, RemoteError, StateError, UsageError
+from cafs.errors import DeadlineError, IntegrityError, NotFoundError, RemoteError, StateError, UsageError
 from cafs.http11.messages import Reply, Request, refusal
 from tests.component import test_get
 from tests.component.test_get import Watch, names, push_file, run_get
@@ -192,3 +192,47 @@ async def test_what_lets_somebody_in_is_not_kept_beside_a_part(tmp_path: Path) -
     kept = os.getxattr(tmp_path / "f.part", "user.cafs.download")
     assert b"memory://host/f" in kept
     assert b"secret" not in kept
+
+
+async def test_whole_files_of_a_directory_do_not_come_again(tmp_path: Path) -> None:
+    pages = {"a": BODY, "b": BODY[1:], "c": BODY[2:], "d": b""}
+    async with serve_origin() as origin:
+        links = "".join(f'<a href="{name}">x</a>' for name in pages)
+        origin.page("/d/", links.encode(), content_type="text/html")
+        for name, body in pages.items():
+            origin.page(f"/d/{name}", body, etag=f'"{name}"')
+        order = Order(url=f"{origin.url}/d/", output=tmp_path / "o", recursive=True)
+
+        async def received() -> dict[str, int]:
+            got = await run_get(tmp_path, order)
+            for name, body in pages.items():
+                assert (order.output / name).read_bytes() == body
+            return {file.path.name: file.received_bytes for file in got.files if file.received_bytes}
+
+        assert await received() == {"a": len(BODY), "b": len(BODY) - 1, "c": len(BODY) - 2}
+        assert await received() == {}
+        (order.output / "a").write_bytes(BODY[::-1])  # by somebody else
+        pages["b"] = BODY[:-1]  # of the same length
+        origin.page("/d/b", pages["b"], etag='"b2"')
+        os.truncate(order.output / "c", 7)
+        assert await received() == {"a": len(BODY), "b": len(BODY) - 1, "c": len(BODY) - 2}
+        origin.page("/d/c", b"gone", 404)
+        with pytest.raises(NotFoundError):
+            await received()
+
+
+async def test_whole_files_of_an_artifact_do_not_come_again(
+    faulty_registry: FaultyRegistry, tmp_path: Path
+) -> None:
+    settings = Settings(cache_dir=tmp_path / "cache", run_dir=tmp_path / "run", retries=1)
+    manifest, _ = await push_file(faulty_registry.host, settings)
+    (tmp_path / "o").mkdir()
+    order = Order(url=f"docker://{faulty_registry.host}/get/blobs@{manifest}", output=tmp_path / "o")
+    for expected in (len(test_get.BODY), 0):
+        assert [file.received_bytes for file in (await run_get(tmp_path, order)).files] == [expected]
+    [path] = (tmp_path / "o").iterdir()
+    changed = path.stat().st_mtime_ns
+    path.write_bytes(test_get.BODY[::-1])
+    os.utime(path, ns=(changed, changed))
+    await run_get(tmp_path, order)
+    assert path.read_bytes() == test_get.BODY
