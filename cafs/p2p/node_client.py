@@ -139,15 +139,20 @@ class NodeDistributor:
         """What the peer says, as long as it is alive."""
         answered: OpenAnswer | None = None
         failure: CafsError | None = None
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch, nursery.cancel_scope)
-            try:
-                answered = await self._pool.open(
-                    "POST", DOWNLOAD_PATH, body=encode_wish(wish), headers=_SENT, stall_s=_STALL_S
-                )
-            except CafsError as e:
-                failure = e
-            nursery.cancel_scope.cancel()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watch, nursery.cancel_scope)
+                try:
+                    answered = await self._pool.open(
+                        "POST", DOWNLOAD_PATH, body=encode_wish(wish), headers=_SENT, stall_s=_STALL_S
+                    )
+                except CafsError as e:
+                    failure = e
+                nursery.cancel_scope.cancel()
+        except BaseException:  # cancelled just then
+            if answered is not None:
+                answered.close()
+            raise
         if answered is None:
             raise failure or AwayError("it listens and does nothing")
         return answered

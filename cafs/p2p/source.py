@@ -312,7 +312,7 @@ class Sources:
     async def _await_turn(self, state: _OriginState, url: str) -> None:
         if (wait := state.breaker.wait_s(trio.current_time())) > 0:
             failing = state.breaker.is_failing
-            why = "failed before" if failing else "asked for"
+            why = "failed before" if failing else "asked us to"
             message = f"{_name(url)} is left alone for {wait:.1f} s, as it {why}"
             raise LeftAloneError(message, wait, failing=failing)
         if wait := state.requests.take(_LIMITED_REQUESTS, trio.current_time()):
