@@ -289,7 +289,7 @@ def test_a_peer_obeys_and_goes_on_without_the_manager(short_tmp_path: Path) -> N
                 {"url": "http://x/y", "application": "batch"},
             ):
                 status, answer = peer.ask("POST", "/v1/download", wish)
-                assert (status, answer["reason"]) == (409, "state")
+                assert (status, answer["reason"]) == (409, "blocked")
                 assert "blocked" in answer["error"]
             assert peer.limit("concurrent_uploads") == 17
             peer.stop()
