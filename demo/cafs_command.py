@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from demo.process import DemoError, run
+
+_SERVER_S = 20.0
 
 
 def cafs_program() -> list[str]:
@@ -67,6 +70,19 @@ class CafsHome:
             yield target
         finally:
             self.call("umount", target, timeout_s=60)
+
+    def await_server(self) -> None:
+        """Wait until the one mount that is there reads data; names it shows some 0.3 s before."""
+        until = time.monotonic() + _SERVER_S
+        while True:
+            try:
+                self.stats()
+            except DemoError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.01)
+            else:
+                return
 
     def stats(self) -> dict[str, Any]:
         """Counters of the one mount that is there, as its server wrote them last."""
