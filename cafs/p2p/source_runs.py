@@ -165,7 +165,8 @@ class SourceRuns:
                     del piece[: layout.piece_bytes]
                     self.reading.discard(number)
                     number += 1
-                    self._begin_piece(number)
+                    if left != 0:
+                        self._begin_piece(number)
             if left:
                 raise RemoteError(f"the origin's answer ended {left} bytes too soon")
             await self._end(answer, layout, number, piece)

@@ -28,6 +28,10 @@ COMING_PATIENCE_S = 6.0
 """For what another host said it is reading from the source: a slow origin takes that long."""
 LOOK_AT = 256
 """Scarce pieces considered at once: bounds the time of a decision, however large the content."""
+BRING_AHEAD = 16
+"""Of what nobody has only the next so many are asked of those at the source, where they are several. Of more,
+one host's last would be read before another's first: readers everywhere would wait for a hole, and all
+requests that a parent may be busy with would wait there for the source. One alone is asked for few anyway."""
 RAREST_OF = 64
 """The rarest of so many is taken: counting all of them for each request would cost more than the request."""
 
@@ -176,7 +180,8 @@ class _Picking:
         scarce = Bitmap(left.bits & ~self._plenty)
         yield from _some(Bitmap(scarce.bits & self._held), LOOK_AT, self._salt)
         if self._can_bring():
-            yield from _some(Bitmap(scarce.bits & ~self._held), LOOK_AT)
+            most = LOOK_AT if view.self_at_source or len(self._sources) == 1 else BRING_AHEAD
+            yield from _some(Bitmap(scarce.bits & ~self._held), most)
         yield from self._rarest(Bitmap(left.bits & self._plenty))
 
     def _rarest(self, held: Bitmap) -> list[int]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from cafs.core.swarm.ids import HostId, TaskId
 from cafs.core.swarm.layout import Bitmap
 from cafs.core.swarm.ownership import Turns, in_order
-from cafs.core.swarm.picker import COMING_PATIENCE_S, Ask, Parent, Plan, View, pick
+from cafs.core.swarm.picker import BRING_AHEAD, COMING_PATIENCE_S, Ask, Parent, Plan, View, pick
 
 TASK = TaskId("1" * 64)
 ME = HostId("0" * 32)
@@ -134,6 +134,16 @@ def test_at_once_each_unheld_piece_is_asked_for_by_one_host_only(count: int, pie
         assert all(ask.host == seed.host for ask in made.asks)
         asked += [ask.number for ask in made.asks]
     assert sorted(asked) == list(range(pieces))
+
+
+def test_of_what_nobody_has_only_the_next_pieces_are_asked_of_several_who_read_at_the_source() -> None:
+    two = [Parent(host, Bitmap(), most=99, owner=False, at_source=True, heard_at=100.0) for host in HOSTS[:2]]
+    made = plan(view(200, two, room=99))
+    assert [ask.number for ask in made.asks] == list(range(BRING_AHEAD))
+    waits = plan(view(200, two, room=99, urgent=(150,)))
+    assert [ask.number for ask in waits.asks] == [150, *range(BRING_AHEAD)]
+    alone = plan(view(200, two[:1], room=99))
+    assert [ask.number for ask in alone.asks] == list(range(99))
 
 
 def test_several_at_the_source_share_the_pieces() -> None:
