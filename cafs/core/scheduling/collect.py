@@ -35,6 +35,8 @@ def tick(state: State, now: float) -> None:
     _impatience(state, now)
     _away(state, now)
     for peer in list(islice(state.waiting, _SHARE)):
+        if peer not in state.waiting:
+            continue  # what was done for one before it has ended it, too
         if peer.checked_at + state.limits.stall_s > now:
             break
         del state.waiting[peer]
@@ -72,6 +74,8 @@ def _away(state: State, now: float) -> None:
     for peer, since in list(islice(state.away.items(), _SHARE)):
         if since + state.limits.seed_patience_s > now:
             break
+        if peer not in state.away:
+            continue
         _replace_at_source(state, peer, now, "its stream broke, and it did not come back")
 
 
