@@ -20,6 +20,7 @@ from typing import NoReturn, TextIO
 
 from cafs.cli.context import Context
 from cafs.cli.failure import EXIT_INTERRUPTED
+from cafs.cli.foreseen_pull import foresee_image
 from cafs.cli.main import flushed, run
 from cafs.cli.pull_errand import (
     ACCEPTED,
@@ -33,6 +34,9 @@ from cafs.cli.pull_errand import (
     parse_length,
     whereabouts,
 )
+from cafs.containerd.announce import announce
+from cafs.errors import UsageError
+from cafs.oci.reference import RegistryReference, parse_reference
 
 log = logging.getLogger(__name__)
 
@@ -115,8 +119,16 @@ class _Cancelled:
         signal.raise_signal(signal.SIGINT)
 
 
-def run_command(errand: Errand, connection: socket.socket) -> NoReturn:
-    """Run it, tell the exit code, and end this process."""
+def run_command(errand: Errand, connection: socket.socket, mountd: Path) -> NoReturn:
+    """Run it, tell the exit code, and end this process.
+
+    Args:
+        errand: What to run.
+        connection: To the command.
+        mountd: The mount server's socket, of the node that the command is for.
+    """
+    arguments = [os.fsdecode(word) for word in errand.arguments]
+    context = Context(announced=_announce_early(arguments, mountd))
     _be_as_killable_as_others()
     logging.getLogger().setLevel(logging.WARNING)
     cancelled = _Cancelled()
@@ -125,7 +137,7 @@ def run_command(errand: Errand, connection: socket.socket) -> NoReturn:
         signal.signal(signal.SIGTERM, cancelled)
         connection.sendall(ACCEPTED)
         _interrupt_with(connection)
-        code = run([os.fsdecode(word) for word in errand.arguments], Context())
+        code = run(arguments, context)
     except (KeyboardInterrupt, OSError):
         code = EXIT_INTERRUPTED
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -133,6 +145,21 @@ def run_command(errand: Errand, connection: socket.socket) -> NoReturn:
     with suppress(OSError):
         connection.sendall(DECLINED if cancelled.is_set else ENDED + bytes([code]))
     os._exit(0)
+
+
+def _announce_early(arguments: Sequence[str], mountd: Path) -> str | None:
+    """Tell the mount server which image is about to be pulled, if that can be seen; the word for it."""
+    image = foresee_image(arguments, os.environ)
+    if image is None:
+        return None
+    try:
+        reference = parse_reference(image)
+    except UsageError:
+        return None  # the command says so
+    if not isinstance(reference, RegistryReference):
+        return None
+    announce(reference, mountd)
+    return image
 
 
 def _interrupt_with(connection: socket.socket) -> None:

@@ -36,6 +36,8 @@ class Context:
     flags: list[str] = field(default_factory=list)
     keeper: Keeper | None = None
     """Forked before the command line was parsed, in case it is a mount."""
+    announced: str | None = None
+    """The image that the mount server was told of before the command line was parsed."""
 
     @cached_property
     def settings(self) -> Settings:

@@ -61,7 +61,7 @@ def command(  # noqa: PLR0917  click calls it, by keyword
     if not isinstance(reference, RegistryReference):
         raise UsageError(f"{image} lies in no registry: containers are pulled from docker://HOST/REPOSITORY")
     mountd = usual_socket(context.settings.run_dir) if snapshotter == "cafs" else None
-    if mountd is not None and platform is None:
+    if mountd is not None and platform is None and image != context.announced:
         announce(reference, mountd)
     import trio  # noqa: PLC0415
 

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from cafs.cli.become_command import accept_errand, run_command
+from cafs.control_socket.protocol import usual_socket
 from cafs.errors import StateError
 from cafs.fuse.syscalls import signal_on_parent_death, stop_parent_death_signal
 
@@ -52,10 +53,11 @@ class ReadyPulls:
         """Fork it. It loads, and waits for ``begin``. No threads may run yet.
 
         Args:
-            path: Its socket, from ``begin`` on.
+            path: Its socket in ``run_dir``, from ``begin`` on.
             not_theirs: Descriptors of the snapshotter's that no pull is to hold.
         """
         self._path = path
+        mountd = usual_socket(path.parent)
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._made: tuple[int, int] | None = None
         self._keeper, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -65,7 +67,7 @@ class ReadyPulls:
             self._keeper.close()
             for descriptor in not_theirs:
                 os.close(descriptor)
-            _never_return(lambda: _keep(self._listener, theirs, parent))
+            _never_return(lambda: _keep(self._listener, theirs, parent, mountd))
         theirs.close()
 
     def begin(self) -> None:
@@ -140,7 +142,7 @@ def _never_return(work: Callable[[], None]) -> NoReturn:
         os._exit(1)
 
 
-def _keep(listener: socket.socket, snapshotter: socket.socket, parent: int) -> None:
+def _keep(listener: socket.socket, snapshotter: socket.socket, parent: int, mountd: Path) -> None:
     """The keeper."""
     signal_on_parent_death(signal.SIGKILL)
     if os.getppid() != parent:
@@ -158,16 +160,16 @@ def _keep(listener: socket.socket, snapshotter: socket.socket, parent: int) -> N
         return
     snapshotter.sendall(_READY)
     while True:
-        _keep_one_ready(listener)
+        _keep_one_ready(listener, mountd)
 
 
-def _keep_one_ready(listener: socket.socket) -> None:
+def _keep_one_ready(listener: socket.socket, mountd: Path) -> None:
     """Returns when it has taken an errand."""
     taken, take = os.pipe()
     keeper = os.getpid()
     if os.fork() == 0:
         os.close(taken)
-        _never_return(lambda: _wait_for_errand(listener, take, keeper))
+        _never_return(lambda: _wait_for_errand(listener, take, keeper, mountd))
     os.close(take)
     came = os.read(taken, 1)
     os.close(taken)
@@ -203,7 +205,7 @@ def _load() -> None:
         import_module(module)
 
 
-def _wait_for_errand(listener: socket.socket, take: int, keeper: int) -> None:
+def _wait_for_errand(listener: socket.socket, take: int, keeper: int, mountd: Path) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal_on_parent_death(signal.SIGKILL)
@@ -218,5 +220,5 @@ def _wait_for_errand(listener: socket.socket, take: int, keeper: int) -> None:
     os.close(take)
     listener.close()
     if (errand := accept_errand(connection)) is not None:
-        run_command(errand, connection)
+        run_command(errand, connection, mountd)
     del warm
