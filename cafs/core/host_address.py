@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 
 from cafs.errors import ProtocolError
+
+_PORT = re.compile(r"[0-9]{1,5}")
 
 
 def parse_address(address: str) -> str:
@@ -18,9 +21,12 @@ def parse_address(address: str) -> str:
         ip = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
     except ValueError:
         raise ProtocolError("address: expected ip:port") from None
+    if "%" in host:  # a zone is a name on the host that says it, and may be any text
+        raise ProtocolError("address: a zone means nothing to others")
     bracketed = host.startswith("[") == (ip.version == 6)
-    if not (bracketed and port.isascii() and port.isdecimal() and 0 < int(port) < 1 << 16):
+    if not (bracketed and _PORT.fullmatch(port) and 0 < int(port) < 1 << 16):
         raise ProtocolError("address: bad port")
-    if ip.is_unspecified or ip.is_multicast or ip.is_link_local:
+    meant = getattr(ip, "ipv4_mapped", None) or ip
+    if meant.is_unspecified or meant.is_multicast or meant.is_link_local:
         raise ProtocolError("address: nobody can reach it")
     return f"[{ip}]:{int(port)}" if ip.version == 6 else f"{ip}:{int(port)}"

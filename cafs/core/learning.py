@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from statistics import median_low
 
 from cafs.core.digest import Digest
-from cafs.core.profile import Profile, encode_profile, parse_profile
+from cafs.core.profile import MAX_LAYERS, Profile, encode_profile, parse_profile
 from cafs.errors import IntegrityError
 
 MAX_CHUNKS = 8192
@@ -42,9 +42,13 @@ def merge_starts(starts: Sequence[Profile]) -> Profile:
         firsts = dict.fromkeys((start.layers[layer], prefix) for layer, prefix in start.chunks)
         for place, chunk in enumerate(firsts):
             places.setdefault(chunk, []).append(place)
-    usual = [chunk for chunk, found in places.items() if 2 * len(found) >= seen[chunk[0]]]
+    # Hosts name what they like: together they may name more layers than a profile has. Most saw the image's.
+    layers = tuple(sorted(sorted(seen, key=lambda layer: (-seen[layer], layer))[:MAX_LAYERS]))
+    known = set(layers)
+    usual = [
+        chunk for chunk, found in places.items() if chunk[0] in known and 2 * len(found) >= seen[chunk[0]]
+    ]
     usual.sort(key=lambda chunk: (median_low(places[chunk]), min(places[chunk]), chunk))
-    layers = tuple(sorted(seen))
     numbers = {layer: number for number, layer in enumerate(layers)}
     chunks = tuple((numbers[layer], prefix) for layer, prefix in usual[:MAX_CHUNKS])
     return Profile(layers, chunks, starts=len(starts))
@@ -78,12 +82,18 @@ def choose_profile(
 
 
 def encode_bounded(start: Profile) -> bytes:
-    """The document, of as many of its first chunks as may be told."""
+    """The document, of as many of its first chunks as may be told.
+
+    Raises:
+        IntegrityError: its layers alone are more than that.
+    """
     chunks = start.chunks[:MAX_CHUNKS]
     while True:
         document = encode_profile(Profile(start.layers, chunks, starts=start.starts))
         if len(document) <= MAX_BYTES:
             return document
+        if not chunks:
+            raise IntegrityError(f"profile names {len(start.layers)} layers, too many")
         chunks = chunks[: len(chunks) * 3 // 4]
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import grpc
 
+from cafs.errors import ProtocolError
+
 log = logging.getLogger(__name__)
 
 _LAST_WRITE_S = 1.0
@@ -79,7 +81,7 @@ async def carry(
 
     Args:
         stream: May be ended by anybody; has no other carrier.
-        requests: What the host says.
+        requests: What the host says; raises ``ProtocolError`` for what is no message.
         context: Of the call.
         name: Of the host, for the log.
         take: What is to be said now; it counts as said.
@@ -105,6 +107,8 @@ async def carry(
     except asyncio.CancelledError:  # noqa: ASYNC103 - it was ended: there is something to say yet
         if not stream.ended:
             raise
+    except ProtocolError as e:
+        stream.end(grpc.StatusCode.INVALID_ARGUMENT, str(e))
     except Exception as e:  # the transport's: whatever it is, this stream is over
         log.info("host %s: its stream broke: %s", name, type(e).__name__)
     finally:

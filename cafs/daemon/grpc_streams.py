@@ -6,9 +6,11 @@ Used by scheduler and manager. For one asyncio loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Generic, Self, TypeVar
+
+from google.protobuf.message import DecodeError
 
 from cafs.errors import ProtocolError
 
@@ -41,6 +43,27 @@ class RunningStreams:
     async def drained(self) -> None:
         """When no stream is left."""
         await self._none.wait()
+
+
+class Parsed(Generic[Message]):
+    """What comes on a stream. Not read by gRPC, which takes bytes that are no message for our mistake.
+
+    Waiting raises ``ProtocolError`` for such bytes.
+    """
+
+    def __init__(self, requests: AsyncIterator[bytes], parse: Callable[[bytes], Message]) -> None:
+        self._requests = requests
+        self._parse = parse
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Message:
+        content = await anext(self._requests)
+        try:
+            return self._parse(content)
+        except DecodeError:
+            raise ProtocolError("it is no message of this protocol") from None
 
 
 async def first_message(requests: AsyncIterator[Message], name: str) -> Message:

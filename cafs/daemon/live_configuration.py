@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cafs.core.live.document import LiveConfig, parse_document
+from cafs.core.live.document import DOCUMENT_BYTES, LiveConfig, parse_document
 from cafs.errors import CafsError, UsageError
 from cafs.proto import manager_pb2
 
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 _TOLD_BYTES = 900
 _FILE_BYTES = 1 << 20
+_MOST_NUMBER = (1 << 31) - 1
 Apply = Callable[[LiveConfig], None]
 """Has it hold from now on. What it raises (``CafsError``) is why it does not."""
 
@@ -69,13 +70,14 @@ class LiveConfiguration:
         """Obey what the manager sends; what is to be said to that."""
         wanted = Held(told.cluster_id, told.version)
         try:
+            _check_told(told)
             document = json.loads(told.document) if told.version else {}
             # Numbers alone do not say that: a manager's database may be a copy of yesterday.
             if (wanted, document) == (self.held, self._document):
                 return self.running()
             self._apply(parse_document(document, self._kind))
         except (CafsError, ValueError, RecursionError) as e:
-            log.warning("configuration %d of cluster %d is refused: %s", *_numbers(wanted), e)
+            log.warning("configuration %d of cluster %d is refused: %s", *_numbers(wanted), tellable(str(e)))
             return self.running(str(e))
         self.held, self._document = wanted, document
         log.info("configuration %d of cluster %d holds", *_numbers(wanted))
@@ -112,6 +114,14 @@ class LiveConfiguration:
         beside.replace(self._path)
 
 
+def _check_told(told: manager_pb2.Configuration) -> None:
+    """Before it is read: what is refused later was in memory, and would be told."""
+    if len(told.document) > DOCUMENT_BYTES:
+        raise UsageError(f"the document is larger than {DOCUMENT_BYTES >> 10} KiB")
+    if max(told.cluster_id, told.version) > _MOST_NUMBER:
+        raise UsageError("there are no clusters and versions of such numbers")
+
+
 def tellable(text: str) -> str:
     """As the manager takes it: one line, printable, not too long."""
     line = "".join(letter if letter.isprintable() else " " for letter in text)
@@ -120,7 +130,7 @@ def tellable(text: str) -> str:
 
 def _number(kept: dict[str, Any], name: str) -> int:
     number = kept.get(name)
-    if type(number) is not int or not 0 <= number < 1 << 31:
+    if type(number) is not int or not 0 <= number <= _MOST_NUMBER:
         raise UsageError(f"{name} is none")
     return number
 

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from cafs.daemon.grpc_client import LinkTls
-from cafs.daemon.live_configuration import LiveConfiguration
+from cafs.daemon.live_configuration import LiveConfiguration, tellable
 from cafs.daemon.manager_stream import ManagerStream, Talk
 from cafs.daemon.manager_ways import LOOK_S, Way, Ways
 from cafs.daemon.reporting import Reporting
@@ -31,6 +31,8 @@ _PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 _PATIENT_S = 5.0
 """What starts together with its manager is there before it, and no fault."""
 _END_S = 5.0
+_MOST_UNDONE, _LOOK_UP_S = 32, 0.2
+"""What is heard and not done yet: then nothing more is, and the manager has to wait."""
 _SETTLE_S = 45.0
 """For a scheduler to find its way to the manager, and be welcomed there."""
 
@@ -107,6 +109,7 @@ class ManagerLink:
         """The program's thread is about to look whether a report is due."""
         self._talk = Talk(self._hello, self._heard, self._report_in, self._ask_for_report)
         self._stop = threading.Event()
+        self._turns = threading.Semaphore(_MOST_UNDONE)
         self._thread = threading.Thread(target=self._run, name="manager-link", daemon=True)
         self._lock = threading.Lock()
         self._stream: ManagerStream | None = None
@@ -225,13 +228,28 @@ class ManagerLink:
         if name == "welcome":
             self._stream, self._told = stream, True
             self._have_done(partial(self._report, stream, new_stream=True))
-            log.info("the manager has us: replica %s", message.welcome.replica_id)
+            log.info("the manager has us: replica %s", tellable(message.welcome.replica_id))
         if name == "configuration":
-            self._have_done(partial(self._obey, message.configuration, stream))
+            self._have_done_in_turn(partial(self._obey, message.configuration, stream), stream)
         elif name == "counted" and self._reporting is not None:
-            self._have_done(partial(self._counted, self._reporting, message.counted, stream))
+            counted = partial(self._counted, self._reporting, message.counted, stream)
+            self._have_done_in_turn(counted, stream)
         elif (heard := self._hear.get(name)) is not None:
-            self._have_done(partial(heard, getattr(message, name)))
+            self._have_done_in_turn(partial(heard, getattr(message, name)), stream)
+
+    def _have_done_in_turn(self, work: Callable[[], None], stream: ManagerStream) -> None:
+        """The same, once there is room: a busy program slows the stream, and not its memory."""
+        while not self._turns.acquire(timeout=_LOOK_UP_S):
+            if self._stop.is_set() or stream.ended.is_set():
+                return
+
+        def do() -> None:
+            try:
+                work()
+            finally:
+                self._turns.release()
+
+        self._have_done(do)
 
     def _have_done(self, work: Callable[[], None]) -> None:
         """In the program's thread, unless the link is over by then."""

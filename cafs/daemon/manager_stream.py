@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from cafs.daemon.grpc_client import LinkTls, open_channel
 from cafs.daemon.manager_ways import Way
-from cafs.errors import CafsError
+from cafs.errors import CafsError, ProtocolError
 from cafs.proto import manager_pb2
 from cafs.proto.services import method_of
 
@@ -21,7 +22,10 @@ log = logging.getLogger(__name__)
 
 _FIRST_ALIVE_S = 10.0
 """Until the manager has said how often."""
-_LEAST_WAIT_S = 0.05
+_LEAST_WAIT_S, _LONGEST_WAIT_S = 0.05, 300.0
+"""Between signs of life, whatever the manager says."""
+MOST_WAITING = 512
+"""Messages that the manager has not taken: then the stream is given up, and another one begun."""
 _ALIVE = manager_pb2.FromService(alive=manager_pb2.Alive())
 _ATTACH = method_of(manager_pb2.DESCRIPTOR, "Manager", "Attach")
 
@@ -50,6 +54,8 @@ class ManagerStream:
         self.ended = threading.Event()
         self.why = "the stream ended"
         """Once it has."""
+        self.overrun = False
+        """More was to be said than the manager takes."""
         self.alive_every_s = _FIRST_ALIVE_S
         self._tls = tls
         self._talk = talk
@@ -61,11 +67,16 @@ class ManagerStream:
 
     def say(self, message: manager_pb2.FromService) -> None:
         """Never waits."""
-        self._outbox.put(message)
+        if self._outbox.qsize() < MOST_WAITING:
+            self._outbox.put(message)
+        elif not self.overrun:
+            self.overrun = True
+            self.abort()
 
     def look_again(self) -> None:
         """Another time is the one for the next report."""
-        self._outbox.put(True)
+        if self._outbox.qsize() < MOST_WAITING:  # else whoever says it looks by himself
+            self._outbox.put(True)
 
     def say_no_more(self) -> None:
         """That was the last word; the manager ends the stream then."""
@@ -88,6 +99,8 @@ class ManagerStream:
                 self._carry(channel)
         except grpc.RpcError as e:
             self.why = f"{e.code().name} {e.details()}" if isinstance(e, grpc.Call) else type(e).__name__
+            if self.overrun:
+                self.why = "it does not take what is said"
         except CafsError as e:
             self.why = str(e)
         except Exception:  # it ends this stream, and the link begins another one
@@ -98,17 +111,19 @@ class ManagerStream:
             self.settled.set()
 
     def _carry(self, channel: grpc.Channel) -> None:
-        attach = channel.stream_stream(_ATTACH.path, _ATTACH.serialize_request, _ATTACH.parse_response)
+        attach = channel.stream_stream(_ATTACH.path, _ATTACH.serialize_request, None)
         call = attach(self._messages())
         with self._lock:
             self._abort = call.cancel
             if self._aborted:
                 call.cancel()  # type: ignore[no-untyped-call]  # grpc-stubs forgot its return type
-        for message in call:
+        for content in call:
+            message = _parse(content)
             if message.WhichOneof("message") == "welcome":
-                self.alive_every_s = max(_LEAST_WAIT_S, message.welcome.alive_every_ms / 1000)
+                wanted_s = message.welcome.alive_every_ms / 1000
+                self.alive_every_s = min(max(_LEAST_WAIT_S, wanted_s), _LONGEST_WAIT_S)
                 self.up = True
-                self._outbox.put(_ALIVE)  # the next one comes as often as it wants
+                self.say(_ALIVE)  # the next one comes as often as it wants
             self._talk.hear(self, message)
             if self.up:
                 self.settled.set()
@@ -134,3 +149,11 @@ class ManagerStream:
                 continue
             yield message
             said_at = time.monotonic()
+
+
+def _parse(content: bytes) -> manager_pb2.ToService:
+    """Not by gRPC, which takes bytes that are no message for our mistake."""
+    try:
+        return manager_pb2.ToService.FromString(content)
+    except DecodeError:
+        raise ProtocolError("it said what is no message of this protocol") from None

@@ -19,6 +19,7 @@ from cafs.core.digest import Digest, parse_digest
 from cafs.core.learning import (
     FRAME_BYTES_HEADER,
     IMAGE_HEADER,
+    MAX_BYTES,
     MAX_NAME_BYTES,
     PROFILES_PATH,
     parse_bounded,
@@ -55,6 +56,8 @@ class _Asked:
     """A wish that the manager has not answered yet; any number may wait."""
 
     def __init__(self) -> None:
+        self.asked_at = trio.current_time()
+        self.waiting = 0
         self.answered = trio.Event()
         self.unchanged = False
         self.profile = b""
@@ -139,7 +142,11 @@ class ProfileRelay:
         """The manager answers a wish: a ``LearnedProfile``."""
         asked = self._asked.get((told.image, told.held))
         if asked is not None:
-            asked.unchanged, asked.profile = told.unchanged, told.profile
+            is_profile = len(told.profile) <= MAX_BYTES
+            if not is_profile:
+                log.info("the manager says %d bytes of a profile, which cannot be", len(told.profile))
+            asked.unchanged = told.unchanged
+            asked.profile = told.profile if is_profile else b""
             asked.answered.set()
 
     def hear_wanted(self, told: Any) -> None:
@@ -157,13 +164,19 @@ class ProfileRelay:
                 raise UnavailableError("too many ask for profiles at once")
             asked = self._asked[key] = _Asked()
             link.say(_from_service(profile_wish={"image": image, "held": held}))
+        elif trio.current_time() - asked.asked_at > PATIENCE_S:  # the first word may be lost
+            asked.asked_at = trio.current_time()
+            link.say(_from_service(profile_wish={"image": image, "held": held}))
+        asked.waiting += 1
         try:
             with trio.fail_after(PATIENCE_S):
                 await asked.answered.wait()
         except trio.TooSlowError:
             raise DeadlineError("the manager does not say what it has learned") from None
         finally:
-            if self._asked.get(key) is asked:
+            asked.waiting -= 1  # who leaves early takes the answer from nobody else
+            is_over = asked.answered.is_set() or not asked.waiting
+            if is_over and self._asked.get(key) is asked:
                 del self._asked[key]
         return asked
 

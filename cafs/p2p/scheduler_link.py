@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 import trio
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from cafs.daemon.grpc_client import LinkTls, open_channel
 from cafs.errors import NotFoundError, RemoteError
@@ -76,9 +76,7 @@ async def converse(
         StorageError: a file of ``tls`` cannot be read.
     """
     with open_channel(address, tls) as channel:
-        open_stream = channel.stream_stream(
-            _CONNECT.path, _CONNECT.serialize_request, _CONNECT.parse_response
-        )
+        open_stream = channel.stream_stream(_CONNECT.path, _CONNECT.serialize_request, None)
         call, away = None, False
 
         def pump() -> None:
@@ -86,13 +84,17 @@ async def converse(
             grpc.channel_ready_future(channel).result(CONNECT_S)
             trio.from_thread.run_sync(reached)
             call = open_stream(iter(outbox))
-            for message in call:
-                trio.from_thread.run_sync(heard, message)
+            for content in call:  # read here: gRPC takes bytes that are no message for our mistake
+                trio.from_thread.run_sync(heard, p2p_pb2.ToHost.FromString(content))
 
         try:
             await trio.to_thread.run_sync(pump, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1))
         except grpc.FutureTimeoutError:
             away = True
+        except DecodeError:
+            raise LinkEndedError(
+                f"scheduler {address}: it said what is no message of this protocol"
+            ) from None
         except grpc.RpcError as e:
             code = e.code().name if isinstance(e, grpc.Call) else type(e).__name__
             detail = e.details() if isinstance(e, grpc.Call) else ""

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from cafs.daemon.grpc_streams import RunningStreams, first_message
+from cafs.daemon.grpc_streams import Parsed, RunningStreams, first_message
 from cafs.daemon.host_certificate import mismatch
 from cafs.errors import ProtocolError
 from cafs.proto import p2p_pb2
@@ -39,12 +39,9 @@ class SchedulerService:
     def handlers(self) -> grpc.GenericRpcHandler[Any, Any]:
         """For ``grpc.aio.Server.add_generic_rpc_handlers``."""
         methods = {method.name: method for method in methods_of(p2p_pb2.DESCRIPTOR, "Scheduler")}
-        connect = methods["Connect"]
         # Messages to hosts are bytes already: what goes to many is encoded once.
         table = {
-            "Connect": grpc.stream_stream_rpc_method_handler(
-                self._connect, connect.parse_request, lambda message: message
-            )
+            "Connect": grpc.stream_stream_rpc_method_handler(self._connect, None, lambda message: message)
         }
         for name, handler in (
             ("ListTasks", self._list_tasks),
@@ -62,9 +59,9 @@ class SchedulerService:
         """When no stream is left."""
         await self._running.drained()
 
-    async def _connect(self, requests: AsyncIterator[p2p_pb2.FromHost], context: _Context) -> None:
+    async def _connect(self, said: AsyncIterator[bytes], context: _Context) -> None:
         with self._running.one_more():
-            await self._serve(requests, context)
+            await self._serve(Parsed(said, p2p_pb2.FromHost.FromString), context)
 
     async def _serve(self, requests: AsyncIterator[p2p_pb2.FromHost], context: _Context) -> None:
         try:

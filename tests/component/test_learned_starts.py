@@ -15,7 +15,7 @@ import trio
 import trio.testing
 
 from cafs.core.digest import Digest
-from cafs.core.learning import MAX_CHUNKS, PROFILES_PATH, encode_bounded
+from cafs.core.learning import MAX_BYTES, MAX_CHUNKS, PROFILES_PATH, encode_bounded
 from cafs.core.profile import Profile
 from cafs.errors import NotFoundError, UnavailableError
 from cafs.fetch.learned_profiles import LearnedProfiles, ask_learned
@@ -147,6 +147,44 @@ async def test_a_manager_that_does_not_answer_is_waited_for_no_longer(
         here.gone.cancel()
         await trio.testing.wait_all_tasks_blocked()
         with pytest.raises(UnavailableError, match="cafs peer"):
+            await ask_learned(here.peer, IMAGE)
+
+
+async def test_who_gives_up_takes_the_answer_from_nobody_else(
+    short_tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The manager is asked once, and answers after the first of two has left."""
+    monkeypatch.setattr(profile_relay, "PATIENCE_S", PATIENCE_S)
+    async with node(short_tmp_path) as here:
+        here.manager.answers = False
+        found: list[Profile | None] = []
+
+        async def ask_on() -> None:
+            found.append(await here.relay.find(IMAGE))
+
+        async with trio.open_nursery() as nursery:
+            leaves = trio.CancelScope()
+
+            async def ask_and_leave() -> None:
+                with leaves:
+                    await here.relay.find(IMAGE)
+
+            nursery.start_soon(ask_and_leave)
+            nursery.start_soon(ask_on)
+            await trio.testing.wait_all_tasks_blocked()
+            leaves.cancel()
+            await trio.testing.wait_all_tasks_blocked()
+            [wish] = here.manager.heard("profile_wish")
+            here.relay.hear_learned(
+                manager_pb2.LearnedProfile(image=wish.image, held=wish.held, profile=encode_bounded(PROFILE))
+            )
+        assert found == [PROFILE]
+
+
+async def test_a_profile_that_is_too_large_is_none(short_tmp_path: Path) -> None:
+    async with node(short_tmp_path) as here:
+        here.manager.learned = bytes(MAX_BYTES + 1)
+        with pytest.raises(NotFoundError, match="nothing is learned"):
             await ask_learned(here.peer, IMAGE)
 
 

@@ -198,6 +198,11 @@ def test_nonsense_ends_one_stream_and_no_other() -> None:
         assert (await bad.ended())[0] is grpc.StatusCode.INVALID_ARGUMENT
         await silent.say(alive=p2p_pb2.HostAlive())
         assert (await silent.ended())[0] is grpc.StatusCode.INVALID_ARGUMENT
+        connect = channel.stream_stream("/cafs.p2p.v1.Scheduler/Connect")
+        no_message = HostStream(channel, B)
+        no_message.call = connect(iter([b"\xff"]))
+        code, details = await no_message.ended()
+        assert (code, "no message" in details) == (grpc.StatusCode.INVALID_ARGUMENT, True)
         await good.say(register=p2p_pb2.PeerRegister(peer_id="1" * 32, task=spec(priority=0)))
         assert (await good.hear("refused")).why == "blocked"
 

@@ -19,7 +19,7 @@ from cafs.core.learning import (
     merge_starts,
     parse_bounded,
 )
-from cafs.core.profile import Profile, encode_profile
+from cafs.core.profile import MAX_LAYERS, Profile, encode_profile
 from cafs.errors import IntegrityError
 from cafs.manager.profiles.wanted import MORE_EVERY_S, MOST_OF_HOST, TOLD_WITHIN_S, Learned, Wanted
 
@@ -94,6 +94,27 @@ def test_what_is_told_is_bounded(layers: int) -> None:
     told = parse_bounded(document)
     assert told.chunks == one.chunks[: len(told.chunks)]
     assert len(told.chunks) > MAX_CHUNKS / 4
+
+
+def test_starts_that_name_other_layers_each_teach_no_more_than_can_be_told() -> None:
+    """All their layers are more than any document holds, whatever is left out of their chunks."""
+    image = tuple(Digest(f"sha256:{number:064x}") for number in range(3))
+    honest = [start(image, [(0, number) for number in range(5)])] * 3
+    others = [
+        start([Digest(f"sha256:{host:032x}{number:032x}") for number in range(MAX_LAYERS)], [(0, 1)])
+        for host in range(1, KEPT_STARTS - 2)
+    ]
+    merged = merge_starts([*others, *honest])
+    assert len(merged.layers) == MAX_LAYERS
+    assert set(image) <= set(merged.layers)
+    assert parse_bounded(encode_bounded(merged)) == merged
+    assert set(named(honest[0])) <= set(named(merged))
+
+
+def test_layers_that_have_no_room_are_told_of() -> None:
+    many = [Digest(f"sha256:{number:064x}") for number in range(4 * MAX_LAYERS)]
+    with pytest.raises(IntegrityError, match="too many"):
+        encode_bounded(start(many, [(0, 1)]))
 
 
 @pytest.mark.parametrize(

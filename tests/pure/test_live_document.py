@@ -18,6 +18,7 @@ from cafs.core.live.document import (
     difference,
     parse_document,
 )
+from cafs.core.live.fields import MOST_WRONG
 from cafs.core.live.wishes import WishRules
 from cafs.core.proxying.rules import first_match
 from cafs.core.scheduling.limits import Limits
@@ -174,6 +175,35 @@ def test_anything_is_a_document_or_is_told_why_not(value: Any) -> None:
     config.peer_limits(PeerLimits())
     config.scheduler_limits(Limits())
     assert len(json.dumps(value)) <= DOCUMENT_BYTES
+
+
+@pytest.mark.parametrize(
+    ("expression", "rules", "why", "told"),
+    [
+        (r"x{}\pL{{1000}}", 1000, "proxy.rules[0] is too large a", 17),
+        ("{}[^a]{{500}}[^b]{{500}}", 1000, "together with the expressions before it", 1),
+        ("{}(", 1000, "proxy.rules[99] is no", MOST_WRONG),
+    ],
+)
+def test_expressions_share_a_bound(expression: str, rules: int, why: str, told: int) -> None:
+    """By themselves a thousand of them took a minute of their service's thread, or gigabytes."""
+    lines = [f"blocked {expression.format(number)}" for number in range(rules)]
+    with pytest.raises(InvalidDocumentError) as found:
+        parse_document({"proxy": {"rules": lines}}, "scheduler")
+    assert why in str(found.value)
+    assert len(found.value.wrong) == told
+
+
+def test_a_thousand_usual_expressions_have_room() -> None:
+    lines = [f"p2p ^https?://registry-{number}\\.example(:[0-9]+)?/v2/.*/blobs/" for number in range(1000)]
+    assert len(parse_document({"proxy": {"rules": lines}}, "scheduler").proxy_rules) == 1000
+
+
+def test_not_all_is_told_that_is_wrong() -> None:
+    with pytest.raises(InvalidDocumentError) as found:
+        parse_document({f"{number:0200}": 0 for number in range(10_000)}, "scheduler")
+    assert len(found.value.wrong) == MOST_WRONG
+    assert len(str(found.value)) < 40_000
 
 
 documents = st.dictionaries(

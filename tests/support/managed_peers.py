@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tests.support.manager_client import until
 from tests.support.patience import PATIENCE_S
@@ -18,12 +18,13 @@ from tests.support.program import cafs_command
 class Peer:
     """``cafs peer`` as a process, and its node socket."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, log: IO[bytes] | None = None) -> None:
+        """``log``: takes what it says."""
         self._folder = folder
         folders = [f"--set=cache_dir={folder}/c", f"--set=run_dir={folder}/r"]
         self._command = cafs_command("peer", "--listen", "127.0.0.1:0", *folders, *arguments)
         self._socket = f"{folder}/r/peer/peer.sock"
-        self.process = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(self._command, stderr=log or subprocess.DEVNULL)
         until(self._answers)
 
     def _answers(self) -> bool:

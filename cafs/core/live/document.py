@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from cafs.core.live.expressions import Expressions
 from cafs.core.live.fields import Wrong
 from cafs.core.live.wishes import Blocked, WishRules
 from cafs.core.proxying.rules import Action, Rule
@@ -99,6 +100,7 @@ def parse_document(document: Any, kind: str) -> LiveConfig:
         InvalidDocumentError: it cannot be; with all that is wrong.
     """
     wrong = Wrong()
+    expressions = Expressions(wrong)
     known: dict[str, Any] = {
         "peer": {}, "scheduler": {}, "proxy": {}, "profiles": {}, "block": [], "applications": []
     }  # fmt: skip
@@ -108,8 +110,10 @@ def parse_document(document: Any, kind: str) -> LiveConfig:
     config = LiveConfig(
         peer=_peer(told["peer"], wrong),
         scheduler=_scheduler(told.get("scheduler", {}), wrong),
-        wishes=WishRules(_block(told["block"], wrong), _applications(told["applications"], wrong)),
-        proxy_rules=_proxy(told.get("proxy", {}), wrong),
+        wishes=WishRules(
+            _block(told["block"], wrong, expressions), _applications(told["applications"], wrong)
+        ),
+        proxy_rules=_proxy(told.get("proxy", {}), wrong, expressions),
         learns=_learns(told.get("profiles", {}), wrong),
     )
     if not wrong.found and len(json.dumps(document)) > DOCUMENT_BYTES:
@@ -152,7 +156,7 @@ def _learns(told: Any, wrong: Wrong) -> bool:
     return learn is True
 
 
-def _proxy(told: Any, wrong: Wrong) -> tuple[Rule, ...]:
+def _proxy(told: Any, wrong: Wrong, expressions: Expressions) -> tuple[Rule, ...]:
     given = wrong.table("proxy", told, {"rules": []})
     rules = []
     for number, row in enumerate(wrong.rows("proxy.rules", given.get("rules", []), _MOST_RULES)):
@@ -160,12 +164,12 @@ def _proxy(told: Any, wrong: Wrong) -> tuple[Rule, ...]:
         action, _, expression = wrong.text(path, row, _EXPRESSION).partition(" ")
         if action not in set(Action) or not expression.strip():
             wrong.note(path, f"must be ACTION REGEX, where ACTION is one of {', '.join(Action)}")
-        elif (pattern := _compiled(path, expression.strip(), wrong)) is not None:
+        elif (pattern := expressions.compiled(path, expression.strip())) is not None:
             rules.append(Rule(Action(action), pattern))
     return tuple(rules)
 
 
-def _block(told: Any, wrong: Wrong) -> tuple[Blocked, ...]:
+def _block(told: Any, wrong: Wrong, expressions: Expressions) -> tuple[Blocked, ...]:
     known = dict.fromkeys(("application", "tag", "priority", "url"))
     lines = []
     for number, row in enumerate(wrong.rows("block", told, _MOST_RULES)):
@@ -183,7 +187,7 @@ def _block(told: Any, wrong: Wrong) -> tuple[Blocked, ...]:
             priority = wrong.number(f"{path}.priority", given["priority"], 0, HIGHEST)
         url, search = None, None
         if "url" in given and (url := wrong.text(f"{path}.url", given["url"], _EXPRESSION)):
-            pattern = _compiled(f"{path}.url", url, wrong)
+            pattern = expressions.compiled(f"{path}.url", url)
             search = pattern.search if pattern is not None else None
         lines.append(
             Blocked(
@@ -195,19 +199,6 @@ def _block(told: Any, wrong: Wrong) -> tuple[Blocked, ...]:
             )
         )
     return tuple(lines)
-
-
-def _compiled(path: str, expression: str, wrong: Wrong) -> Any:
-    """By RE2, which takes linear time whatever the expression is; searches as ``re``'s do."""
-    import re2  # noqa: PLC0415 - only who has such a line needs it
-
-    options = re2.Options()
-    options.log_errors = False
-    try:
-        return re2.compile(expression, options=options)
-    except re2.error:
-        wrong.note(path, "is no regular expression (RE2)")
-        return None
 
 
 def _applications(told: Any, wrong: Wrong) -> dict[str, int]:

@@ -6,16 +6,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+MOST_WRONG = 100
+"""That are told of one document: whoever mends so many asks again."""
+
 
 @dataclass(slots=True)
 class Wrong:
-    """What is wrong, by path: ``peer.concurrent_uploads``, ``block[2].url``."""
+    """What is wrong, by path: ``peer.concurrent_uploads``, ``block[2].url``. The first ``MOST_WRONG``."""
 
     found: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def is_full(self) -> bool:
+        """No more is told, so nobody need look for more."""
+        return len(self.found) >= MOST_WRONG
+
     def note(self, path: str, why: str) -> None:
         """One more; of a path the first counts."""
-        self.found.setdefault(path, why)
+        if not self.is_full:
+            self.found.setdefault(path, why)
 
     def number(self, path: str, value: Any, least: float, most: float, *, whole: bool = True) -> float | None:
         """A number within bounds; None: it is none, and that is noted."""

@@ -81,12 +81,11 @@ def parse_hello(message: manager_pb2.FromService) -> Arrival:
     kind = _KINDS.get(hello.kind)
     if kind is None:
         raise ProtocolError("kind: no such one")
-    if not _ID.fullmatch(hello.host_id):
-        raise ProtocolError("host_id: expected 32 hex digits")
+    host_id = parse_host_id(hello.host_id)
     address = parse_address(hello.address)
     location = tuple(part for part in _text(hello.location, "location").split("|") if part)
     return Arrival(
-        host_id=hello.host_id,
+        host_id=host_id,
         kind=kind,
         address=address,
         idc=_text(hello.idc, "idc"),
@@ -100,6 +99,17 @@ def parse_hello(message: manager_pb2.FromService) -> Arrival:
         ),
         runs=parse_running(hello.running),
     )
+
+
+def parse_host_id(text: str) -> str:
+    """A host id.
+
+    Raises:
+        ProtocolError: it is none.
+    """
+    if not _ID.fullmatch(text):
+        raise ProtocolError("host_id: expected 32 hex digits")
+    return text
 
 
 def parse_running(running: manager_pb2.Running) -> Runs:

@@ -11,13 +11,14 @@ from functools import partial
 import grpc
 
 from cafs.core.host_address import parse_address
-from cafs.daemon.carried_stream import CarriedStream, Context
+from cafs.daemon.carried_stream import CarriedStream, Context, nothing
 from cafs.daemon.grpc_streams import first_message
 from cafs.daemon.host_certificate import mismatch
 from cafs.errors import ProtocolError, UnavailableError
 from cafs.manager.clusters.hosts import is_scheduler
 from cafs.manager.database import Database
 from cafs.manager.in_thread import in_thread
+from cafs.manager.services.incoming import parse_host_id
 from cafs.manager.services.reception import Reception
 from cafs.manager.services.relay import Relay
 from cafs.proto import manager_pb2
@@ -88,13 +89,13 @@ class Relays:
             RefusedError: it may not.
             UnavailableError: the database does not answer.
         """
-        address = parse_address(who.address)
-        if self._mutual_tls and (wrong := mismatch(who.host_id, address, context.auth_context())):
+        host_id, address = parse_host_id(who.host_id), parse_address(who.address)
+        if self._mutual_tls and (wrong := mismatch(host_id, address, context.auth_context())):
             raise RefusedError(grpc.StatusCode.UNAUTHENTICATED, wrong)
 
         def is_one() -> bool:
             with self._database.reading() as session:
-                return is_scheduler(session, who.host_id, address)
+                return is_scheduler(session, host_id, address)
 
         if not await in_thread(is_one):
             why = "only a scheduler that is attached itself, by this id and address, may relay"
@@ -120,6 +121,9 @@ class Relays:
         except asyncio.CancelledError:  # noqa: ASYNC103 - it was ended: there is something to say yet
             if not stream.ended:
                 raise
+        except ProtocolError as e:
+            stream.on_end = nothing  # whoever reads has ended it
+            stream.end(grpc.StatusCode.INVALID_ARGUMENT, str(e))
         except Exception as e:  # the transport's: whatever it is, this relay is over
             log.info("the relay of scheduler %s broke: %s", name, type(e).__name__)
         finally:

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 
 from cafs.daemon.carried_stream import Context, carry
-from cafs.daemon.grpc_streams import RunningStreams, first_message
+from cafs.daemon.grpc_streams import Parsed, RunningStreams, first_message
 from cafs.daemon.host_certificate import mismatch
 from cafs.errors import ProtocolError, UnavailableError
 from cafs.manager.services.attached import Attached
@@ -41,7 +41,7 @@ class ManagerService:
         serve: dict[str, Callable[..., Any]] = {"Attach": self._attach, "Relay": self._relay}
         table = {
             method.name: grpc.stream_stream_rpc_method_handler(
-                serve[method.name], method.parse_request, method.serialize_response
+                serve[method.name], None, method.serialize_response
             )
             for method in methods_of(manager_pb2.DESCRIPTOR, "Manager")
         }
@@ -58,11 +58,12 @@ class ManagerService:
             await asyncio.sleep(self._alive_every_s / 2)
             self._roll.end_silent(clock() - 3 * self._alive_every_s)
 
-    async def _relay(self, requests: AsyncIterator[manager_pb2.FromScheduler], context: Context) -> None:
+    async def _relay(self, said: AsyncIterator[bytes], context: Context) -> None:
         with self._running.one_more():
-            await self._relays.serve(requests, context)
+            await self._relays.serve(Parsed(said, manager_pb2.FromScheduler.FromString), context)
 
-    async def _attach(self, requests: AsyncIterator[manager_pb2.FromService], context: Context) -> None:
+    async def _attach(self, said: AsyncIterator[bytes], context: Context) -> None:
+        requests = Parsed(said, manager_pb2.FromService.FromString)
         with self._running.one_more():
             try:
                 arrival = parse_hello(await first_message(requests, "Hello"))

@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 import pytest
 
-from cafs.core.live.document import LiveConfig
+from cafs.core.live.document import DOCUMENT_BYTES, LiveConfig
 from cafs.daemon.live_configuration import Held, LiveConfiguration
 from cafs.errors import UsageError
 from cafs.proto import manager_pb2, p2p_pb2
@@ -232,6 +232,34 @@ def test_what_cannot_be_obeyed_is_refused_and_the_last_one_holds(
     assert (running.version, bool(running.refused), running.refused.isprintable()) == (3, True, True)
     assert len(obeys.live) == 1
     assert live.held == Held(1, 3)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        (told(4, b"[" * (DOCUMENT_BYTES + 1)), "larger than 256 KiB"),
+        (told(1 << 31, b"{}"), "such numbers"),
+        (told(4, b"{}", cluster=1 << 31), "such numbers"),
+        (told(4, json.dumps({"a\nb\x1b": 1}).encode()), "a b  is unknown"),
+    ],
+)
+def test_what_is_refused_is_neither_read_whole_nor_told_as_it_is(
+    tmp_path: Path,
+    expected_logs: ExpectedLogs,
+    caplog: pytest.LogCaptureFixture,
+    wrong: manager_pb2.Configuration,
+    why: str,
+) -> None:
+    """Numbers that the file of the next start cannot have, megabytes of text, and lines of the log's."""
+    expected_logs.expect("is refused")
+    obeys = Obeys()
+    live = LiveConfiguration(tmp_path / "kept.json", "scheduler", obeys)
+    live.take(told(3, b"{}"))
+    running = live.take(wrong)
+    assert (running.version, why in running.refused, live.held) == (3, True, Held(1, 3))
+    [said] = [record.getMessage() for record in caplog.records if "refused" in record.getMessage()]
+    assert said.isprintable()
+    assert len(said) < 1100
 
 
 def test_what_the_service_refuses_is_not_kept(tmp_path: Path, expected_logs: ExpectedLogs) -> None:
