@@ -75,6 +75,15 @@ class FrameDecoder:
             raise IntegrityError(f"chunk {digest.hex()} does not match its digest")
         return Chunk(digest, _CODECS[codec], frame, plain)
 
+    def is_chunk(self, digest: bytes, codec: int, frame: bytes | memoryview) -> bool:
+        """Whether a frame is this chunk, by the size that it says itself, of at most ``MAX_CHUNK_BYTES``."""
+        try:
+            size = len(frame) if codec == Codec.RAW else zstandard.frame_content_size(frame)
+            self.decode(digest, codec, frame, size)
+        except (IntegrityError, zstandard.ZstdError):
+            return False
+        return True
+
     def _decompress(self, codec: int, frame: bytes | memoryview, plain_bytes: int) -> bytes | memoryview:
         if codec == Codec.RAW:
             return frame

@@ -14,7 +14,7 @@ wanted by others, or by the store.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from types import TracebackType
@@ -33,7 +33,7 @@ from cafs.oci.repositories import IDLE_S, Repositories
 from cafs.p2p.chunk_figures import ChunkFigures
 from cafs.p2p.chunk_origin import ChunkOrigin
 from cafs.p2p.chunk_peers import WRONG_S, ChunkPeers
-from cafs.p2p.chunk_verify import Frame, verify_some
+from cafs.p2p.chunk_verify import Form, Frame, MisdescribedError, form_of, form_of_chunk, verify_some
 from cafs.p2p.live_limits import Throttle
 from cafs.p2p.membership import ChunkMember, ChunkSwarm
 from cafs.p2p.recent_frames import RecentFrames
@@ -59,6 +59,7 @@ WRITE_BEHIND_BYTES, RECENT_BYTES = 16 << 20, 8 << 20
 FEW = 4
 """Chunks that are looked up in the trio thread: that takes a tenth of the way to a worker thread and back."""
 _FILL = 3
+_TRIES = 3
 _ASKED_AT_ONCE = 16
 _FILLED_AT_ONCE = 16
 """Windows that nobody waits for."""
@@ -83,9 +84,11 @@ class Account(Protocol):
 class _Flight:
     """One chunk that this host's readers want."""
 
-    __slots__ = ("done", "frame", "work")
+    __slots__ = ("done", "frame", "of", "work")
 
-    def __init__(self, work: Urgent) -> None:
+    def __init__(self, of: tuple[BlobRef, ChunkRef], work: Urgent) -> None:
+        self.of = of
+        """As it was described by whoever wanted it first, who may be wrong."""
         self.work = work
         self.frame: Frame | None = None
         self.done = trio.Event()
@@ -130,7 +133,7 @@ class ChunkExchange:
         self._threads = trio.CapacityLimiter(4)
         self._asking, self._asking_elders = UrgencyGate(_ASKED_AT_ONCE), UrgencyGate(_ASKED_AT_ONCE)
         self._filling = UrgencyGate(_FILLED_AT_ONCE)
-        self._flights: dict[bytes, _Flight] = {}
+        self._flights: dict[Form, _Flight] = {}
         self._tasks = AsyncExitStack()
         self._nursery: trio.Nursery
         self._origin: ChunkOrigin
@@ -211,15 +214,29 @@ class ChunkExchange:
         frames = await self._here(wish.refs)
         places = [place for place, frame in enumerate(frames) if frame is None]
         if places and wish.may_fetch:
-            flights = self._wanted(wish, joined, [wish.refs[place] for place in places])
-            for place, flight in zip(places, flights, strict=True):
-                await flight.done.wait()
-                frames[place] = flight.frame
+            await self._fetch(wish, joined, places, frames)
             if wish.urgency == _FILL:
                 await self._writer.room()
         self.figures.brought += sum(frame is not None for frame in frames)
         self.figures.not_brought += sum(frame is None for frame in frames)
         return frames
+
+    async def _fetch(
+        self, wish: ChunkWish, joined: SharedBlob, places: Sequence[int], frames: list[Frame | None]
+    ) -> None:
+        """Those chunks of the wish; what another image described in another way is tried as this one does."""
+        for _ in range(_TRIES):
+            flights = self._wanted(wish, joined, [wish.refs[place] for place in places])
+            for place, flight in zip(places, flights, strict=True):
+                await flight.done.wait()
+                frames[place] = flight.frame
+            places = [
+                place
+                for place, flight in zip(places, flights, strict=True)
+                if flight.frame is None and flight.of != (wish.blob, wish.refs[place])
+            ]
+            if not places:
+                return
 
     def _refusal(self, wish: ChunkWish) -> StateError | None:
         """Why the wish is not fulfilled; this host has no part in the blob's swarm then."""
@@ -233,13 +250,12 @@ class ChunkExchange:
     def _wanted(self, wish: ChunkWish, joined: SharedBlob, refs: Sequence[ChunkRef]) -> list[_Flight]:
         """The flight of each chunk; new ones begin."""
         work = Urgent(wish.urgency)
-        fresh: list[ChunkRef] = []
+        fresh: dict[ChunkRef, _Flight] = {}
         flights: list[_Flight] = []
         for ref in refs:
-            flight = self._flights.get(ref.digest)
+            flight = self._flights.get(form_of(ref))
             if flight is None:
-                flight = self._flights[ref.digest] = _Flight(work)
-                fresh.append(ref)
+                fresh[ref] = flight = self._flights[form_of(ref)] = _Flight((wish.blob, ref), work)
             else:
                 flight.work.hasten(wish.urgency)
             flights.append(flight)
@@ -247,17 +263,20 @@ class ChunkExchange:
             self._nursery.start_soon(self._fly, wish, joined, fresh, work)
         return flights
 
-    async def _fly(self, wish: ChunkWish, joined: SharedBlob, refs: Sequence[ChunkRef], work: Urgent) -> None:
+    async def _fly(
+        self, wish: ChunkWish, joined: SharedBlob, mine: Mapping[ChunkRef, _Flight], work: Urgent
+    ) -> None:
         try:
             bring = self._bring_in_turn if work.urgency == _FILL else self._bring_window
             async with trio.open_nursery() as nursery:
-                for window, inside in _by_window(refs):
+                for window, inside in _by_window(mine):
                     nursery.start_soon(bring, wish, joined, window, inside, work)
         except Exception:
             log.exception("bringing chunks failed in an unforeseen way")
         finally:
-            for ref in refs:
-                self._land(ref.digest, None)
+            for ref, flight in mine.items():
+                if self._flights.get(form_of(ref)) is flight:  # else it came, and may be wanted anew
+                    self._land(form_of(ref), None)
 
     async def _bring_in_turn(
         self, wish: ChunkWish, joined: SharedBlob, window: int, refs: Sequence[ChunkRef], work: Urgent
@@ -277,7 +296,7 @@ class ChunkExchange:
                 chunks = await self._origin.fetch(_part(wish, left, work), left, elders, len(order))
                 for chunk in chunks:
                     if chunk is not None:
-                        self._land(chunk.digest, chunk.frame)
+                        self._land(form_of_chunk(chunk), chunk.frame)
                 return
             left = await self._ask(member, _part(wish, left, work), work)
             if not left:
@@ -358,8 +377,11 @@ class ChunkExchange:
         sent = [(ref, frame) for ref, frame in zip(wish.refs, frames, strict=True) if frame is not None]
         results = await verify_some(sent, self._threads)
         chunks = [chunk for chunk in results if isinstance(chunk, Chunk)]
-        if len(chunks) < len(sent):
-            self.figures.wrong += len(sent) - len(chunks)
+        wrong = sum(
+            not isinstance(result, Chunk | MisdescribedError) for result in results
+        )  # a wish is another host's, or an image's: nobody is blamed for what it says
+        if wrong:
+            self.figures.wrong += wrong
             log.warning("host %s sent wrong chunks: it is asked no more", member.address)
             self._peers.shun(member, WRONG_S)
             self._membership.note_wrong(wish.blob, member)
@@ -371,13 +393,13 @@ class ChunkExchange:
         self._recent.put(chunks)
         for chunk in chunks:
             self._origin.arrived(chunk)
-            self._land(chunk.digest, chunk.frame)
+            self._land(form_of_chunk(chunk), chunk.frame)
         self._writer.offer(chunks)
         here = {chunk.digest for chunk in chunks}
         return [ref for ref in wish.refs if ref.digest not in here]
 
-    def _land(self, digest: bytes, frame: Frame | None) -> None:
-        flight = self._flights.pop(digest, None)
+    def _land(self, form: Form, frame: Frame | None) -> None:
+        flight = self._flights.pop(form, None)
         if flight is not None:
             flight.frame = frame
             flight.done.set()
@@ -401,7 +423,7 @@ class ChunkExchange:
         places = [place for place, frame in enumerate(frames) if frame is None]
         if places:
             missing = [wish.refs[place] for place in places]
-            may_fetch = wish.may_fetch and joined is not None and joined.repository == wish.repository
+            may_fetch = wish.may_fetch and joined is not None and joined.is_meant_by(wish)
             if may_fetch and joined is not None and self._refusal(wish) is None:
                 chunks = await self._fetch_as_owner(wish, joined, missing)
             else:
@@ -459,7 +481,7 @@ class ChunkExchange:
             await self._repositories.close_idle(())
 
 
-def _by_window(refs: Sequence[ChunkRef]) -> Iterator[tuple[int, list[ChunkRef]]]:
+def _by_window(refs: Iterable[ChunkRef]) -> Iterator[tuple[int, list[ChunkRef]]]:
     windows: dict[int, list[ChunkRef]] = {}
     for ref in refs:
         windows.setdefault(ref.offset // WINDOW_BYTES, []).append(ref)

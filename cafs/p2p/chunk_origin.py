@@ -9,7 +9,7 @@ two hosts that ask each other never wait for each other.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import trio
 
@@ -19,9 +19,10 @@ from cafs.core.source import BlobRef
 from cafs.core.swarm.chunk_request import ChunkWish
 from cafs.core.tracing import UNTRACED, Tracer
 from cafs.errors import AuthError, CafsError, DeadlineError
+from cafs.http11.certificates import Complaints
 from cafs.oci.reference import RegistryReference, parse_reference
 from cafs.oci.repositories import Repositories
-from cafs.p2p.chunk_verify import verify_some
+from cafs.p2p.chunk_verify import Form, MisdescribedError, form_of, form_of_chunk, verify_some
 from cafs.p2p.live_limits import Throttle
 from cafs.p2p.recent_frames import RecentFrames
 from cafs.p2p.urgency_gate import UrgencyGate, Urgent
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 MAX_RANGE_BYTES, MAX_GAP_BYTES = 2 << 20, 16 << 10
 REFUSED_S = 60.0
 """A repository that refused our credentials is not asked again for so long."""
+_TRIES = 3
+"""Of a chunk, with whatever others that want it say of it."""
 _ANSWER_S, _SLOWEST_BYTES_PER_S = 20.0, 64 << 10
 
 Ask = Callable[[Sequence[ChunkRef]], Awaitable[Sequence[ChunkRef]]]
@@ -40,9 +43,11 @@ Ask = Callable[[Sequence[ChunkRef]], Awaitable[Sequence[ChunkRef]]]
 class _Flight:
     """One chunk that is to come from the registry."""
 
-    __slots__ = ("chunk", "done", "reading", "work")
+    __slots__ = ("chunk", "done", "of", "reading", "work")
 
-    def __init__(self, work: Urgent) -> None:
+    def __init__(self, of: tuple[BlobRef, ChunkRef], work: Urgent) -> None:
+        self.of = of
+        """As it was described by whoever wanted it first: another host may lie."""
         self.work = work
         self.reading = False
         """The registry is being asked."""
@@ -83,8 +88,9 @@ class ChunkOrigin:
         self._threads = trio.CapacityLimiter(2)
         self._recent = recent
         self._deliver = deliver
-        self._flights: dict[bytes, _Flight] = {}
+        self._flights: dict[Form, _Flight] = {}
         self._refused: dict[str, float] = {}
+        self._complaints = Complaints()
         self.requests = 0
         self.failures = 0
 
@@ -100,26 +106,43 @@ class ChunkOrigin:
             readers: Hosts that read this blob from the registry, each its part. They share its link: what
                 nobody waits for comes in few requests of each, so that what others wait for comes soon.
         """
+        found: dict[ChunkRef, Chunk | None] = dict.fromkeys(refs)
+        left = list(found)
+        for _ in range(_TRIES):
+            flights = self._board(wish, left, elders, readers)
+            found.update(zip(left, await _arrival(flights), strict=True))
+            # What somebody else described in another way, and did not come, is tried as it is described here.
+            left = [
+                ref
+                for ref, flight in zip(left, flights, strict=True)
+                if flight.chunk is None and flight.of != (wish.blob, ref)
+            ]
+            if not left:
+                break
+        return [found[ref] for ref in refs]
+
+    def _board(
+        self, wish: ChunkWish, refs: Sequence[ChunkRef], elders: Ask | None, readers: int
+    ) -> list[_Flight]:
         work = Urgent(wish.urgency)
-        fresh: list[ChunkRef] = []
+        fresh: dict[ChunkRef, _Flight] = {}
         joined: list[_Flight] = []
         for ref in refs:
-            flight = self._landed(ref) or self._flights.get(ref.digest)
+            flight = self._landed(wish, ref) or self._flights.get(form_of(ref))
             if flight is None:
-                flight = self._flights[ref.digest] = _Flight(work)
-                fresh.append(ref)
+                fresh[ref] = flight = self._flights[form_of(ref)] = _Flight((wish.blob, ref), work)
             else:
                 flight.work.hasten(wish.urgency)
             joined.append(flight)
         if fresh:
             self._nursery.start_soon(self._run, wish, fresh, elders, work, readers)
-        return await _arrival(joined)
+        return joined
 
-    def _landed(self, ref: ChunkRef) -> _Flight | None:
+    def _landed(self, wish: ChunkWish, ref: ChunkRef) -> _Flight | None:
         chunk = self._recent.chunk(ref)
         if chunk is None:
             return None
-        flight = _Flight(Urgent(0))
+        flight = _Flight((wish.blob, ref), Urgent(0))
         flight.chunk = chunk
         flight.done.set()
         return flight
@@ -127,7 +150,7 @@ class ChunkOrigin:
     async def join(self, refs: Sequence[ChunkRef], urgency: int) -> list[Chunk | None]:
         """Those of the chunks that the registry is being asked for; None for the others."""
         found: list[Chunk | None] = [None] * len(refs)
-        flights = [self._flights.get(ref.digest) for ref in refs]
+        flights = [self._flights.get(form_of(ref)) for ref in refs]
         for place, flight in enumerate(flights):
             if flight is not None and flight.reading:
                 flight.work.hasten(urgency)
@@ -137,36 +160,44 @@ class ChunkOrigin:
 
     def arrived(self, chunk: Chunk) -> None:
         """It came, from wherever."""
-        flight = self._flights.pop(chunk.digest, None)
+        flight = self._flights.pop(form_of_chunk(chunk), None)
         if flight is not None:
             flight.chunk = chunk
             flight.done.set()
 
     async def _run(
-        self, wish: ChunkWish, refs: Sequence[ChunkRef], elders: Ask | None, work: Urgent, readers: int
+        self,
+        wish: ChunkWish,
+        mine: Mapping[ChunkRef, _Flight],
+        elders: Ask | None,
+        work: Urgent,
+        readers: int,
     ) -> None:
         try:
-            left = refs if elders is None else await elders(refs)
+            left = list(mine) if elders is None else await elders(list(mine))
             if left and self._may_ask(wish.repository):
-                await self._read_all(
-                    wish, [ref for ref in left if ref.digest in self._flights], work, readers
-                )
+                still = {ref: mine[ref] for ref in left if not mine[ref].done.is_set()}
+                await self._read_all(wish, still, work, readers)
         except CafsError as e:
             self.failures += 1
             log.info("no chunks of %s from its registry: %s", wish.blob.digest, e)
         except Exception:
             log.exception("fetching chunks failed in an unforeseen way")
         finally:
-            for ref in refs:
-                if (flight := self._flights.pop(ref.digest, None)) is not None:
-                    flight.done.set()
+            for ref, flight in mine.items():
+                if self._flights.get(form_of(ref)) is flight:  # else it came, and may be wanted anew
+                    del self._flights[form_of(ref)]
+                flight.done.set()
 
     def _may_ask(self, repository: str) -> bool:
         return self._refused.get(repository, 0.0) <= trio.current_time()
 
-    async def _read_all(self, wish: ChunkWish, refs: Sequence[ChunkRef], work: Urgent, readers: int) -> None:
-        for ref in refs:
-            self._flights[ref.digest].reading = True
+    async def _read_all(
+        self, wish: ChunkWish, mine: Mapping[ChunkRef, _Flight], work: Urgent, readers: int
+    ) -> None:
+        for flight in mine.values():
+            flight.reading = True
+        refs = list(mine)
         ranges = coalesce(
             [(ref.offset, ref.frame_bytes) for ref in refs],
             max_bytes=MAX_RANGE_BYTES,
@@ -197,9 +228,13 @@ class ChunkOrigin:
         self, wish: ChunkWish, offset: int, body: memoryview, refs: Sequence[ChunkRef], work: Urgent
     ) -> None:
         cut = [(ref, body[ref.offset - offset : ref.offset - offset + ref.frame_bytes]) for ref in refs]
-        chunks = [c for c in await verify_some(cut, self._threads) if isinstance(c, Chunk)]
-        if len(chunks) < len(refs):
-            log.warning("%s sent wrong bytes of %s", wish.repository, wish.blob.digest)
+        results = await verify_some(cut, self._threads)
+        chunks = [chunk for chunk in results if isinstance(chunk, Chunk)]
+        if not all(isinstance(result, Chunk | MisdescribedError) for result in results):
+            # Or a host wished for what lies elsewhere: its wishes are no reason to fill the log.
+            is_due = self._complaints.is_due(wish.repository, trio.current_time())
+            level = logging.WARNING if is_due else logging.DEBUG
+            log.log(level, "%s sent wrong bytes of %s", wish.repository, wish.blob.digest)
         for chunk in chunks:
             self.arrived(chunk)
         await self._deliver(wish.blob, chunks, work)

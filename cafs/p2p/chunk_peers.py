@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 CONNECT_S = 2.0
 AWAY_S, WRONG_S = 5.0, 600.0
 _SLOWEST_BYTES_PER_S = 256 << 10
-_MAX_POOLS = 256
+_MAX_POOLS, _MOST_SHUNNED = 256, 512
 _OK, _FORBIDDEN, _BUSY = 200, 403, 503
 
 
@@ -57,9 +57,12 @@ class ChunkPeers:
 
     def shun(self, member: ChunkMember, for_s: float) -> None:
         """Do not ask it for so long."""
-        if len(self._shunned) > _MAX_POOLS:
-            self._shunned.clear()
-        self._shunned[member.address] = trio.current_time() + for_s
+        now = trio.current_time()
+        if len(self._shunned) >= _MOST_SHUNNED:
+            # Who lied stays longest: no number of hosts that are merely away has him asked again.
+            by_end = sorted(self._shunned.items(), key=lambda shunned: -shunned[1])
+            self._shunned = {address: end for address, end in by_end[: _MOST_SHUNNED // 2] if end > now}
+        self._shunned[member.address] = max(now + for_s, self._shunned.get(member.address, 0.0))
 
     async def ask(self, member: ChunkMember, wish: ChunkWish, patience_s: float) -> list[Frame | None]:
         """The frames it has, not verified.

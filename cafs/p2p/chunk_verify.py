@@ -13,6 +13,22 @@ INLINE_BYTES = 96 << 10
 """Plain bytes: 60 us, about what going to a worker thread costs."""
 
 Frame = bytes | memoryview
+Form = tuple[bytes, int, int]
+"""Digest, codec and length of a frame: a chunk of two blobs may be compressed in two ways."""
+
+
+class MisdescribedError(IntegrityError):
+    """The frame is the chunk, but not of the size that was told: who sent it is not to blame."""
+
+
+def form_of(ref: ChunkRef) -> Form:
+    """Of the frame that is meant."""
+    return ref.digest, ref.codec, ref.frame_bytes
+
+
+def form_of_chunk(chunk: Chunk) -> Form:
+    """Of the frame that came."""
+    return chunk.digest, chunk.codec, len(chunk.frame)
 
 
 async def verify_some(
@@ -32,5 +48,6 @@ def _verify(frames: Sequence[tuple[ChunkRef, Frame]]) -> list[Chunk | IntegrityE
         try:
             results.append(decoder.decode(ref.digest, ref.codec, bytes(frame), ref.plain_bytes))
         except IntegrityError as e:
-            results.append(e)
+            is_right = decoder.is_chunk(ref.digest, ref.codec, frame)
+            results.append(MisdescribedError(str(e)) if is_right else e)
     return results

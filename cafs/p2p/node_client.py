@@ -71,7 +71,7 @@ def parse_refusal(status: int, body: bytes) -> CafsError:
     try:
         document = json.loads(body)
         message, reason = str(document["error"]), str(document["reason"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         message, reason = f"the peer answered {status}", ""
     kind = DeadlineError if status == HTTPStatus.GATEWAY_TIMEOUT else _KINDS.get(reason, RemoteError)
     error = kind(message)

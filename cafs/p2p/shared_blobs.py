@@ -22,6 +22,7 @@ import trio
 
 from cafs.core.digest import Digest, parse_digest
 from cafs.core.source import BlobRef
+from cafs.core.swarm.chunk_request import ChunkWish
 from cafs.core.swarm.ownership import Turns
 from cafs.errors import UsageError
 from cafs.p2p.membership import ChunkSwarm, Membership
@@ -63,6 +64,10 @@ class SharedBlob:
         self.was_asked = False
         self.turns = Turns()
         """Whose its windows are."""
+
+    def is_meant_by(self, wish: ChunkWish) -> bool:
+        """Another host's: of this very blob, whose size bounds where its chunks lie, in this repository."""
+        return (self.blob, self.repository) == (wish.blob, wish.repository)
 
     def note(self, swarm: ChunkSwarm) -> None:
         """This it is now."""
@@ -125,6 +130,8 @@ class SharedBlobs:
 
     async def swarm(self, shared: SharedBlob) -> ChunkSwarm | None:
         """Who shares the blob, as far as is known; None: nobody knows yet, so this host is alone for now."""
+        if shared.blob.digest not in self._blobs:
+            return shared.swarm  # it was left meanwhile: nobody would leave it again
         with trio.move_on_after(LATER_MEMBERS_S if shared.was_asked else FIRST_MEMBERS_S):
             shared.note(await self.membership.swarm(shared.blob, shared.repository))
         shared.was_asked = True  # no other request waits as long for nothing

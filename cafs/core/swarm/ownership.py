@@ -20,6 +20,8 @@ from cafs.core.swarm.ids import HostId, TaskId
 BLOCK = 32
 """Neighbouring pieces that are given out together: as many as a swarm has owners at most."""
 _WEIGHT_BYTES = 8
+_MOST_BLOCKS = 4096
+"""Remembered of one task: of 131,072 pieces."""
 
 
 def in_order(task: TaskId, number: int, hosts: Iterable[HostId]) -> list[HostId]:
@@ -42,6 +44,8 @@ class Turns:
         block, place = divmod(number, BLOCK)
         found = self._orders.get(block)
         if found is None:
+            if len(self._orders) >= _MOST_BLOCKS:
+                self._orders.clear()
             found = self._orders[block] = _block_in_order(task, block, hosts)
         return found[place]
 
@@ -50,6 +54,8 @@ class Turns:
         block, place = divmod(number, BLOCK)
         found = self._weights.get(block)
         if found is None:
+            if len(self._weights) >= _MOST_BLOCKS:
+                self._weights.clear()
             found = self._weights[block] = _weights(task, block, me)
         return _weight(found, place)
 

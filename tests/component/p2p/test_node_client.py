@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import trio
 
-from cafs.errors import UnavailableError
+from cafs.errors import RemoteError, UnavailableError
 from cafs.http11.conversation import Conversation, PeerLeftError
 from cafs.http11.messages import Answer, Reply, Request
 from cafs.p2p import node_client
 from cafs.p2p.content import Wish
-from cafs.p2p.node_client import NodeDistributor
+from cafs.p2p.node_client import NodeDistributor, parse_refusal
 from cafs.p2p.node_server import LIMITS
 from tests.support.grid import until
 from tests.support.node_sockets import listening
@@ -106,3 +106,9 @@ async def test_a_peer_that_is_only_slow_is_waited_for(
     async with listening(short_tmp_path / "n", answer):
         node = NodeDistributor(short_tmp_path / "n")
         assert await read(node, Wish(url="http://o.example/f")) == b"abc"
+
+
+@pytest.mark.parametrize("body", [b"", b"[" * 100_000, b"[]", b"{}", b"\xff", b'{"error": 1}'])
+def test_a_refusal_that_is_none_is_one_of_its_status(body: bytes) -> None:
+    error = parse_refusal(507, body)
+    assert (type(error), str(error)) == (RemoteError, "the peer answered 507")

@@ -74,6 +74,17 @@ async def pass_by(clock: trio.testing.MockClock, seconds: float) -> None:
     await trio.testing.wait_all_tasks_blocked()
 
 
+async def test_a_swarm_that_was_left_is_not_joined_by_what_still_runs() -> None:
+    """A wish under way when its blob was blocked; nobody would leave it a second time."""
+    swarms = Swarms()
+    async with running(swarms) as shared:
+        joined = shared.join(blob(1), REPOSITORY)
+        known = await shared.swarm(joined)
+        shared.leave(blob(1))
+        assert await shared.swarm(joined) == known
+        assert swarms.here == set()
+
+
 async def test_only_owners_stay_longer_than_they_use_it(mock_clock: trio.testing.MockClock) -> None:
     swarms = Swarms()
     async with running(swarms) as shared:

@@ -59,3 +59,11 @@ def test_a_host_has_other_weights_for_other_pieces() -> None:
     weights = [turns.own_weight(TASK, number, EIGHT[0]) for number in range(3 * BLOCK)]
     assert len(set(weights)) == 3 * BLOCK
     assert [turns.own_weight(TASK, number, EIGHT[0]) for number in range(3 * BLOCK)] == weights
+
+
+def test_no_number_of_pieces_is_remembered_without_a_bound() -> None:
+    turns, hosts = Turns(), (HostId("a" * 32),)
+    for number in range(0, 5000 * BLOCK, BLOCK):
+        assert turns.order(TASK, number, hosts) == [*hosts]
+        assert turns.own_weight(TASK, number, hosts[0]) == turns.own_weight(TASK, number, hosts[0])
+    assert max(len(turns._orders), len(turns._weights)) <= 4096
