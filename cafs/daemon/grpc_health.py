@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 
+from cafs.daemon.grpc_streams import answering
 from cafs.proto import health_pb2
 from cafs.proto.services import methods_of
 
@@ -33,9 +34,7 @@ class HealthService:
         methods = {method.name: method for method in methods_of(health_pb2.DESCRIPTOR, "Health")}
         check, watch = methods["Check"], methods["Watch"]
         table = {
-            "Check": grpc.unary_unary_rpc_method_handler(
-                self._check, check.parse_request, check.serialize_response
-            ),
+            "Check": answering(check, self._check),
             "Watch": grpc.unary_stream_rpc_method_handler(
                 self._watch, watch.parse_request, watch.serialize_response
             ),

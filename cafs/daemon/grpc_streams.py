@@ -6,16 +6,19 @@ Used by scheduler and manager. For one asyncio loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
+import grpc
 from google.protobuf.message import DecodeError
 
 from cafs.errors import ProtocolError
+from cafs.proto.services import Method
 
 Message = TypeVar("Message")
 
+NO_MESSAGE = "it is no message of this protocol"
 HELLO_S = 10.0
 """Whoever opens a stream says who he is within this time."""
 
@@ -63,7 +66,22 @@ class Parsed(Generic[Message]):
         try:
             return self._parse(content)
         except DecodeError:
-            raise ProtocolError("it is no message of this protocol") from None
+            raise ProtocolError(NO_MESSAGE) from None
+
+
+def answering(
+    method: Method, answer: Callable[[Any, Any], Awaitable[Any]]
+) -> grpc.RpcMethodHandler[Any, Any]:
+    """A handler of one request with one answer, which refuses bytes that are no message, as ``Parsed``."""
+
+    async def parse_and_answer(content: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        try:
+            request = method.parse_request(content)
+        except DecodeError:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, NO_MESSAGE)
+        return await answer(request, context)
+
+    return grpc.unary_unary_rpc_method_handler(parse_and_answer, None, method.serialize_response)
 
 
 async def first_message(requests: AsyncIterator[Message], name: str) -> Message:

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from cafs.daemon.grpc_streams import Parsed, RunningStreams, first_message
+from cafs.daemon.grpc_streams import Parsed, RunningStreams, answering, first_message
 from cafs.daemon.host_certificate import mismatch
 from cafs.errors import ProtocolError
 from cafs.proto import p2p_pb2
@@ -49,10 +49,7 @@ class SchedulerService:
             ("Explain", self._explain),
             ("Swarm", self._swarm),
         ):
-            method = methods[name]
-            table[name] = grpc.unary_unary_rpc_method_handler(
-                handler, method.parse_request, method.serialize_response
-            )
+            table[name] = answering(methods[name], handler)
         return grpc.method_handlers_generic_handler(SERVICE, table)
 
     async def drained(self) -> None:

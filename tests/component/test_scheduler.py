@@ -198,13 +198,28 @@ def test_nonsense_ends_one_stream_and_no_other() -> None:
         assert (await bad.ended())[0] is grpc.StatusCode.INVALID_ARGUMENT
         await silent.say(alive=p2p_pb2.HostAlive())
         assert (await silent.ended())[0] is grpc.StatusCode.INVALID_ARGUMENT
-        connect = channel.stream_stream("/cafs.p2p.v1.Scheduler/Connect")
+        connect = channel.stream_stream("/cafs.p2p.v1.Scheduler/Connect", None, None)
         no_message = HostStream(channel, B)
         no_message.call = connect(iter([b"\xff"]))
         code, details = await no_message.ended()
         assert (code, "no message" in details) == (grpc.StatusCode.INVALID_ARGUMENT, True)
         await good.say(register=p2p_pb2.PeerRegister(peer_id="1" * 32, task=spec(priority=0)))
         assert (await good.hear("refused")).why == "blocked"
+
+    run(work)
+
+
+@pytest.mark.parametrize("path", ["cafs.p2p.v1.Scheduler/ListTasks", "grpc.health.v1.Health/Check"])
+def test_a_question_that_is_no_message_is_refused_as_that(path: str) -> None:
+    """And not told in the log as a mistake of ours."""
+
+    async def work(channel: grpc.aio.Channel) -> None:
+        with pytest.raises(grpc.aio.AioRpcError) as found:
+            await channel.unary_unary(f"/{path}", None, None)(b"\xff", timeout=PATIENCE_S)
+        assert found.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        host = HostStream(channel, A)
+        await host.hello()
+        await host.hear("welcome")
 
     run(work)
 

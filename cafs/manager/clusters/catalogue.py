@@ -11,9 +11,12 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from cafs.errors import ExistsError, NotFoundError
+from cafs.errors import ExistsError, NotFoundError, StateError
 from cafs.manager.clusters.placing import Candidate, Scopes
 from cafs.manager.tables import Account, Cluster, ClusterRole, Counter, Host, Schedule
+
+MOST_CLUSTERS = 1000
+"""Of both kinds: each host is compared with each of its kind, and all are in one listing."""
 
 
 def list_clusters(session: Session, only: Collection[int] | None = None) -> list[Cluster]:
@@ -41,7 +44,10 @@ def add_cluster(session: Session, kind: str, name: str, fields: Mapping[str, Any
 
     Raises:
         ExistsError: the name is taken, or another one is the default.
+        StateError: there are too many.
     """
+    if (session.scalar(select(func.count()).select_from(Cluster)) or 0) >= MOST_CLUSTERS:
+        raise StateError(f"there are {MOST_CLUSTERS} clusters, and no more can be: remove some")
     cluster = Cluster(
         kind=kind, name=name, version=1, configuration=0, created_at=datetime.now(UTC), **fields
     )
