@@ -43,7 +43,7 @@ MOST_BLOBS = 4096
 LOOK_S, GATHER_S = 120.0, 1.0
 _USED_S = 3600
 """How exactly it is written down when a blob was used last: the file need not change all the time."""
-_MAX_FILE_BYTES = 8 << 20
+_MAX_FILE_BYTES, _MOST_S = 8 << 20, 1e12
 _GRAIN_BYTES = 16 << 10
 """What the file is filled up to: on a full disk there is room in it for some eighty more."""
 _VERSION = 1
@@ -225,6 +225,8 @@ def _parse(row: dict[str, Any]) -> WrittenBlob:
     size, repository, used_at_s = row["size"], row["repository"], row["used_at"]
     if type(size) is not int or size < 0 or not isinstance(repository, str):
         raise ValueError("a row is no blob")
+    if type(used_at_s) not in {int, float} or not 0 <= used_at_s < _MOST_S:  # no NaN either
+        raise ValueError("a row says no time")
     return WrittenBlob(BlobRef(parse_digest(row["digest"]), size), repository, float(used_at_s))
 
 

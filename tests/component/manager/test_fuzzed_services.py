@@ -145,10 +145,12 @@ def test_bytes_that_are_no_message(manager: Manager, method: str, first: str) ->
         "Relay": manager_pb2.FromScheduler(relaying=relaying),
     }
     with channel_to(manager.ports.services) as channel:
-        ServiceStream(channel, SCHEDULER).hello(kind=manager_pb2.SCHEDULER, address=ADDRESS)
+        scheduler = ServiceStream(channel, SCHEDULER)
+        scheduler.hello(kind=manager_pb2.SCHEDULER, address=ADDRESS)
         said = [right[method].SerializeToString()] if first == "Hello" else []
         code, why = say_all(channel, method, [*said, b"\xff"])
         assert (code, why) == (grpc.StatusCode.INVALID_ARGUMENT, "it is no message of this protocol")
+        scheduler.cancel()  # which it is not while anybody refers to it
 
 
 def test_a_relay_of_whom_no_database_can_know(manager: Manager) -> None:

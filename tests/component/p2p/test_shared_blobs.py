@@ -184,6 +184,12 @@ async def test_what_cannot_be_written_down_is_later(
         await until(lambda: len(read_blobs(path)) == 300)
 
 
+def _row(used_at: bytes) -> bytes:
+    digest = b"sha256:" + b"1" * 64
+    row = b'{"digest": "%s", "size": 1, "repository": "r", "used_at": %s}' % (digest, used_at)
+    return b'{"version": 1, "blobs": [%s]}' % row
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -195,6 +201,10 @@ async def test_what_cannot_be_written_down_is_later(
         b'{"version": 1, "blobs": [{"digest": "sha256:1", "size": 1, "repository": "r", "used_at": 0}]}',
         b'{"version": 1, "blobs": [{"digest": 7, "size": 1, "repository": "r", "used_at": 0}]}',
         b'{"version": 1, "blobs": [7]}',
+        _row(b"1" + b"0" * 400),
+        _row(b"NaN"),
+        _row(b"-1"),
+        _row(b'"x"'),
         b"[" * 100_000,
     ],
 )
