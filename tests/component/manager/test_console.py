@@ -22,9 +22,13 @@ EVERYWHERE = (
     "/users/1", "/audit", "/account",
 )  # fmt: skip
 
-_LIGHTNESS = """((what, of) => getComputedStyle(document.querySelector(what))[of].match(/[0-9]+/g)
-    .slice(0, 3).reduce((sum, part) => sum + Number(part), 0))"""
-"""0 to 765."""
+_LIGHTNESS = """((what, of) => {
+    const shown = document.querySelector(what);
+    if (!shown) return NaN;
+    const parts = getComputedStyle(shown)[of].match(/[0-9]+/g).slice(0, 3);
+    return parts.reduce((sum, part) => sum + Number(part), 0);
+})"""
+"""0 to 765; not a number, and neither more nor less than any, as long as nothing such is shown."""
 
 
 def test_from_the_printed_link_to_a_limit_that_a_peer_has_taken(
