@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 
 from cafs.daemon.carried_stream import CarriedStream, Room
+from cafs.daemon.live_configuration import tellable
 from cafs.proto import manager_pb2
 
 _GATHER_S = 0.02
@@ -142,7 +143,8 @@ class Passage:
             stream.tell(word.message)
         elif word.WhichOneof("what") == "ended":
             del self._streams[word.stream]
-            stream.end(_CODES.get(word.ended.code, grpc.StatusCode.UNKNOWN), word.ended.why)
+            # Told in the call's trailer, for which gRPC has little room.
+            stream.end(_CODES.get(word.ended.code, grpc.StatusCode.UNKNOWN), tellable(word.ended.why))
 
     def _put(self, word: manager_pb2.Word, size: int) -> None:
         self._words.append(word)

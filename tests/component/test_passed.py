@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
+from functools import partial
+from random import Random
 from typing import Any
 
 import grpc
@@ -11,6 +14,7 @@ from cafs.daemon.carried_stream import Room
 from cafs.proto import manager_pb2
 from cafs.scheduler.passed import Passage, PassedStream
 from tests.support.patience import PATIENCE_S
+from tests.support.random_messages import random_message
 
 
 class SlowManager:
@@ -36,6 +40,19 @@ class SlowManager:
     async def read(self) -> Any:
         await self.ends.wait()
         return None  # as gRPC says it: no message
+
+
+class SayingManager:
+    """The call of a relay: it says all that it was given, and ends."""
+
+    def __init__(self, messages: Iterable[manager_pb2.ToScheduler]) -> None:
+        self._messages = iter(messages)
+
+    async def write(self, _message: Any) -> None:
+        """Nobody wants to know."""
+
+    async def read(self) -> Any:
+        return next(self._messages, None)
 
 
 def test_hosts_wait_for_a_slow_manager_and_nothing_is_lost() -> None:
@@ -87,3 +104,31 @@ def test_a_host_that_takes_nothing_is_ended_and_its_room_is_free_again() -> None
     assert not third.ended
     third.tell(b"x")
     assert third.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_a_manager_that_says_anything_harms_only_streams_that_it_names() -> None:
+    """And these it ends at most: with a code that there is, and words that fit into a trailer."""
+    rng = Random(3)
+    usual = {"stream": [1, 2, 3], "code": [0, 14, 16]}
+
+    async def ended_by_it() -> int:
+        said = [random_message(rng, manager_pb2.ToScheduler, usual) for _ in range(20)]
+        named = {word.stream for message in said for word in message.words}
+        good = manager_pb2.Word(stream=4, message=b"good")
+        manager: Any = SayingManager([*said, manager_pb2.ToScheduler(words=[good])])
+        passage = Passage(manager)
+        woken: set[int] = set()
+        streams = [passage.open(partial(woken.add, number)) for number in range(1, 5)]
+        await passage.carry()
+        assert woken == {1, 2, 3, 4}
+        for stream in streams:
+            assert stream.ended
+            assert stream.why.isprintable()
+            assert len(stream.why.encode()) < 4000
+        assert 4 in named or streams[3].take() == [b"good"]
+        return sum(stream.code is not grpc.StatusCode.UNAVAILABLE for stream in streams[:3])
+
+    async def work() -> int:
+        return sum([await ended_by_it() for _ in range(50)])
+
+    assert asyncio.run(asyncio.wait_for(work(), PATIENCE_S)) > 20
