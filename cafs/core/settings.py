@@ -146,7 +146,7 @@ class Settings:
         metadata=_about(Kind.COUNT, "peers that the scheduler offers to one peer", least=4, most=256),
     )
     scheduler_source_peers: int = field(
-        default=8,
+        default=4,
         metadata=_about(
             Kind.COUNT, "peers that may fetch one task from its source when no seed does", least=1, most=1024
         ),

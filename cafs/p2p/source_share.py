@@ -31,7 +31,7 @@ PATIENCE_S = 7.5
 PIECES, BYTES = 4, 32 << 20
 """Being read from the origin at once; fewer where several hosts read: others have the first the sooner."""
 SHARED_PIECES = 8
-"""By all hosts that read there, but one by each."""
+"""By all hosts that read there, but two by each."""
 
 
 class SourceShare:
@@ -105,7 +105,7 @@ class SourceShare:
             return 0
         if self._runs.streams:
             return 0 if self._runs.running else 1
-        most = max(1, min(PIECES, SHARED_PIECES // (others + 1), BYTES // layout.piece_bytes))
+        most = max(2, min(PIECES, SHARED_PIECES // (others + 1), BYTES // layout.piece_bytes))
         return max(0, most - len(self._under_way))
 
     def begin(self, at_byte: int, now: float) -> None:

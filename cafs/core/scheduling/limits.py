@@ -29,7 +29,7 @@ class Limits:
     avoid_s: float = 30.0
     """A parent that a peer could not reach is not offered to it again for so long."""
 
-    source_peers: int = 8
+    source_peers: int = 4
     """Of one task, at the source at once, when no seed does it."""
     seed_patience_s: float = 5.0
     """For a seed to begin with what it was told to fetch."""
