@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from cafs.core.live.document import DOCUMENT_BYTES, LiveConfig, parse_document
+from cafs.daemon.tellable import tellable
 from cafs.errors import CafsError, UsageError
 from cafs.proto import manager_pb2
 
 log = logging.getLogger(__name__)
 
-_TOLD_BYTES = 900
 _FILE_BYTES = 1 << 20
 _MOST_NUMBER = (1 << 31) - 1
 Apply = Callable[[LiveConfig], None]
@@ -120,12 +120,6 @@ def _check_told(told: manager_pb2.Configuration) -> None:
         raise UsageError(f"the document is larger than {DOCUMENT_BYTES >> 10} KiB")
     if max(told.cluster_id, told.version) > _MOST_NUMBER:
         raise UsageError("there are no clusters and versions of such numbers")
-
-
-def tellable(text: str) -> str:
-    """As the manager takes it: one line, printable, not too long."""
-    line = "".join(letter if letter.isprintable() else " " for letter in text)
-    return line.encode()[:_TOLD_BYTES].decode(errors="ignore")
 
 
 def _number(kept: dict[str, Any], name: str) -> int:

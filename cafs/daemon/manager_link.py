@@ -19,10 +19,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from cafs.daemon.grpc_client import LinkTls
-from cafs.daemon.live_configuration import LiveConfiguration, tellable
+from cafs.daemon.live_configuration import LiveConfiguration
 from cafs.daemon.manager_stream import ManagerStream, Talk
 from cafs.daemon.manager_ways import LOOK_S, Way, Ways
 from cafs.daemon.reporting import Reporting
+from cafs.daemon.tellable import tellable
 from cafs.proto import manager_pb2
 
 log = logging.getLogger(__name__)

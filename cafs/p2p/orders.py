@@ -15,7 +15,7 @@ import trio
 
 from cafs.core.digest import parse_digest
 from cafs.core.swarm.priorities import HIGHEST
-from cafs.daemon.live_configuration import tellable
+from cafs.daemon.tellable import tellable
 from cafs.errors import CafsError, UsageError, leading_error
 from cafs.oci.descriptor import parse_platform
 from cafs.oci.reference import RegistryReference, parse_reference

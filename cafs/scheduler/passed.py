@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 
 from cafs.daemon.carried_stream import CarriedStream, Room
-from cafs.daemon.live_configuration import tellable
+from cafs.daemon.tellable import tellable
 from cafs.proto import manager_pb2
 
 _GATHER_S = 0.02
